@@ -1,0 +1,1 @@
+"""The real dependencies behind the interfaces: DNS, record files."""

@@ -1,0 +1,1 @@
+"""The doors: the only code that listens on sockets."""

@@ -1,0 +1,139 @@
+"""What a policy is: the base class, its options, and what the gateway hands it.
+
+A policy is a class in a file of its own. The hooks it defines say at which stages it runs; each returns ``None`` (nothing to
+say) or a finding: one of the ``Outcome`` attributes that the class declares, called with the evidence. A hook that has to wait for
+something is ``async def``; a plain ``def`` is run in place and must not block.
+
+    class Loop(Policy[LoopOptions]):
+        looping = Outcome("looping", Action.REJECT, Reply(554, "5.4.6", "Too many hops"), "The message goes in circles.")
+
+        def on_message(self, transaction: Transaction, message: Message) -> Finding | None:
+            hops = len(message.all("Received"))
+            return self.looping(hops=hops) if hops > self.options.hops else None
+
+Options are a frozen pydantic model with a description for each field; documentation and JSON Schema are made from them. What
+goes wrong in a policy is its own business to raise: the chain does what ``on_error`` says.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeAlias, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from gateway.resolver import Resolver
+from gateway.session import Domain, Message, Recipient, Session, Transaction
+from gateway.verdict import Action, Finding, Outcome, Stage
+
+__all__ = ["Clock", "Context", "NoOptions", "OnError", "Options", "Policy"]
+
+Result: TypeAlias = Finding | None
+
+
+class OnError(StrEnum):
+    """What happens when a policy raises or runs out of time: never a refusal for good."""
+
+    PASS = "pass"  # noqa: S105 - not a password
+    DEFER = "defer"
+
+
+class Options(BaseModel):
+    """The base of every policy's options: frozen, and an unknown key is an error.
+
+    A validator that reads files finds the configuration's folder in ``info.context["folder"]``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class NoOptions(Options):
+    """For a policy that has none."""
+
+
+class Clock(Protocol):
+    """Tells the time; tests set their own."""
+
+    def now(self) -> float:
+        """UNIX time in seconds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What the gateway hands every policy.
+
+    Attributes:
+        hostname: The gateway's own name.
+        folder: The folder of the configuration file; relative file names start there.
+        resolver: Asks the DNS.
+        clock: Tells the time.
+        domain: Finds the settings of one of our domains by its name in lower case, A-labels.
+        message_size: The largest message in octets for domains without a limit of their own, 0 for none.
+    """
+
+    hostname: str
+    folder: Path
+    resolver: Resolver
+    clock: Clock
+    domain: Callable[[str], Domain | None]
+    message_size: int
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+class Policy(Generic[OptionsT]):
+    """The base of every policy.
+
+    Attributes:
+        name: The name in the configuration; set by the subclass.
+        on_error: What happens when it raises or times out, unless the operator says otherwise. ``DEFER`` where a wrong pass
+            admits what the policy exists to keep out.
+        timeout: Seconds a hook may wait, unless the operator says otherwise.
+        outcomes: The declared outcomes by name, gathered from the class's attributes.
+        options: The operator's options.
+        context: What the gateway hands it.
+    """
+
+    name: ClassVar[str]
+    on_error: ClassVar[OnError] = OnError.DEFER
+    timeout: ClassVar[float] = 10.0
+    outcomes: ClassVar[Mapping[str, Outcome]] = {}
+    options_type: ClassVar[type[Options]] = NoOptions
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.outcomes = {
+            value.name: value for base in reversed(cls.__mro__) for value in vars(base).values() if isinstance(value, Outcome)
+        }
+        for base in getattr(cls, "__orig_bases__", ()):
+            for argument in get_args(base):
+                if isinstance(argument, type) and issubclass(argument, Options):
+                    cls.options_type = argument
+
+    def __init__(self, options: OptionsT, context: Context) -> None:
+        self.options = options
+        self.context = context
+
+    @classmethod
+    def hooks(cls) -> Mapping[Stage, str]:
+        """The stages at which it runs, each with the name of its method."""
+        return {stage: f"on_{stage}" for stage in Stage if callable(getattr(cls, f"on_{stage}", None))}
+
+    async def start(self) -> None:
+        """Prepare; called once in each worker before the first connection."""
+
+    async def stop(self) -> None:
+        """Release what ``start`` took; called once when the worker ends."""
+
+
+# The signatures of the hooks, each defined by a policy if it wants to run there (a hook may be async):
+#   on_connect(self, session: Session)                                       before the greeting
+#   on_helo(self, session: Session)                                          after HELO or EHLO
+#   on_mail(self, transaction: Transaction)                                  after MAIL
+#   on_rcpt(self, transaction: Transaction, recipient: Recipient)            after each RCPT
+#   on_data(self, transaction: Transaction)                                  before the data is asked for
+#   on_message(self, transaction: Transaction, message: Message)             when all data has arrived
+#   on_close(self, session: Session)                                         when the connection has ended; returns None

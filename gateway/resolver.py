@@ -1,0 +1,100 @@
+"""The interface of DNS: questions, answers, and why there is none.
+
+An adapter implements ``Resolver``; policies and backends are handed one. NXDOMAIN, no data, SERVFAIL and time-out stay
+apart (``Status``), because what follows from each differs. ``lookup`` never raises for what a server answers or fails to.
+"""
+
+import asyncio
+import ipaddress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Status(StrEnum):
+    """How a question ended."""
+
+    FOUND = "found"
+    NO_DATA = "no data"
+    NXDOMAIN = "nxdomain"
+    SERVFAIL = "servfail"
+    TIMEOUT = "timeout"
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether asking later may help: nothing is known about the name."""
+        return self in {Status.SERVFAIL, Status.TIMEOUT}
+
+
+class RecordType(StrEnum):
+    """The types of records that the gateway asks for."""
+
+    A = "A"
+    AAAA = "AAAA"
+    CNAME = "CNAME"
+    MX = "MX"
+    NS = "NS"
+    PTR = "PTR"
+    SOA = "SOA"
+    TXT = "TXT"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a question came to.
+
+    Attributes:
+        status: How it ended; ``records`` is empty unless it is ``FOUND``.
+        records: The record data as text: an address for A and AAAA, a name without the final dot for PTR and the like,
+            ``preference exchange`` for MX, for TXT the strings of the record joined (octets as latin-1 characters).
+        ttl: Seconds for which the answer holds.
+    """
+
+    status: Status
+    records: tuple[str, ...] = ()
+    ttl: float = 0.0
+
+
+class Resolver(Protocol):
+    """Answers DNS questions."""
+
+    async def lookup(self, name: str, record_type: RecordType) -> Answer:
+        """Ask one question. The name is in A-labels, without the final dot."""
+        ...
+
+
+class NameStatus(StrEnum):
+    """What is known of the client's name."""
+
+    CONFIRMED = "confirmed"
+    UNKNOWN = "unknown"
+    TEMPORARY = "temporary"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientName:
+    """The client's name, confirmed by its own address records, as Postfix's ``client_name``."""
+
+    name: str | None
+    status: NameStatus
+
+
+async def client_name(resolver: Resolver, address: str) -> ClientName:
+    """Look up the client's name: its PTR names, of which the first that has the address itself is taken (RFC 8601 3).
+
+    Args:
+        resolver: Asks the DNS; at most one PTR question and five address questions.
+        address: The client's IP address.
+    """
+    ip = ipaddress.ip_address(address)
+    pointers = await resolver.lookup(ip.reverse_pointer, RecordType.PTR)
+    if pointers.status is not Status.FOUND:
+        return ClientName(None, NameStatus.TEMPORARY if pointers.status.is_temporary else NameStatus.UNKNOWN)
+    record_type = RecordType.A if ip.version == 4 else RecordType.AAAA
+    names = pointers.records[:5]
+    answers = await asyncio.gather(*(resolver.lookup(name, record_type) for name in names))
+    for name, answer in zip(names, answers, strict=True):
+        if any(ipaddress.ip_address(record) == ip for record in answer.records):
+            return ClientName(name.lower(), NameStatus.CONFIRMED)
+    temporary = any(answer.status.is_temporary for answer in answers)
+    return ClientName(None, NameStatus.TEMPORARY if temporary else NameStatus.UNKNOWN)

@@ -1,0 +1,266 @@
+"""The central types: a connection's ``Session``, its ``Transaction``s, their ``Recipient``s and the ``Message``.
+
+A ``Session`` lives as long as the connection, a ``Transaction`` from MAIL to RSET or the end of data (RFC 5321 3.3). They hold
+what is known and what was decided; doors fill them in, policies read them, and the decision record is made of them. What
+one policy finds and another uses is a typed field here, never an entry in a bag.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address
+from typing import Protocol, TypeAlias
+
+from gateway.resolver import ClientName
+from gateway.smtp.path import Mailbox, Parameter, ReversePath
+from gateway.smtp.reply import Reply
+from gateway.verdict import Check
+
+Address: TypeAlias = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsInfo:
+    """The TLS connection of a client (RFC 8314).
+
+    Attributes:
+        version: Such as ``TLSv1.3``.
+        cipher: The cipher suite's OpenSSL name.
+        bits: The secret bits of the cipher.
+    """
+
+    version: str
+    cipher: str
+    bits: int
+
+
+class RecipientSource(Protocol):
+    """Knows the recipients of a domain."""
+
+    async def find(self, local_part: str, domain: str) -> bool:
+        """Whether the address exists.
+
+        Raises:
+            Exception: It can't be told now.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """A domain that is ours: one entry of ``domains:``.
+
+    Attributes:
+        name: In lower case, A-labels.
+        backend: The name of the server group that takes its mail.
+        recipients: What knows its addresses; None when all are taken (the backend still has its say).
+        subaddress_separators: Characters that part a user from a detail in the local part, such as ``+``.
+        message_size: The largest message in octets, or None for the gateway's.
+    """
+
+    name: str
+    backend: str
+    recipients: RecipientSource | None = None
+    subaddress_separators: str = ""
+    message_size: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """One connection.
+
+    Attributes:
+        id: Unique over all gateways, sorts by time; transactions append ``.1``, ``.2`` and so on.
+        listener: The listener's address as configured, for the record.
+        client_address: The client's own address (behind a proxy: as the PROXY header says).
+        client_port: Its port, 0 if unknown.
+        server_address: The address and port that the client connected to.
+        started: UNIX time in seconds.
+        resolve_client_name: Gives the client's name; looked up once, on the first use, and then remembered.
+        client_name: What is known of the name so far, without asking.
+        helo_name: The argument of HELO or EHLO, None before it.
+        extended: Whether the client said EHLO.
+        tls: The TLS connection, None without one.
+        login: The name the client authenticated with, None before that.
+        transactions: How many were begun.
+        messages: How many the backend accepted.
+        errors: Protocol errors of the client: unknown, malformed and out-of-order commands.
+        refusals: Recipients, senders and messages that were refused.
+        checks: What the policies at connect and helo found.
+    """
+
+    id: str
+    listener: str
+    client_address: Address
+    client_port: int
+    server_address: str
+    started: float
+    resolve_client_name: Callable[[], Awaitable[ClientName]]
+    client_name: ClientName | None = None
+    helo_name: str | None = None
+    extended: bool = False
+    tls: TlsInfo | None = None
+    login: str | None = None
+    transactions: int = 0
+    messages: int = 0
+    errors: int = 0
+    refusals: int = 0
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def protocol(self) -> str:
+        """The ``with`` word of a Received field and XCLIENT's basis: SMTP, ESMTP, ESMTPS, ESMTPSA (RFC 3848)."""
+        if not self.extended:
+            return "SMTP"
+        return "ESMTP" + ("S" if self.tls is not None else "") + ("A" if self.login is not None else "")
+
+
+class RecipientState(StrEnum):
+    """What became of a recipient."""
+
+    ACCEPTED = "accepted"
+    DEFERRED = "deferred"
+    REJECTED = "rejected"
+    DISCARDED = "discarded"
+
+
+@dataclass(slots=True, kw_only=True)
+class Recipient:
+    """One RCPT command.
+
+    Attributes:
+        path: The forward-path.
+        parameters: NOTIFY, ORCPT and the like, forwarded unchanged.
+        domain: The domain's settings if it is one of ours, None otherwise.
+        state: What became of it, None while undecided.
+        reply: What the client was told.
+        decided_by: The id of the policy that decided, ``backend`` when the backend refused, None when accepted.
+    """
+
+    path: Mailbox
+    parameters: tuple[Parameter, ...] = ()
+    domain: Domain | None = None
+    state: RecipientState | None = None
+    reply: Reply | None = None
+    decided_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderField:
+    """One header field.
+
+    Attributes:
+        name: In lower case.
+        raw: The field's octets as received, its name and final CRLF included.
+    """
+
+    name: str
+    raw: bytes
+
+    @property
+    def value(self) -> bytes:
+        """What stands behind the colon, unfolded, without surrounding white space."""
+        return self.raw.partition(b":")[2].replace(b"\r\n", b"").strip()
+
+
+class Content(Protocol):
+    """The octets of a message as received, dot-stuffing removed, every line ended by CRLF."""
+
+    size: int
+
+    def chunks(self) -> "AsyncChunks":
+        """The octets from the start, in chunks."""
+        ...
+
+
+class AsyncChunks(Protocol):
+    """An asynchronous iterator over chunks of octets."""
+
+    def __aiter__(self) -> "AsyncChunks": ...
+
+    async def __anext__(self) -> bytes: ...
+
+
+class Message:
+    """A received message.
+
+    Attributes:
+        content: Its octets, exactly as received.
+        header: The octets of the header section, the empty line not included.
+        added: Header fields to put on top, in order, each with its CRLF; what the gateway adds.
+    """
+
+    def __init__(self, content: Content, header: bytes) -> None:
+        self.content = content
+        self.header = header
+        self.added: list[bytes] = []
+
+    @property
+    def size(self) -> int:
+        """Octets as received."""
+        return self.content.size
+
+    @cached_property
+    def fields(self) -> Sequence[HeaderField]:
+        """The header fields in order; a line that is no field and continues none ends the header (RFC 5322 2.2)."""
+        return tuple(_fields(self.header))
+
+    def all(self, name: str) -> list[HeaderField]:
+        """The fields of a name, in any case."""
+        wanted = name.lower()
+        return [header_field for header_field in self.fields if header_field.name == wanted]
+
+
+def _fields(header: bytes) -> Iterator[HeaderField]:
+    lines = header.split(b"\r\n")
+    start = 0
+    for index in range(1, len(lines) + 1):
+        if index < len(lines) and lines[index][:1] in {b" ", b"\t"}:
+            continue
+        name, colon, _ = lines[start].partition(b":")
+        if not colon or not name.strip():
+            return
+        yield HeaderField(name.rstrip(b" \t").decode("latin-1").lower(), b"\r\n".join(lines[start:index]) + b"\r\n")
+        start = index
+
+
+@dataclass(slots=True, kw_only=True)
+class Transaction:
+    """One mail transaction, from MAIL to RSET or the end of data.
+
+    Attributes:
+        id: The session's id, a dot and the number of the transaction in it: the reference that clients are shown.
+        session: The session it belongs to.
+        reverse_path: The sender.
+        parameters: SIZE, BODY, RET and the like, forwarded unchanged.
+        started: UNIX time in seconds.
+        recipients: Every RCPT with its state, refused ones too.
+        message: The message once its data has ended, None before.
+        checks: What the policies found from MAIL on.
+    """
+
+    id: str
+    session: Session
+    reverse_path: ReversePath
+    parameters: tuple[Parameter, ...]
+    started: float
+    recipients: list[Recipient] = field(default_factory=list)
+    message: Message | None = None
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> list[Recipient]:
+        """The recipients to forward the message to."""
+        return [recipient for recipient in self.recipients if recipient.state is RecipientState.ACCEPTED]
+
+    @property
+    def declared_size(self) -> int | None:
+        """The octets that SIZE declared (RFC 1870), None without it."""
+        for parameter in self.parameters:
+            if parameter.keyword == "SIZE" and parameter.value is not None:
+                return int(parameter.value)
+        return None
+
+
+Domains: TypeAlias = Mapping[str, Domain]

@@ -1,0 +1,122 @@
+"""Durations, sizes and rates the way people write them: ``5s``, ``25MB``, ``100/h``.
+
+The annotated types are used in option models; each shows its written form in the JSON Schema.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, TypeAlias
+
+from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
+from pydantic_core import CoreSchema, core_schema
+
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_OCTETS: Final = {
+    "B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3,
+}  # fmt: skip
+
+
+def parse_duration(value: object) -> float:
+    """Read a duration such as ``500ms``, ``5s``, ``10m``, ``1h``, ``30d`` (or ``1h30m``); returns seconds.
+
+    Raises:
+        ValueError: It is none, or it has no unit.
+    """
+    if isinstance(value, str) and re.fullmatch(r"(\d+(\.\d+)?(ms|s|min|m|h|d|w))+", value, re.ASCII):
+        parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d|w)", value)
+        return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if isinstance(value, float | int) and not isinstance(value, bool) and value == 0:
+        return 0.0
+    raise ValueError(f"{value!r} is not a duration such as 500ms, 5s, 10m, 1h or 30d")
+
+
+def format_duration(seconds: float) -> str:
+    """Write seconds as ``parse_duration`` reads them."""
+    for unit in ("w", "d", "h", "m", "s"):
+        if seconds >= _SECONDS[unit] and seconds % _SECONDS[unit] == 0:
+            return f"{int(seconds / _SECONDS[unit])}{unit}"
+    return f"{round(seconds * 1000)}ms" if seconds else "0s"
+
+
+def parse_size(value: object) -> int:
+    """Read a size such as ``512``, ``64KB``, ``25MB`` (decimal) or ``10MiB`` (binary); returns octets.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(B|[kK]B|MB|GB|KiB|MiB|GiB)?", value, re.ASCII)
+        if match is not None:
+            return int(float(match[1]) * _OCTETS[match[2] or "B"])
+    raise ValueError(f"{value!r} is not a size such as 64KB, 25MB or 10MiB")
+
+
+def format_size(octets: int) -> str:
+    """Write octets as ``parse_size`` reads them."""
+    for unit in ("GB", "GiB", "MB", "MiB", "KB", "KiB"):
+        if octets >= _OCTETS[unit] and octets % _OCTETS[unit] == 0:
+            return f"{octets // _OCTETS[unit]}{unit}"
+    return str(octets)
+
+
+Duration: TypeAlias = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema({"type": "string", "pattern": r"^(\d+(\.\d+)?(ms|s|min|m|h|d|w))+$", "examples": ["5s", "10m"]}),
+]
+"""Seconds, written ``5s``."""
+
+Size: TypeAlias = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "pattern": r"^\d+(\.\d+)? ?(B|[kK]B|MB|GB|KiB|MiB|GiB)?$"},
+            ],
+            "examples": ["25MB"],
+        }
+    ),
+]
+"""Octets, written ``25MB``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many in a period, written ``100/h`` or ``10/5m``.
+
+    Attributes:
+        count: How many.
+        period: In how many seconds.
+    """
+
+    count: int
+    period: float
+
+    @classmethod
+    def parse(cls, value: object) -> "Rate":
+        """Read a rate.
+
+        Raises:
+            ValueError: It is none.
+        """
+        if isinstance(value, Rate):
+            return value
+        match = re.fullmatch(r"(\d+)/(\d*)(ms|s|min|m|h|d|w)", value, re.ASCII) if isinstance(value, str) else None
+        if match is None or int(match[1]) == 0 or match[2] == "0":
+            raise ValueError(f"{value!r} is not a rate such as 100/h or 10/5m")
+        return cls(int(match[1]), int(match[2] or 1) * _SECONDS[match[3]])
+
+    def __str__(self) -> str:
+        return f"{self.count}/{format_duration(self.period).removeprefix('1')}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(cls.parse, serialization=core_schema.to_string_ser_schema())
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": r"^\d+/\d*(ms|s|min|m|h|d|w)$", "examples": ["100/h"]}

@@ -1,0 +1,132 @@
+"""What a policy finds, and what the gateway does about it.
+
+A policy declares ``Outcome`` values and returns a ``Finding`` made of one of them; the chain maps the outcome to an
+``Action`` by the operator's settings and gives the door a ``Verdict``. Every policy that ran leaves a ``Check`` for the
+decision record. Nothing here does anything: these are values.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+from gateway.smtp.reply import Reply
+
+Evidence: TypeAlias = Mapping[str, object]
+"""What a policy saw, for the decision record: names to JSON values."""
+
+
+class Stage(StrEnum):
+    """The stages of an SMTP session at which policies run, in their order."""
+
+    CONNECT = "connect"
+    HELO = "helo"
+    MAIL = "mail"
+    RCPT = "rcpt"
+    DATA = "data"
+    MESSAGE = "message"
+    CLOSE = "close"
+
+
+class Action(StrEnum):
+    """What the gateway does about an outcome."""
+
+    PASS = "pass"  # noqa: S105 - not a password
+    TAG = "tag"
+    DEFER = "defer"
+    REJECT = "reject"
+    DISCARD = "discard"
+    DISCONNECT = "disconnect"
+
+    @property
+    def ends_stage(self) -> bool:
+        """Whether later policies of the stage do not run."""
+        return self not in {Action.PASS, Action.TAG}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One thing that a policy can find, declared as a class attribute of the policy.
+
+    Attributes:
+        name: The word by which the operator's ``on:`` names it; the standard's own word where there is one.
+        action: What is done about it unless the operator says otherwise.
+        reply: What the client is told when the action is defer, reject or disconnect; put in the class the action needs.
+        help: One sentence for the documentation.
+    """
+
+    name: str
+    action: Action
+    reply: Reply
+    help: str
+
+    def __call__(self, *, reply: Reply | None = None, **evidence: object) -> "Finding":
+        """A finding of this outcome, with evidence for the record and, if need be, a reply that says more."""
+        return Finding(self, evidence, reply or self.reply)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """An outcome that was found, with what was seen."""
+
+    outcome: Outcome
+    evidence: Evidence
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What the operator set for an outcome: the action, and optionally the reply or the header field of a tag."""
+
+    action: Action
+    reply: Reply | None = None
+    header: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a stage came to.
+
+    Attributes:
+        action: The action to carry out; ``PASS`` when the client may go on.
+        reply: The reply to the client, None for ``PASS``.
+        policy: The id of the policy that decided, None for ``PASS``.
+        outcome: The outcome's name, or ``error`` when the policy could not run.
+        stage: The stage at which the policy ran (earlier than the present one for a delayed refusal).
+    """
+
+    action: Action
+    reply: Reply | None = None
+    policy: str | None = None
+    outcome: str | None = None
+    stage: Stage | None = None
+
+
+GO_ON: Final = Verdict(Action.PASS)
+
+
+@dataclass(slots=True, kw_only=True)
+class Check:
+    """One policy's run at one stage, for the decision record.
+
+    Attributes:
+        policy: The policy's id.
+        stage: Where it ran.
+        recipient: The recipient that it ran for, at RCPT.
+        outcome: What it found; None when it had nothing to say; ``error`` when it raised or timed out.
+        action: What was done, or with ``observed`` what would have been.
+        observed: Whether the mode was observe, so that nothing was applied.
+        exempted: The reason of the exception that kept the policy from running.
+        evidence: What it saw.
+        duration: Microseconds.
+    """
+
+    policy: str
+    stage: Stage
+    recipient: str | None = None
+    outcome: str | None = None
+    action: Action = Action.PASS
+    observed: bool = False
+    exempted: str | None = None
+    evidence: Evidence = field(default_factory=dict)
+    duration: int = 0
