@@ -6,11 +6,15 @@ Schema, which is made from the classes here. A change that breaks a reader raise
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from pydantic import TypeAdapter
 
 VERSION: Final = 1
+
+Result: TypeAlias = Literal["accepted", "deferred", "rejected", "discarded", "disconnected", "aborted", "none"]
+"""How an attempt ended: accepted (the backend took it), deferred, rejected, discarded, disconnected (by the gateway), aborted (the client
+went away or gave up), none (nothing was asked)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +90,9 @@ class MessageRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionPart:
-    """How it ended, and what made it so.
+    """How it ended, and what made it so: ``policy`` is the deciding policy's id, ``backend`` or ``smtp`` (the protocol)."""
 
-    ``result``: accepted (the backend took it), deferred, rejected, discarded, disconnected (by us), aborted (the client
-    went away or gave up), none (nothing was asked). ``policy`` is the deciding policy's id, ``backend`` or ``smtp`` (the protocol).
-    """
-
-    result: Literal["accepted", "deferred", "rejected", "discarded", "disconnected", "aborted", "none"]
+    result: Result
     policy: str | None
     stage: str | None
     outcome: str | None

@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 from gateway.resolver import ClientName
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import Reply
-from gateway.verdict import Check
+from gateway.verdict import Check, Verdict
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -135,7 +135,7 @@ class Recipient:
         domain: The domain's settings if it is one of ours, None otherwise.
         state: What became of it, None while undecided.
         reply: What the client was told.
-        decided_by: The id of the policy that decided, ``backend`` when the backend refused, None when accepted.
+        verdict: The chain's verdict that refused it, None when accepted or refused by the backend.
     """
 
     path: Mailbox
@@ -143,7 +143,14 @@ class Recipient:
     domain: Domain | None = None
     state: RecipientState | None = None
     reply: Reply | None = None
-    decided_by: str | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def decided_by(self) -> str | None:
+        """The id of the policy that refused it, ``backend``, or ``smtp`` (the protocol); None when it was not refused."""
+        if self.state in {None, RecipientState.ACCEPTED}:
+            return None
+        return "backend" if self.verdict is None else self.verdict.policy or "smtp"
 
 
 @dataclass(frozen=True, slots=True)

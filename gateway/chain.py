@@ -1,0 +1,332 @@
+"""The chain: runs one stage's policies and says what follows.
+
+For each policy of a stage, in the operator's order: look whether an exception keeps it from running, call its hook, map what it
+found to an action by the settings that hold here, leave a ``Check``, and stop at the first action that ends the stage. A policy that
+raises or runs out of time does what its ``on_error`` says; it never refuses for good and never passes silently (design, promise 2).
+
+A ``Chain`` belongs to a listener. Its ``Variant``s are the same policies with other settings: one for all, and one for each set of
+per-domain overrides. Chains hold no state of a session; ``reception`` walks a session through them.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from time import perf_counter_ns
+from typing import Any, Final
+
+import structlog
+
+from gateway.config.model import ExceptionEntry, Mode, PolicySettings
+from gateway.policy import Context, OnError, Policy
+from gateway.session import Domain, Recipient, Session, Transaction
+from gateway.smtp import reply as replies
+from gateway.smtp.path import Mailbox, ReversePath
+from gateway.verdict import Action, Check, Finding, Outcome, Response, Stage
+
+log = structlog.get_logger("lychgate.chain")
+
+ERROR: Final = Outcome("error", Action.DEFER, replies.POLICY_UNAVAILABLE, "The policy could not run.")
+"""What a policy comes to that raised or ran out of time; ``on_error`` maps it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The envelope so far."""
+
+    session: Session
+    reverse_path: ReversePath | None = None
+    recipient: Mailbox | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exemption:
+    """One exception of the operator, ready to match: every criterion that is given must hold."""
+
+    entry: ExceptionEntry
+
+    def holds(self, seen: Seen, today: date) -> bool:
+        """Whether it exempts this envelope. A criterion on a part that is not known yet does not hold."""
+        entry = self.entry
+        if entry.until is not None and today > entry.until:
+            return False
+        if entry.client is not None and seen.session.client_address not in entry.client:
+            return False
+        if entry.sender is not None and not _matches(seen.reverse_path, entry.sender):
+            return False
+        if entry.recipient is not None and not _matches(seen.recipient, entry.recipient):
+            return False
+        return entry.domain is None or (seen.recipient is not None and seen.recipient.domain == entry.domain)
+
+
+def _matches(path: ReversePath | None, pattern: str) -> bool:
+    """Whether a path is the address, or in the ``@domain``, that the pattern names; ``<>`` is the null reverse-path."""
+    if not isinstance(path, Mailbox):
+        return path is not None and pattern == "<>"
+    local_part, _, domain = pattern.rpartition("@")
+    return path.domain == domain and local_part in {"", path.local_part.lower()}
+
+
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """One policy with the settings that hold in a variant, ready to run."""
+
+    id: str
+    policy: Policy[Any]
+    responses: Mapping[str, Response]
+    observe: bool
+    timeout: float
+    exemptions: Sequence[Exemption]
+    hooks: Mapping[Stage, Callable[..., Any]] = field(default_factory=dict)
+    waits: frozenset[Stage] = frozenset()
+
+    def exemption(self, seen: Seen, today: date) -> str | None:
+        """The reason of the exception that holds, or None."""
+        for exemption in self.exemptions:
+            if exemption.holds(seen, today):
+                return exemption.entry.reason
+        return None
+
+    async def run(self, stage: Stage, arguments: tuple[object, ...]) -> Finding | None:
+        """Call the hook; an exception or a time-out becomes a finding of ``ERROR``."""
+        try:
+            if stage not in self.waits:
+                result: Finding | None = self.hooks[stage](*arguments)
+                return result
+            async with asyncio.timeout(self.timeout):
+                result = await self.hooks[stage](*arguments)
+                return result
+        except TimeoutError:
+            log.warning("policy timed out", policy=self.id, stage=stage.value, timeout=self.timeout)
+            return ERROR(error=f"no result within {self.timeout:g} seconds")
+        except Exception as error:  # whatever a policy raises must neither refuse mail nor end the session
+            log.exception("policy failed", policy=self.id, stage=stage.value)
+            return ERROR(error=f"{type(error).__name__}: {error}")
+
+    def respond(self, finding: Finding) -> Response:
+        """What the settings say to a finding."""
+        return self.responses[finding.outcome.name]
+
+
+@dataclass(slots=True)
+class Variant:
+    """The chain's policies with the settings that hold for some domains.
+
+    Attributes:
+        steps: Each stage's policies in order.
+        by_id: Every policy of the chain.
+        after_data: What distinguishes it from other variants once the data has come: recipients whose values differ can not
+            share a transaction, because the end of data has one answer for all.
+    """
+
+    steps: Mapping[Stage, Sequence[Step]]
+    by_id: Mapping[str, Step]
+    after_data: object
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """A finding with the response that was given to it."""
+
+    step: Step
+    stage: Stage
+    finding: Finding
+    response: Response
+    applies: bool
+
+
+class Chain:
+    """A listener's chain.
+
+    Args:
+        settings: The policies in order, as configured.
+        overrides: For each of our domains that has settings of its own: the whole chain's settings there.
+        exceptions: The operator's exceptions.
+        context: What every policy is handed.
+        mode: ``observe`` applies nothing of any policy.
+    """
+
+    def __init__(
+        self,
+        settings: Sequence[PolicySettings],
+        overrides: Mapping[str, Sequence[PolicySettings]],
+        exceptions: Sequence[ExceptionEntry],
+        context: Context,
+        mode: Mode = Mode.ENFORCE,
+    ) -> None:
+        self._context = context
+        self._mode = mode
+        self._exceptions = exceptions
+        self._made: list[tuple[PolicySettings, Step]] = []
+        self.common = self._variant(settings, settings)
+        self._by_domain = {name: self._variant(own, settings) for name, own in overrides.items()}
+        # A refusal of these can't be lifted for a single recipient, so nothing needs to run behind it.
+        varied = {
+            mine.id for own in overrides.values() for mine, common in zip(own, settings, strict=True) if mine != common
+        }
+        varied |= {entry.policy for entry in exceptions}
+        self._final = frozenset(setting.id for setting in settings) - varied
+
+    def variant(self, domain: Domain | None) -> Variant:
+        """The settings that hold for recipients of a domain."""
+        return self.common if domain is None else self._by_domain.get(domain.name, self.common)
+
+    async def start(self) -> None:
+        """Start every policy."""
+        for _, step in self._made:
+            await step.policy.start()
+
+    async def stop(self) -> None:
+        """Stop every policy."""
+        for _, step in self._made:
+            await step.policy.stop()
+
+    async def run(
+        self,
+        stage: Stage,
+        variant: Variant,
+        seen: Seen,
+        arguments: tuple[object, ...],
+        checks: list[Check],
+        *,
+        to_the_end: bool = False,
+    ) -> list[Ruling]:
+        """Run a stage.
+
+        Args:
+            stage: The stage.
+            variant: The settings that hold.
+            seen: What exceptions are matched against.
+            arguments: What the hooks of this stage take.
+            checks: Where each run leaves its check.
+            to_the_end: Go on behind a refusal that a recipient's own settings or exceptions may lift.
+
+        Returns:
+            The rulings whose action is not ``pass``, in order.
+        """
+        rulings: list[Ruling] = []
+        steps = variant.steps.get(stage)
+        if not steps:
+            return rulings
+        recipient = seen.recipient.text if stage is Stage.RCPT and seen.recipient is not None else None
+        for step in steps:
+            check = Check(policy=step.id, stage=stage, recipient=recipient)
+            checks.append(check)
+            if step.exemptions:
+                check.exempted = step.exemption(seen, self.today())
+                if check.exempted is not None:
+                    continue
+            started = perf_counter_ns()
+            finding = await step.run(stage, arguments)
+            check.duration = (perf_counter_ns() - started) // 1000
+            if finding is None:
+                continue
+            ruling = self._rule(step, stage, finding, check)
+            if ruling.response.action is Action.PASS:
+                continue
+            rulings.append(ruling)
+            if self.is_final(ruling) if to_the_end else ruling.applies and ruling.response.action.ends_stage:
+                break
+        return rulings
+
+    def is_final(self, ruling: Ruling) -> bool:
+        """Whether a refusal stands for every recipient: none has settings or exceptions that could lift it."""
+        return ruling.applies and ruling.response.action.ends_stage and ruling.step.id in self._final
+
+    def rule_again(self, ruling: Ruling, variant: Variant, seen: Seen, checks: list[Check]) -> Ruling | None:
+        """What an early stage's ruling comes to for a recipient; None when an exception lifts it.
+
+        A check is left only where the recipient's settings say something else than the common ones.
+        """
+        step = variant.by_id[ruling.step.id]
+        reason = step.exemption(seen, self.today()) if step.exemptions else None
+        if reason is None and step is ruling.step:
+            return ruling
+        recipient = seen.recipient.text if seen.recipient is not None else None
+        check = Check(policy=step.id, stage=ruling.stage, recipient=recipient, exempted=reason)
+        checks.append(check)
+        return None if reason is not None else self._rule(step, ruling.stage, ruling.finding, check)
+
+    def after_data(self, variant: Variant, seen: Seen) -> object:
+        """What recipients must have in common to share a transaction, by their policies' settings and exceptions."""
+        if not self._exceptions:
+            return variant.after_data
+        today = self.today()
+        exempt = tuple(
+            step.id
+            for step in variant.by_id.values()
+            if step.exemptions and _looks_at_data(step.policy) and step.exemption(seen, today) is not None
+        )
+        return (variant.after_data, exempt)
+
+    def today(self) -> date:
+        """Today's date in UTC, by which exceptions expire."""
+        return datetime.fromtimestamp(self._context.clock.now(), UTC).date()
+
+    def _rule(self, step: Step, stage: Stage, finding: Finding, check: Check) -> Ruling:
+        response = step.respond(finding)
+        check.outcome = finding.outcome.name
+        check.action = response.action
+        check.observed = step.observe
+        check.evidence = finding.evidence
+        return Ruling(step, stage, finding, response, applies=not step.observe)
+
+    def _variant(self, own: Sequence[PolicySettings], common: Sequence[PolicySettings]) -> Variant:
+        steps = [self._step(settings) for settings in own]
+        by_stage = {
+            stage: tuple(step for step in steps if stage in step.hooks)
+            for stage in Stage
+            if any(stage in step.hooks for step in steps)
+        }
+        differing = tuple(
+            (mine.id, _frozen(mine))
+            for mine, theirs in zip(own, common, strict=True)
+            if mine != theirs and not set(mine.policy.hooks()) <= {Stage.RCPT, Stage.CLOSE}
+        )
+        return Variant(by_stage, {step.id: step for step in steps}, differing)
+
+    def _step(self, settings: PolicySettings) -> Step:
+        for known, step in self._made:
+            if known == settings:
+                return step
+        policy = settings.policy(settings.options, self._context)
+        hooks = {stage: getattr(policy, name) for stage, name in policy.hooks().items()}
+        step = Step(
+            id=settings.id,
+            policy=policy,
+            responses=_responses(settings),
+            observe=settings.mode is Mode.OBSERVE or self._mode is Mode.OBSERVE,
+            timeout=settings.timeout,
+            exemptions=tuple(Exemption(entry) for entry in self._exceptions if entry.policy == settings.id),
+            hooks=hooks,
+            waits=frozenset(stage for stage, hook in hooks.items() if inspect.iscoroutinefunction(hook)),
+        )
+        self._made.append((settings, step))
+        return step
+
+
+def _responses(settings: PolicySettings) -> dict[str, Response]:
+    """The response to each declared outcome and to an error."""
+    on_error = Action.PASS if settings.on_error is OnError.PASS else Action.DEFER
+    defaults = {name: Response(outcome.action) for name, outcome in settings.policy.outcomes.items()}
+    return {**defaults, **settings.on, ERROR.name: Response(on_error)}
+
+
+def _looks_at_data(policy: Policy[Any]) -> bool:
+    return not {Stage.DATA, Stage.MESSAGE}.isdisjoint(policy.hooks())
+
+
+def _frozen(settings: PolicySettings) -> str:
+    """A comparable form of settings: equal settings of two domains must compare equal."""
+    return repr((settings.on, settings.mode, settings.on_error, settings.timeout, settings.options))
+
+
+def recipient_seen(transaction: Transaction, recipient: Recipient) -> Seen:
+    """The whole envelope for one recipient."""
+    return Seen(transaction.session, transaction.reverse_path, recipient.path)
+
+
+def applied(rulings: Iterable[Ruling], *actions: Action) -> list[Ruling]:
+    """The rulings that are applied and whose action is one of these."""
+    return [ruling for ruling in rulings if ruling.applies and ruling.response.action in actions]

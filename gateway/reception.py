@@ -1,0 +1,444 @@
+"""Reception: one client's way through the chain, step by step, and the decision record at its end.
+
+It knows no socket and no backend: the SMTP door walks a connection through it, ``explain`` an imagined one. Each step
+updates the ``Session`` or ``Transaction``, runs the chain's stage and gives the ``Verdict``; a verdict with a reply is what the client
+is told. Here live the two rules that span stages:
+
+* ``delay_reject``: refusals at connect, helo and mail are held back and given to each recipient, so that the record has
+  the envelope, and a recipient's own settings and exceptions have their say. ``disconnect`` is not held back: it protects.
+* Recipients whose settings behind the data or whose backends differ are split: the later ones get ``452 4.5.3``, because the end of
+  data has one answer for all; the sender brings them in a transaction of their own (RFC 5321 4.5.3.1.10).
+
+Each transaction leaves one record, and each connection that never came to one. A record is written before the reply it
+describes is sent.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Final
+
+from gateway import records
+from gateway.chain import Chain, Ruling, Seen, applied, recipient_seen
+from gateway.policy import Clock
+from gateway.records import (
+    BackendRecord, CheckRecord, ClientRecord, DecisionPart, DecisionRecord, HeloRecord, MessageRecord, RecipientRecord,
+    RecordSink, ReplyRecord, Result, TlsRecord,
+)  # fmt: skip
+from gateway.session import Domain, Message, Recipient, RecipientState, Session, Transaction
+from gateway.smtp import reply as replies
+from gateway.smtp.path import Mailbox, Parameter, ReversePath
+from gateway.smtp.reply import Reply
+from gateway.verdict import GO_ON, Action, Check, Stage, Verdict
+
+_DIGITS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no letter that is taken for another
+
+_RESULTS: Final[dict[Action, Result]] = {
+    Action.DEFER: "deferred", Action.REJECT: "rejected", Action.DISCARD: "discarded", Action.DISCONNECT: "disconnected",
+}  # fmt: skip
+
+
+def new_id(now: float) -> str:
+    """An id of 14 characters: sorts by time (9 for milliseconds), unique by 25 random bits in the millisecond."""
+    number = (int(now * 1000) << 25) | secrets.randbits(25)
+    digits = [_DIGITS[(number >> shift) & 31] for shift in range(65, -1, -5)]
+    return "".join(digits)
+
+
+class SystemClock:
+    """The real time."""
+
+    def now(self) -> float:
+        """UNIX time in seconds."""
+        return time.time()
+
+
+class Reception:
+    """Walks one session through the chain.
+
+    Args:
+        session: The session, fresh.
+        chain: The listener's chain.
+        domain: Finds our domain of a name, None if it is not ours.
+        backend: Tells the name of the server group that a recipient's mail goes to.
+        single_recipient: The groups that take one recipient a transaction (LMTP answers each recipient by itself).
+        sink: Takes the records.
+        clock: Tells the time.
+        hostname: The gateway's name.
+        delay_reject: Whether early refusals are held back until RCPT.
+    """
+
+    __slots__ = (
+        "_after_data", "_backend", "_clock", "_delay", "_domain", "_held", "_hostname", "_single_recipient", "_sink", "_started",
+        "_tags", "_written", "chain", "session", "transaction",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        session: Session,
+        chain: Chain,
+        *,
+        domain: Callable[[str], Domain | None],
+        backend: Callable[[Session, Recipient], str],
+        single_recipient: frozenset[str],
+        sink: RecordSink,
+        clock: Clock,
+        hostname: str,
+        delay_reject: bool,
+    ) -> None:
+        self.session = session
+        self.chain = chain
+        self.transaction: Transaction | None = None
+        self._domain = domain
+        self._backend = backend
+        self._single_recipient = single_recipient
+        self._sink = sink
+        self._clock = clock
+        self._hostname = hostname
+        self._delay = delay_reject
+        self._held: list[Ruling] = []
+        self._tags: list[bytes] = []
+        self._after_data: object = None
+        self._started = time.perf_counter()
+        self._written = False
+
+    # The steps of the session.
+
+    async def connect(self) -> Verdict:
+        """The client has connected; runs before the greeting."""
+        return await self._session_stage(Stage.CONNECT)
+
+    async def helo(self, name: str, *, extended: bool) -> Verdict:
+        """HELO or EHLO; a repeated one forgets what the earlier one found (RFC 5321 4.1.4)."""
+        self.abort()
+        self.session.helo_name = name
+        self.session.extended = extended
+        self._held = [ruling for ruling in self._held if ruling.stage is Stage.CONNECT]
+        return await self._session_stage(Stage.HELO)
+
+    async def mail(self, path: ReversePath, parameters: tuple[Parameter, ...]) -> Verdict:
+        """MAIL: begins a transaction. A verdict with a reply ends it at once."""
+        session = self.session
+        session.transactions += 1
+        self._started = time.perf_counter()
+        transaction = Transaction(
+            id=f"{session.id}.{session.transactions}",
+            session=session,
+            reverse_path=path,
+            parameters=parameters,
+            started=self._clock.now(),
+        )
+        self.transaction = transaction
+        self._after_data = None
+        if self._held and self._refusal_stands():
+            return GO_ON
+        verdict = await self._early_stage(Stage.MAIL, Seen(session, path), (transaction,), transaction.checks)
+        if verdict.reply is not None:
+            session.refusals += 1
+            self.finish(_RESULTS[verdict.action], verdict, verdict.reply)
+        return verdict
+
+    async def rcpt(self, path: Mailbox, parameters: tuple[Parameter, ...]) -> tuple[Recipient, Verdict]:
+        """RCPT: a verdict with a reply refuses the recipient (or discards it); otherwise the backend has the next word."""
+        transaction = self._open()
+        recipient = Recipient(path=path, parameters=parameters, domain=self._domain(path.domain))
+        transaction.recipients.append(recipient)
+        variant = self.chain.variant(recipient.domain)
+        seen = recipient_seen(transaction, recipient)
+        held = [self.chain.rule_again(ruling, variant, seen, transaction.checks) for ruling in self._held]
+        rulings = [ruling for ruling in held if ruling is not None and ruling.applies]
+        if not any(ruling.response.action.ends_stage for ruling in rulings):
+            rulings += await self.chain.run(Stage.RCPT, variant, seen, (transaction, recipient), transaction.checks)
+        for ruling in rulings:
+            if ruling.applies and ruling.response.action.ends_stage:
+                return recipient, self._refuse(recipient, self._verdict(ruling))
+        split = self._split(recipient, seen)
+        if split is not None:
+            return recipient, self._refuse(recipient, split)
+        self._tag(rulings)
+        return recipient, GO_ON
+
+    def answered(self, recipient: Recipient, reply: Reply) -> None:
+        """What the backend said to a recipient that the chain let through."""
+        recipient.reply = reply
+        if reply.is_positive:
+            recipient.state = RecipientState.ACCEPTED
+            return
+        recipient.state = RecipientState.DEFERRED if reply.is_transient else RecipientState.REJECTED
+        self.session.refusals += 1
+
+    async def data(self) -> Verdict:
+        """DATA or the first BDAT: before the message is asked for."""
+        return await self._late_stage(Stage.DATA, (self._open(),))
+
+    async def message(self, message: Message) -> Verdict:
+        """The message has come: a verdict without a reply means that it may be forwarded, with ``message.added`` on top."""
+        transaction = self._open()
+        transaction.message = message
+        verdict = await self._late_stage(Stage.MESSAGE, (transaction, message))
+        if verdict.reply is None:
+            message.added[:0] = [self.received(), *self._tags]
+        return verdict
+
+    def received(self) -> bytes:
+        """The Received field for this transaction (RFC 5321 4.4)."""
+        transaction = self._open()
+        session = self.session
+        name = session.client_name.name if session.client_name is not None else None
+        literal = (
+            f"[IPv6:{session.client_address}]" if session.client_address.version == 6 else f"[{session.client_address}]"
+        )
+        protocol = session.protocol
+        if any(parameter.keyword == "SMTPUTF8" for parameter in transaction.parameters):
+            protocol = "UTF8" + protocol.removeprefix("E")  # RFC 6531 4.3: UTF8SMTP, UTF8SMTPS, UTF8SMTPSA
+        lines = [f"Received: from {session.helo_name} ({name or 'unknown'} {literal})"]
+        if session.tls is not None:
+            lines.append(f"\t(using {session.tls.version} with cipher {session.tls.cipher} ({session.tls.bits} bits))")
+        lines.append(f"\tby {self._hostname} (Lychgate) with {protocol} id {transaction.id}")
+        accepted = transaction.accepted
+        if len(accepted) == 1:  # naming one of several would betray the others (RFC 5321 7.2)
+            lines.append(f"\tfor <{accepted[0].path}>")
+        date = format_datetime(datetime.fromtimestamp(self._clock.now(), UTC))
+        return ("\r\n".join(lines) + f";\r\n\t{date}\r\n").encode("utf-8", "surrogateescape")
+
+    # The ends.
+
+    def finish(
+        self, result: Result, verdict: Verdict | None, reply: Reply | None, backend: BackendRecord | None = None
+    ) -> None:
+        """End the transaction with its result and write its record.
+
+        Args:
+            result: A word of ``DecisionPart.result``.
+            verdict: What decided, None where it was not a policy (then the backend, if there is one, or the protocol).
+            reply: The last reply to the client.
+            backend: The backend's part, None if it was not asked.
+        """
+        transaction = self._open()
+        self.transaction = None
+        self._held = [ruling for ruling in self._held if ruling.stage is not Stage.MAIL]
+        self._tags = []
+        if result == "accepted":
+            self.session.messages += 1
+        decision = self._decision(result, verdict, backend)
+        self._write(transaction, decision, reply, backend)
+
+    def abort(self, backend: BackendRecord | None = None) -> None:
+        """The client gave up the transaction, if there is one: RSET, a new HELO, QUIT, or the connection ended."""
+        if self.transaction is not None:
+            self.finish(*_outcome_of(self.transaction), backend=backend)
+
+    async def close(self, verdict: Verdict | None = None, reply: Reply | None = None) -> None:
+        """The connection has ended, or is being ended by the gateway with a reply."""
+        self.abort()
+        session = self.session
+        checks: list[Check] = []
+        await self.chain.run(Stage.CLOSE, self.chain.common, Seen(session), (session,), checks)
+        if not self._written:
+            session.checks += checks
+            result: Result = (
+                "none" if reply is None else _RESULTS[verdict.action] if verdict is not None else "disconnected"
+            )
+            self._write(None, self._decision(result, verdict, None), reply, None)
+
+    # How stages are run.
+
+    async def _session_stage(self, stage: Stage) -> Verdict:
+        return await self._early_stage(stage, Seen(self.session), (self.session,), self.session.checks)
+
+    async def _early_stage(
+        self, stage: Stage, seen: Seen, arguments: tuple[object, ...], checks: list[Check]
+    ) -> Verdict:
+        if self._held and self._refusal_stands():
+            return GO_ON
+        chain = self.chain
+        rulings = await chain.run(stage, chain.common, seen, arguments, checks, to_the_end=self._delay)
+        if not rulings:
+            return GO_ON
+        at_once = {Action.DISCONNECT} if self._delay else {action for action in Action if action.ends_stage}
+        for ruling in applied(rulings, *at_once):
+            return self._verdict(ruling)
+        self._held += rulings
+        return GO_ON
+
+    def _tag(self, rulings: Iterable[Ruling]) -> None:
+        """Note the header fields of tags, each once."""
+        for ruling in applied(rulings, Action.TAG):
+            name = ruling.finding.outcome.name
+            header = ruling.response.header or f"X-Lychgate-Tag: policy={ruling.step.id}; outcome={name}"
+            field = header.encode() + b"\r\n"
+            if field not in self._tags:
+                self._tags.append(field)
+
+    def _refusal_stands(self) -> bool:
+        """Whether a refusal is held that no recipient's settings can lift, so that nothing needs to run behind it."""
+        return any(self.chain.is_final(ruling) for ruling in self._held)
+
+    async def _late_stage(self, stage: Stage, arguments: tuple[object, ...]) -> Verdict:
+        transaction = self._open()
+        first = transaction.accepted[0] if transaction.accepted else transaction.recipients[0]
+        variant = self.chain.variant(first.domain)
+        seen = recipient_seen(transaction, first)
+        rulings = await self.chain.run(stage, variant, seen, arguments, transaction.checks)
+        self._tag(rulings)
+        for ruling in rulings:
+            if ruling.applies and ruling.response.action.ends_stage:
+                self.session.refusals += ruling.response.action is not Action.DISCARD
+                return self._verdict(ruling)
+        return GO_ON
+
+    def _verdict(self, ruling: Ruling) -> Verdict:
+        """The one place where a ruling becomes a reply."""
+        action = ruling.response.action
+        reply = ruling.response.reply or ruling.finding.reply
+        if action is Action.DISCARD:
+            reply = replies.ACCEPTED
+        else:
+            if action is Action.DEFER:
+                reply = reply.as_deferral()
+            elif action is Action.REJECT:
+                reply = reply.as_rejection()
+            elif action is Action.DISCONNECT:
+                reply = reply.as_disconnection()
+            reply = reply.with_reference(self.reference)
+        return Verdict(action, reply, ruling.step.id, ruling.finding.outcome.name, ruling.stage)
+
+    @property
+    def reference(self) -> str:
+        """What finds the present record: the transaction's id, or the session's."""
+        return self.session.id if self.transaction is None else self.transaction.id
+
+    def _refuse(self, recipient: Recipient, verdict: Verdict) -> Verdict:
+        if verdict.action is Action.DISCARD:
+            recipient.state = RecipientState.DISCARDED
+            verdict = Verdict(Action.DISCARD, replies.RECIPIENT_OK, verdict.policy, verdict.outcome, verdict.stage)
+        else:
+            rejected = verdict.action is Action.REJECT
+            recipient.state = RecipientState.REJECTED if rejected else RecipientState.DEFERRED
+            self.session.refusals += verdict.policy is not None
+        recipient.reply = verdict.reply
+        recipient.verdict = verdict
+        return verdict
+
+    def _split(self, recipient: Recipient, seen: Seen) -> Verdict | None:
+        """The 452 for a recipient that can not share the transaction with those accepted before, None if it can."""
+        backend = self._backend(self.session, recipient)
+        limit = recipient.domain.message_size if recipient.domain is not None else None
+        key = (backend, limit, self.chain.after_data(self.chain.variant(recipient.domain), seen))
+        if not any(known.state is RecipientState.ACCEPTED for known in self._open().recipients):
+            self._after_data = key
+            return None
+        if key == self._after_data and backend not in self._single_recipient:
+            return None
+        return Verdict(Action.DEFER, replies.SPLIT_RECIPIENTS, None, "split", Stage.RCPT)
+
+    def _open(self) -> Transaction:
+        if self.transaction is None:
+            raise RuntimeError("no transaction is open")
+        return self.transaction
+
+    # The record.
+
+    @staticmethod
+    def _decision(result: Result, verdict: Verdict | None, backend: BackendRecord | None) -> DecisionPart:
+        if verdict is not None and verdict.stage is not None:
+            return DecisionPart(
+                result=result, policy=verdict.policy, stage=verdict.stage.value, outcome=verdict.outcome
+            )
+        by = None if result in {"aborted", "none"} else "backend" if backend is not None else "smtp"
+        return DecisionPart(result=result, policy=by, stage=None, outcome=None)
+
+    def _write(
+        self,
+        transaction: Transaction | None,
+        decision: DecisionPart,
+        reply: Reply | None,
+        backend: BackendRecord | None,
+    ) -> None:
+        self._written = True
+        session = self.session
+        started = session.started if transaction is None else transaction.started
+        checks = session.checks if transaction is None else session.checks + transaction.checks
+        helo = None if session.helo_name is None else HeloRecord(name=session.helo_name, extended=session.extended)
+        record = DecisionRecord(
+            version=records.VERSION,
+            id=session.id if transaction is None else transaction.id,
+            kind="connection" if transaction is None else "transaction",
+            session_id=session.id,
+            gateway=self._hostname,
+            listener=session.listener,
+            time=datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds"),
+            duration_ms=round((time.perf_counter() - self._started) * 1000, 3),
+            client=_client_record(session),
+            helo=helo,
+            reverse_path=None if transaction is None else str(transaction.reverse_path),
+            recipients=[] if transaction is None else [_recipient_record(r) for r in transaction.recipients],
+            message=None if transaction is None else _message_record(transaction),
+            checks=[_check_record(check) for check in checks],
+            decision=decision,
+            reply=reply_record(reply),
+            backend=backend,
+        )
+        self._sink.write(record)
+
+
+def reply_record(reply: Reply | None) -> ReplyRecord | None:
+    """A reply as the record shows it."""
+    return None if reply is None else ReplyRecord(code=reply.code, enhanced=reply.enhanced, text=reply.text)
+
+
+def _outcome_of(transaction: Transaction) -> tuple[Result, Verdict | None, Reply | None]:
+    """How a transaction ended that the client left: as its last recipient if all were refused, else aborted."""
+    refused: dict[RecipientState | None, Result] = {
+        RecipientState.REJECTED: "rejected",
+        RecipientState.DEFERRED: "deferred",
+    }
+    if not transaction.recipients or any(recipient.state not in refused for recipient in transaction.recipients):
+        return "aborted", None, None
+    last = transaction.recipients[-1]
+    return refused[last.state], last.verdict, last.reply
+
+
+def _client_record(session: Session) -> ClientRecord:
+    tls = session.tls
+    return ClientRecord(
+        address=str(session.client_address),
+        port=session.client_port,
+        name=session.client_name.name if session.client_name is not None else None,
+        tls=None if tls is None else TlsRecord(version=tls.version, cipher=tls.cipher, bits=tls.bits),
+        login=session.login,
+    )
+
+
+def _recipient_record(recipient: Recipient) -> RecipientRecord:
+    return RecipientRecord(
+        address=recipient.path.text,
+        verdict="undecided" if recipient.state is None else recipient.state.value,
+        decided_by=recipient.decided_by,
+        reply=reply_record(recipient.reply),
+    )
+
+
+def _message_record(transaction: Transaction) -> MessageRecord | None:
+    message = transaction.message
+    if message is None:
+        return None
+    ids = message.all("Message-ID")
+    message_id = ids[0].value.decode("utf-8", "replace")[:998] if ids else None
+    return MessageRecord(size=message.size, declared_size=transaction.declared_size, message_id=message_id)
+
+
+def _check_record(check: Check) -> CheckRecord:
+    return CheckRecord(
+        policy=check.policy,
+        stage=check.stage.value,
+        recipient=check.recipient,
+        outcome=check.outcome,
+        action=check.action.value,
+        observed=check.observed,
+        exempted=check.exempted,
+        evidence=dict(check.evidence),
+        duration_us=check.duration,
+    )
