@@ -1,0 +1,136 @@
+"""A small DNS server on loopback, UDP and TCP, that answers from a dictionary; the real peer of DNS tests.
+
+    async with DnsServer({"example.com": {"A": ["192.0.2.1"]}, "slow.example": "TIMEOUT"}) as server:
+        resolver = DnsResolver([server.address])
+
+A name's value maps record types to lists of records in zone file notation, and may be a word instead, for the whole
+name or one type: ``SERVFAIL`` or ``TIMEOUT`` (no answer at all). Names that are not in the zone do not exist. Every
+negative answer has an SOA.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Self, cast
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+
+Records = Mapping[str, Sequence[str] | str]
+Zone = Mapping[str, Records | str]
+
+
+class DnsServer:
+    """The server; use it with ``async with``.
+
+    Attributes:
+        zone: What it answers; may be changed while it runs.
+        ttl: The TTL of every record in seconds, and the SOA's minimum.
+        truncate: Answer UDP questions with the TC bit and no records.
+        garbage: Answer with octets that are no DNS message.
+        asked: Set once the first question has come.
+        questions: What was asked, in order: ``udp`` or ``tcp``, name, type.
+        released: While cleared, answers are held back.
+        address: ``127.0.0.1:PORT``.
+    """
+
+    def __init__(self, zone: Zone, *, ttl: int = 300) -> None:
+        self.zone = dict(zone)
+        self.ttl = ttl
+        self.truncate = False
+        self.garbage = False
+        self.questions: list[tuple[str, str, str]] = []
+        self.asked = asyncio.Event()
+        self.released = asyncio.Event()
+        self.released.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._tcp = await asyncio.start_server(self._serve_tcp, "127.0.0.1", 0)
+        port = self._tcp.sockets[0].getsockname()[1]
+        loop = asyncio.get_running_loop()
+        self._udp, _ = await loop.create_datagram_endpoint(lambda: _Udp(self), local_addr=("127.0.0.1", port))
+        self.address = f"127.0.0.1:{port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._udp.close()
+        self._tcp.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def datagram(self, transport: asyncio.DatagramTransport, data: bytes, client: tuple[str, int]) -> None:
+        """Take a question over UDP."""
+
+        async def serve() -> None:
+            answer = await self._answer("udp", data)
+            if answer is not None:
+                transport.sendto(answer, client)
+
+        task = asyncio.create_task(serve())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            size = int.from_bytes(await reader.readexactly(2))
+            answer = await self._answer("tcp", await reader.readexactly(size))
+            if answer is not None:
+                writer.write(len(answer).to_bytes(2) + answer)
+                await writer.drain()
+        finally:
+            writer.close()
+
+    async def _answer(self, transport: str, data: bytes) -> bytes | None:
+        question = cast("dns.message.QueryMessage", dns.message.from_wire(data))
+        name, record_type = question.question[0].name, question.question[0].rdtype
+        text = name.to_text(omit_final_dot=True).lower()
+        self.questions.append((transport, text, dns.rdatatype.to_text(record_type)))
+        self.asked.set()
+        await self.released.wait()
+        if self.garbage:
+            return data[:2] + b"\xff" * 20
+        response = dns.message.make_response(question, recursion_available=True)
+        if transport == "udp" and self.truncate:
+            response.flags |= dns.flags.TC
+            return response.to_wire()
+        return response.to_wire() if self._fill(response, name, record_type) else None
+
+    def _fill(self, response: dns.message.Message, name: dns.name.Name, record_type: dns.rdatatype.RdataType) -> bool:
+        """Put the records into the response; False for no answer at all."""
+        for _ in range(8):  # a CNAME chain
+            found = self.zone.get(name.to_text(omit_final_dot=True).lower())
+            records = found if isinstance(found, str) else (found or {}).get(dns.rdatatype.to_text(record_type), ())
+            if records == "TIMEOUT":
+                return False
+            if records == "SERVFAIL":
+                response.set_rcode(dns.rcode.SERVFAIL)
+                return True
+            if records:
+                response.answer.append(dns.rrset.from_text(name, self.ttl, "IN", record_type, *records))
+                return True
+            if found is None:
+                response.set_rcode(dns.rcode.NXDOMAIN)
+            alias = found.get("CNAME") if isinstance(found, Mapping) else None
+            if not alias or isinstance(alias, str):
+                break
+            response.answer.append(dns.rrset.from_text(name, self.ttl, "IN", "CNAME", *alias))
+            name = dns.name.from_text(alias[0])
+        soa = f"ns.invalid. hostmaster.invalid. 1 3600 600 86400 {self.ttl}"
+        response.authority.append(dns.rrset.from_text(".", 3600, "IN", "SOA", soa))
+        return True
+
+
+class _Udp(asyncio.DatagramProtocol):
+    def __init__(self, server: DnsServer) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._server.datagram(self._transport, data, addr)

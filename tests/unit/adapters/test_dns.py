@@ -1,0 +1,280 @@
+"""The resolver against a real DNS server on loopback."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from gateway.adapters.dns import FAILURE_TTL, MAX_NEGATIVE_TTL, DnsResolver, parse_server
+from gateway.resolver import Answer, NameStatus, RecordType, Status, client_name
+from tests.support.dns_server import DnsServer, Zone
+
+ZONE: Zone = {
+    "example.com": {
+        "A": ["192.0.2.1", "192.0.2.2"],
+        "AAAA": ["2001:db8::1"],
+        "MX": ["10 mx1.example.com.", "20 mx2.example.com."],
+        "TXT": ['"v=spf1 " "ip4:192.0.2.0/24" " -all"', '"caf\\195\\169"'],
+        "NS": ["ns1.example.com."],
+        "SOA": ["ns1.example.com. hostmaster.example.com. 7 3600 600 86400 60"],
+    },
+    "null.example": {"MX": ["0 ."]},
+    "alias.example": {"CNAME": ["example.com."]},
+    "dangling.example": {"CNAME": ["nowhere.example."]},
+    "broken.example": "SERVFAIL",
+    "silent.example": "TIMEOUT",
+    "mixed.example": {"A": "SERVFAIL", "TXT": ['"here"']},
+    "1.2.0.192.in-addr.arpa": {"PTR": ["liar.example.com.", "Example.com."]},
+    "liar.example.com": {"A": ["198.51.100.1"]},
+    "9.2.0.192.in-addr.arpa": "SERVFAIL",
+}
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def free_udp_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "record_type", "status", "records"),
+    [
+        ("example.com", RecordType.A, Status.FOUND, {"192.0.2.1", "192.0.2.2"}),
+        ("EXAMPLE.com.", RecordType.AAAA, Status.FOUND, {"2001:db8::1"}),
+        ("example.com", RecordType.MX, Status.FOUND, {"10 mx1.example.com", "20 mx2.example.com"}),
+        ("example.com", RecordType.TXT, Status.FOUND, {"v=spf1 ip4:192.0.2.0/24 -all", "caf\xc3\xa9"}),
+        ("example.com", RecordType.NS, Status.FOUND, {"ns1.example.com"}),
+        (
+            "example.com",
+            RecordType.SOA,
+            Status.FOUND,
+            {"ns1.example.com. hostmaster.example.com. 7 3600 600 86400 60"},
+        ),
+        ("null.example", RecordType.MX, Status.FOUND, {"0 ."}),
+        ("alias.example", RecordType.A, Status.FOUND, {"192.0.2.1", "192.0.2.2"}),
+        ("alias.example", RecordType.CNAME, Status.FOUND, {"example.com"}),
+        ("example.com", RecordType.PTR, Status.NO_DATA, set()),
+        ("alias.example", RecordType.PTR, Status.NO_DATA, set()),
+        ("nowhere.example", RecordType.A, Status.NXDOMAIN, set()),
+        ("dangling.example", RecordType.A, Status.NXDOMAIN, set()),
+        ("broken.example", RecordType.A, Status.SERVFAIL, set()),
+        ("mixed.example", RecordType.A, Status.SERVFAIL, set()),
+        ("mixed.example", RecordType.TXT, Status.FOUND, {"here"}),
+        ("silent.example", RecordType.A, Status.TIMEOUT, set()),
+    ],
+)
+async def test_each_kind_of_answer(name: str, record_type: RecordType, status: Status, records: set[str]) -> None:
+    """Found records come as their text, and each way of finding none is told apart."""
+    async with DnsServer(ZONE) as server:
+        answer = await DnsResolver([server.address], timeout=0.3).lookup(name, record_type)
+        assert answer.status is status
+        assert set(answer.records) == records
+        assert answer.ttl > 0
+
+
+@pytest.mark.parametrize("name", ["a..example", "a" * 64 + ".example", "x." * 140 + "example", "caf\xe9.example"])
+async def test_names_that_can_not_be(name: str) -> None:
+    """A name that the DNS can't hold does not exist, and no server is asked."""
+    async with DnsServer(ZONE) as server:
+        resolver = DnsResolver([server.address])
+        assert (await resolver.lookup(name, RecordType.A)).status is Status.NXDOMAIN
+        assert server.questions == []
+        assert resolver.queries == 0
+
+
+async def test_a_truncated_answer_is_fetched_over_tcp() -> None:
+    """The TC bit leads to the same question over TCP."""
+    async with DnsServer(ZONE) as server:
+        server.truncate = True
+        answer = await DnsResolver([server.address]).lookup("example.com", RecordType.AAAA)
+        assert answer.records == ("2001:db8::1",)
+        assert [question[0] for question in server.questions] == ["udp", "tcp"]
+
+
+async def test_garbage_is_no_answer() -> None:
+    """A server that sends no DNS message is a failure, never an exception."""
+    async with DnsServer(ZONE) as server:
+        server.garbage = True
+        answer = await DnsResolver([server.address], timeout=0.3).lookup("example.com", RecordType.A)
+        assert answer.status.is_temporary
+
+
+async def test_the_next_server_is_asked_when_one_fails() -> None:
+    """SERVFAIL of one server is not the answer while another has one; nor is silence."""
+    broken: Zone = {"example.com": "SERVFAIL", "null.example": "TIMEOUT"}
+    async with DnsServer(broken) as first, DnsServer(ZONE) as second:
+        resolver = DnsResolver([first.address, second.address], timeout=1)
+        assert (await resolver.lookup("example.com", RecordType.A)).status is Status.FOUND
+        assert (await resolver.lookup("null.example", RecordType.MX)).records == ("0 .",)
+
+
+async def test_no_server_at_all_is_temporary() -> None:
+    """Where nothing listens the resolver can be made, and its answers are temporary failures."""
+    resolver = DnsResolver([f"127.0.0.1:{free_udp_port()}"], timeout=0.2)
+    assert (await resolver.lookup("example.com", RecordType.A)).status.is_temporary
+
+
+@pytest.mark.parametrize("content", [None, "", "# nothing\n", "nameserver not-an-address\n", "\xff\xfe"])
+async def test_a_missing_or_broken_resolv_conf_does_not_stop_the_start(tmp_path: Path, content: str | None) -> None:
+    """Without name servers of the system the local machine is asked, as resolv.conf(5) says."""
+    path = tmp_path / "resolv.conf"
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    resolver = DnsResolver(resolv_conf=path)
+    assert [str(server) for server in resolver._resolver.nameservers] == ["Do53:127.0.0.1@53"]
+
+
+async def test_the_systems_servers_are_used(tmp_path: Path) -> None:
+    """Without servers of its own the resolver takes those of resolv.conf, in their order."""
+    path = tmp_path / "resolv.conf"
+    path.write_text("search example.com\nnameserver 192.0.2.53\nnameserver 2001:db8::53\n")
+    servers = DnsResolver(resolv_conf=path)._resolver.nameservers
+    assert [str(server) for server in servers] == ["Do53:192.0.2.53@53", "Do53:2001:db8::53@53"]
+
+
+async def test_answers_are_kept_for_their_ttl() -> None:
+    """A second question is answered from the cache with the time that is left, until the TTL is over."""
+    clock = Clock()
+    async with DnsServer(ZONE, ttl=300) as server:
+        resolver = DnsResolver([server.address], clock=clock)
+        first = await resolver.lookup("example.com", RecordType.A)
+        assert first.ttl == 300
+        clock.time += 299
+        assert await resolver.lookup("Example.COM", RecordType.A) == Answer(Status.FOUND, first.records, 1.0)
+        assert len(server.questions) == 1
+        clock.time += 1
+        await resolver.lookup("example.com", RecordType.A)
+        assert len(server.questions) == 2
+
+
+async def test_negative_answers_are_kept_by_the_soa_but_not_for_ever() -> None:
+    """NXDOMAIN and no data hold as long as the SOA's minimum says, three hours at most (RFC 2308 5)."""
+    clock = Clock()
+    async with DnsServer(ZONE, ttl=60) as server:
+        resolver = DnsResolver([server.address], clock=clock)
+        for name, record_type in [("nowhere.example", RecordType.A), ("example.com", RecordType.PTR)]:
+            asked = len(server.questions)
+            assert (await resolver.lookup(name, record_type)).ttl == 60
+            clock.time += 59
+            await resolver.lookup(name, record_type)
+            assert len(server.questions) == asked + 1
+            clock.time += 2
+            await resolver.lookup(name, record_type)
+            assert len(server.questions) == asked + 2
+    async with DnsServer(ZONE, ttl=1_000_000) as server:
+        resolver = DnsResolver([server.address])
+        assert (await resolver.lookup("nowhere.example", RecordType.A)).ttl <= MAX_NEGATIVE_TTL
+
+
+async def test_failures_are_kept_for_a_short_while() -> None:
+    """A failing name is not asked again at once, but soon (RFC 9520)."""
+    clock = Clock()
+    async with DnsServer(ZONE) as server:
+        resolver = DnsResolver([server.address], clock=clock)
+        assert (await resolver.lookup("broken.example", RecordType.A)).status is Status.SERVFAIL
+        server.zone["broken.example"] = {"A": ["192.0.2.7"]}
+        assert (await resolver.lookup("broken.example", RecordType.A)).status is Status.SERVFAIL
+        clock.time += FAILURE_TTL
+        assert (await resolver.lookup("broken.example", RecordType.A)).records == ("192.0.2.7",)
+
+
+async def test_an_answer_without_ttl_is_not_kept() -> None:
+    """TTL 0 means: for this question only (RFC 1035 3.2.1)."""
+    async with DnsServer(ZONE, ttl=0) as server:
+        resolver = DnsResolver([server.address])
+        await resolver.lookup("example.com", RecordType.A)
+        await resolver.lookup("example.com", RecordType.A)
+        assert len(server.questions) == 2
+
+
+async def test_the_cache_is_bounded() -> None:
+    """The longest unused answer goes first."""
+    async with DnsServer(ZONE) as server:
+        resolver = DnsResolver([server.address], cache=2)
+        for name in ("example.com", "null.example", "example.com", "alias.example", "example.com", "null.example"):
+            await resolver.lookup(name, RecordType.TXT)
+        asked = [name for _, name, _ in server.questions]
+        assert asked == ["example.com", "null.example", "alias.example", "null.example"]
+
+
+async def test_identical_questions_are_asked_once() -> None:
+    """Fifty askers of one name share one question, and one who gives up does not spoil it for the others."""
+    async with DnsServer(ZONE) as server:
+        server.released.clear()
+        resolver = DnsResolver([server.address])
+        askers = [asyncio.create_task(resolver.lookup("example.com", RecordType.A)) for _ in range(50)]
+        await server.asked.wait()
+        askers[0].cancel()
+        server.released.set()
+        first, *others = await asyncio.gather(*askers, return_exceptions=True)
+        assert isinstance(first, asyncio.CancelledError)
+        assert all(isinstance(answer, Answer) and answer.status is Status.FOUND for answer in others)
+        assert len(server.questions) == 1
+
+
+async def test_questions_in_flight_are_bounded() -> None:
+    """With one place taken by a silent name another question waits, and gives up at its own time-out."""
+    async with DnsServer(ZONE) as server:
+        resolver = DnsResolver([server.address], timeout=0.2, concurrency=1)
+        answers = await asyncio.gather(
+            resolver.lookup("silent.example", RecordType.A), resolver.lookup("example.com", RecordType.A)
+        )
+        assert [answer.status for answer in answers] == [Status.TIMEOUT, Status.TIMEOUT]
+        assert {name for _, name, _ in server.questions} == {"silent.example"}
+        assert (await resolver.lookup("example.com", RecordType.MX)).status is Status.FOUND
+
+
+async def test_closing_ends_what_is_in_flight() -> None:
+    """After close nothing waits for the network any more."""
+    async with DnsServer(ZONE) as server:
+        resolver = DnsResolver([server.address])
+        asker = asyncio.create_task(resolver.lookup("silent.example", RecordType.A))
+        await server.asked.wait()
+        await resolver.close()
+        with pytest.raises(asyncio.CancelledError):
+            await asker
+
+
+async def test_client_names_are_confirmed() -> None:
+    """The client's name is the PTR name that has the client's address itself; a failing zone leaves it open."""
+    async with DnsServer(ZONE) as server:
+        resolver = DnsResolver([server.address])
+        assert (await client_name(resolver, "192.0.2.1")).name == "example.com"
+        assert (await client_name(resolver, "192.0.2.3")).status is NameStatus.UNKNOWN
+        assert (await client_name(resolver, "192.0.2.9")).status is NameStatus.TEMPORARY
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("192.0.2.1", ("192.0.2.1", 53)),
+        ("192.0.2.1:5353", ("192.0.2.1", 5353)),
+        ("2001:db8::1", ("2001:db8::1", 53)),
+        ("[2001:db8::1]", ("2001:db8::1", 53)),
+        ("[2001:db8::1]:5353", ("2001:db8::1", 5353)),
+    ],
+)
+def test_server_addresses(text: str, expected: tuple[str, int]) -> None:
+    """A server is an address with or without a port."""
+    assert parse_server(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ns.example.com", "192.0.2.1:x", "192.0.2.1:70000", "[::1", "[::1]53", "[::1]:0", ":53"]
+)
+def test_what_is_no_server_address(text: str) -> None:
+    """Anything else is refused with words for the administrator."""
+    with pytest.raises(ValueError, match=r"name server|port"):
+        parse_server(text)
