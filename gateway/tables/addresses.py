@@ -1,0 +1,104 @@
+"""A table of mail addresses.
+
+===================== =====================================================
+Entry                 Matches
+===================== =====================================================
+``user@example.com``  that address
+``@example.com``      every address of the domain (``example.com`` means the same)
+``.example.com``      every address of every domain below it
+``user@``             that local part in every domain
+``<>``                the null reverse-path
+===================== =====================================================
+
+Case matters nowhere: RFC 5321 2.4 leaves the local part's to its host, but no list should be evaded by it. A local
+part that needs quotes is written with or without them. The narrowest entry is named first.
+"""
+
+import re
+import unicodedata
+from typing import ClassVar
+
+from gateway.smtp.path import Mailbox, NullReversePath, ReversePath
+from gateway.tables.names import Domains, read_domain
+from gateway.tables.table import Table
+
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')  # RFC 5321 4.1.2: Quoted-string
+_PAIR = re.compile(r"\\(.)")
+
+
+def normalize_local_part(local_part: str) -> str:
+    """A local part for comparison."""
+    return local_part.lower() if local_part.isascii() else unicodedata.normalize("NFC", local_part.lower())
+
+
+def read_local_part(text: str, entry: str) -> str:
+    """Normalize the local part of an entry.
+
+    Raises:
+        ValueError: It has white space outside quotes, most often because something follows the address.
+    """
+    quoted = _QUOTED.fullmatch(text)
+    if quoted is not None:
+        return normalize_local_part(_PAIR.sub(r"\1", quoted[1]))
+    if not text or any(character.isspace() for character in text):
+        raise ValueError(f"{entry!r} is not an address; one entry a line, with nothing behind it")
+    return normalize_local_part(text)
+
+
+class Addresses:
+    """Addresses, local parts and domains."""
+
+    __slots__ = ("addresses", "domains", "local_parts", "null")
+
+    def __init__(self) -> None:
+        self.addresses: set[tuple[str, str]] = set()
+        self.local_parts: set[str] = set()
+        self.domains = Domains()
+        self.null = False
+
+    def add(self, entry: str) -> None:
+        """Take an entry."""
+        local_part, at, domain = entry.rpartition("@")
+        if entry == "<>":
+            self.null = True
+        elif not at and "." not in entry:
+            raise ValueError(f"{entry!r} is not an address; write @{entry} for a domain, {entry}@ for a local part")
+        elif not local_part:
+            self.domains.add(domain)
+        elif not domain:
+            self.local_parts.add(read_local_part(local_part, entry))
+        else:
+            self.addresses.add((read_local_part(local_part, entry), read_domain(domain, entry)))
+
+
+class AddressTable(Table[Addresses]):
+    """A table of mail addresses."""
+
+    index_type: ClassVar[type[Addresses]] = Addresses
+    entry_help: ClassVar[str] = (
+        "Addresses (user@example.com), @example.com for a domain, .example.com for the domains below it, user@ for a "
+        "local part in every domain, <> for the null reverse-path."
+    )
+
+    __slots__ = ()
+
+    def find(self, path: ReversePath) -> str | None:
+        """The entry that the path matches, or None."""
+        index = self.current()
+        if isinstance(path, NullReversePath):
+            return "<>" if index.null else None
+        return find_mailbox(index, path)
+
+    def __contains__(self, path: ReversePath) -> bool:
+        return self.find(path) is not None
+
+
+def find_mailbox(index: Addresses, mailbox: Mailbox) -> str | None:
+    """The entry that an address matches, or None."""
+    local_part = normalize_local_part(mailbox.local_part)
+    if (local_part, mailbox.domain) in index.addresses:
+        return f"{local_part}@{mailbox.domain}"
+    domain = index.domains.find(mailbox.domain)
+    if domain is not None:
+        return domain if domain.startswith(".") else f"@{domain}"
+    return f"{local_part}@" if local_part in index.local_parts else None

@@ -1,0 +1,154 @@
+"""The recipients of a domain, from lists and files: ``AddressList``.
+
+In the configuration, under a domain::
+
+    recipients: {list: [alice, bob], file: recipients.txt, aliases: {file: /etc/aliases}}
+
+A list or file of addresses has ``user@example.com``, ``user`` (in whichever domain asks) or ``@example.com`` (every
+address of that domain). A list or file of aliases is what Postfix reads: ``alias: target, target`` (aliases(5)) or
+``alias target`` (virtual(5)); that the alias exists is all that counts here, its targets are the mail server's
+business. A line that begins with white space continues the one before. Both may be written inline, in files, or both
+ways. Case does not matter.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema, core_schema
+
+from gateway.tables.addresses import normalize_local_part, read_local_part
+from gateway.tables.names import read_domain
+from gateway.tables.table import Table, folder_of
+
+# The left-hand side of an alias: up to a colon or white space outside quotes.
+_ALIAS = re.compile(r'((?:"(?:[^"\\]|\\.)*"|[^\s:"])+)\s*(?::|\s|$)')
+
+
+class _Recipients:
+    """Addresses with and without a domain, and domains of which every address exists."""
+
+    __slots__ = ("addresses", "domains", "local_parts")
+
+    def __init__(self) -> None:
+        self.addresses: set[tuple[str, str]] = set()
+        self.local_parts: set[str] = set()
+        self.domains: set[str] = set()
+
+    def add(self, entry: str) -> None:
+        local_part, at, domain = entry.rpartition("@")
+        if not at:
+            self.local_parts.add(read_local_part(entry, entry))
+        elif not local_part:
+            self.domains.add(read_domain(domain, entry))
+        elif not domain:
+            raise ValueError(f"{entry!r} has no domain; write the user alone for whichever domain asks")
+        else:
+            self.addresses.add((read_local_part(local_part, entry), read_domain(domain, entry)))
+
+
+class _Aliases(_Recipients):
+    """The same, of the left-hand sides of aliases."""
+
+    __slots__ = ()
+
+    def add(self, entry: str) -> None:
+        match = _ALIAS.match(entry)
+        if match is None:
+            raise ValueError(f"{entry!r} is not an alias such as 'info: alice' or 'info@example.com alice'")
+        super().add(match[1])
+
+
+class _RecipientTable(Table[_Recipients]):
+    """A table of recipients."""
+
+    index_type: ClassVar[type[_Recipients]] = _Recipients
+    entry_help: ClassVar[str] = (
+        "Recipients: user@example.com, user alone, or @example.com for every address of the domain."
+    )
+
+    __slots__ = ()
+
+
+class _AliasTable(Table[_Aliases]):
+    """A table of aliases."""
+
+    index_type: ClassVar[type[_Aliases]] = _Aliases
+    entry_help: ClassVar[str] = "Aliases as in Postfix's files: 'alias: target' or 'alias target'."
+
+    __slots__ = ()
+
+    def _lines(self, text: str) -> Iterator[tuple[int, str]]:
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip() and not line[0].isspace() and not line.startswith("#"):
+                yield number, line.rstrip()
+
+
+class AddressList:
+    """Knows the recipients of a domain from lists and files (a ``gateway.session.RecipientSource``)."""
+
+    __slots__ = ("_aliases", "_recipients")
+
+    def __init__(self, recipients: Table[_Recipients], aliases: Table[_Aliases]) -> None:
+        self._recipients = recipients
+        self._aliases = aliases
+
+    @classmethod
+    def from_config(cls, value: object, folder: Path) -> Self:
+        """Make one of what stands in the configuration: a list, or ``list``, ``file`` and ``aliases``.
+
+        Args:
+            value: As read from YAML.
+            folder: Where relative file names start.
+
+        Raises:
+            ValueError: The shape, an entry or a file is wrong.
+        """
+        aliases: object = ()
+        if isinstance(value, dict) and "aliases" in value:
+            aliases = value["aliases"]
+            value = {key: item for key, item in value.items() if key != "aliases"} or ()
+        return cls(_RecipientTable.from_config(value, folder), _AliasTable.from_config(aliases, folder))
+
+    def to_config(self) -> object:
+        """What one would write in the configuration."""
+        recipients = self._recipients.to_config()
+        if self._aliases.is_empty:
+            return recipients
+        addresses = recipients if isinstance(recipients, dict) else {"list": recipients}
+        return addresses | {"aliases": self._aliases.to_config()}
+
+    async def find(self, local_part: str, domain: str) -> bool:
+        """Whether the address exists.
+
+        Args:
+            local_part: Without quotes, in any case.
+            domain: In lower case, A-labels.
+        """
+        local_part = normalize_local_part(local_part)
+        for table in (self._recipients, self._aliases):
+            index = table.current()
+            if local_part in index.local_parts or (local_part, domain) in index.addresses or domain in index.domains:
+                return True
+        return False
+
+    def __repr__(self) -> str:
+        return f"AddressList({self.to_config()})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def validate(value: object, info: ValidationInfo) -> AddressList:
+            return value if isinstance(value, cls) else cls.from_config(value, folder_of(info))
+
+        return core_schema.with_info_plain_validator_function(
+            validate, serialization=core_schema.plain_serializer_function_ser_schema(cls.to_config)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        recipients = _RecipientTable.__get_pydantic_json_schema__(schema, handler)
+        aliases = _AliasTable.__get_pydantic_json_schema__(schema, handler)
+        entries, together = recipients["anyOf"]
+        return {"anyOf": [entries, together | {"properties": together["properties"] | {"aliases": aliases}}]}
