@@ -1,0 +1,252 @@
+"""One connection to a server: an asyncio protocol around ``smtp.client``.
+
+Waiting for replies is one future, and one timer a connection serves all its time-outs: it is moved only when a deadline
+comes before it, so that a message costs no timers. Whatever goes wrong (loss, garbage, time-out, a 421) is a ``Fault``; a
+connection that had one is closed and says so in ``fault``.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Final, cast
+
+from gateway.smtp.client import ClientConnection, Command, ReplyError
+from gateway.smtp.reply import Reply
+
+if TYPE_CHECKING:
+    from gateway.backend.pool import Pool
+
+QUIT_GRACE: Final = 2.0
+"""Seconds that a server gets to close the connection after QUIT."""
+
+
+class Fault(Exception):
+    """The server or the connection to it failed; nothing is known but what ``replies`` says.
+
+    Attributes:
+        reply: The server's own words, when it had any (421, or a refusing greeting).
+        replies: The replies to the first commands of the exchange that failed.
+        timed_out: Whether it stalled, so that asking it again means waiting again.
+    """
+
+    def __init__(self, reason: str, *, reply: Reply | None = None, timed_out: bool = False) -> None:
+        super().__init__(reason)
+        self.reply = reply
+        self.replies: list[Reply] = []
+        self.timed_out = timed_out
+
+
+class Connection(asyncio.Protocol):
+    """One connection.
+
+    Attributes:
+        engine: The conversation.
+        fault: Why it is of no use any more, None while it is.
+        pool: The pool that counts it, None outside one.
+        idle_since: The loop's time at which it was given back.
+        messages: How many messages it carried.
+        needs_reset: Whether a transaction was left open, so that RSET comes first.
+        client: Of which client the server was told by XCLIENT, as the command lines.
+        secure: Whether it is under TLS.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.engine = ClientConnection()
+        self.fault: Fault | None = None
+        self.pool: Pool | None = None
+        self.idle_since = 0.0
+        self.messages = 0
+        self.needs_reset = False
+        self.client: tuple[str, ...] = ()
+        self.secure = False
+        self.transport: asyncio.Transport | None = None
+        self.lost = loop.create_future()
+        self._loop = loop
+        self._replies: list[Reply] = []
+        self._wanted = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._paused = False
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio.Protocol
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio.Protocol
+        try:
+            answers = self.engine.receive_data(data)
+        except ReplyError as error:
+            self.fail(Fault(str(error)))
+            return
+        for command, reply in answers:
+            if command is Command.QUIT:
+                self.abort("QUIT")
+                return
+            if reply.code == 421:
+                self.fail(Fault(f"the server said {reply}", reply=reply))
+                return
+            self._replies.append(reply)
+        if self._waiter is not None and len(self._replies) >= self._wanted:
+            _wake(self._waiter)
+        if self._writable is not None:
+            _wake(self._writable)
+
+    def eof_received(self) -> None:  # noqa: D102 - asyncio.Protocol
+        self.fail(Fault("the server closed the connection"))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102 - asyncio.Protocol
+        self.fail(Fault(f"the connection was lost: {exc}" if exc else "the connection was lost"))
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def pause_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
+        self._paused = True
+
+    def resume_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
+        self._paused = False
+        if self._writable is not None:
+            _wake(self._writable)
+
+    # What the backend layer calls.
+
+    @property
+    def has_reply(self) -> bool:
+        """Whether a reply is there that nobody has taken: in the middle of data, an early one."""
+        return bool(self._replies)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the server takes data slower than it is written."""
+        return self._paused
+
+    def write(self, data: bytes) -> None:
+        """Send octets.
+
+        Raises:
+            Fault: The connection is lost.
+        """
+        if self.fault is not None:
+            raise self.fault
+        assert self.transport is not None  # noqa: S101 - set since connection_made
+        self.transport.write(data)
+
+    async def drain(self, timeout: float) -> None:
+        """Wait until the server takes more data, or has replied early.
+
+        Raises:
+            Fault: The connection is lost, or nothing was taken in time.
+        """
+        while self._paused and self.fault is None and not self._replies:
+            self._writable = self._loop.create_future()
+            self._arm(timeout)
+            try:
+                await self._writable
+            finally:
+                self._writable = None
+        if self.fault is not None:
+            raise self.fault
+
+    async def replies(self, count: int, timeout: float) -> list[Reply]:
+        """The replies to the next commands, none of which is a 421.
+
+        Raises:
+            Fault: They do not come; its ``replies`` has those that did.
+        """
+        if len(self._replies) < count and self.fault is None:
+            self._wanted = count
+            self._waiter = self._loop.create_future()
+            self._arm(timeout)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        replies, self._replies = self._replies, []
+        if len(replies) < count:
+            assert self.fault is not None  # noqa: S101 - what woke the waiter
+            self.fault.replies = replies
+            raise self.fault
+        return replies
+
+    async def exchange(self, commands: list[tuple[Command, str]], timeout: float) -> list[Reply]:
+        """Send commands and await their replies: in one write where the server has PIPELINING (RFC 2920).
+
+        Raises:
+            Fault: The connection is of no use any more.
+        """
+        command = self.engine.command
+        if len(commands) == 1 or "PIPELINING" in self.engine.capabilities.keywords:
+            self.write(b"".join([command(kind, line) for kind, line in commands]))
+            return await self.replies(len(commands), timeout)
+        replies: list[Reply] = []
+        try:
+            for kind, line in commands:
+                self.write(command(kind, line))
+                replies += await self.replies(1, timeout)
+        except Fault as fault:
+            fault.replies = replies
+            raise
+        return replies
+
+    async def command(self, kind: Command, line: str, timeout: float) -> Reply:
+        """Send one command and await its reply.
+
+        Raises:
+            Fault: The connection is of no use any more.
+        """
+        self.write(self.engine.command(kind, line))
+        return (await self.replies(1, timeout))[0]
+
+    def fail(self, fault: Fault) -> None:
+        """Close the connection at once, for this reason; what was not sent yet never is."""
+        if self.fault is None:
+            self.fault = fault
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.transport is not None:
+            self.transport.abort()
+        if self._waiter is not None:
+            _wake(self._waiter)
+        if self._writable is not None:
+            _wake(self._writable)
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            pool.lost(self)
+
+    def abort(self, reason: str) -> None:
+        """Close the connection at once."""
+        self.fail(Fault(reason))
+
+    def quit(self) -> None:
+        """Say QUIT; the connection closes when the server has answered, or after a moment."""
+        if self.fault is not None:
+            return
+        self.write(self.engine.command(Command.QUIT, "QUIT"))
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            pool.lost(self)
+        self._waiter = self._loop.create_future()
+        self._wanted = 1_000_000
+        self._arm(QUIT_GRACE)
+
+    def _arm(self, timeout: float) -> None:
+        self._deadline = self._loop.time() + timeout
+        if self._timer is None or self._timer.when() > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(self._deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._waiter is None and self._writable is None:
+            return
+        if self._loop.time() >= self._deadline:
+            self.fail(Fault("no answer in time", timed_out=True))
+        else:
+            self._timer = self._loop.call_at(self._deadline, self._on_timer)
+
+
+def _wake(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,171 @@
+"""Opening a connection: TCP or UNIX socket, greeting, EHLO or LHLO, STARTTLS (RFC 3207).
+
+Opportunistic TLS falls back to plain text, on a new connection, when STARTTLS or the handshake fails. Octets behind the
+``220`` to STARTTLS would be an injected reply: the connection is closed (RFC 3207 section 6, CVE-2011-0411).
+"""
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+
+from gateway.backend.connection import Connection, Fault
+from gateway.config.backend import BackendOptions, BackendProtocol, BackendTls, BackendTlsMode
+from gateway.smtp.client import Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where one server listens.
+
+    Attributes:
+        name: For people and for its certificate: the host or path.
+        addresses: Addresses to try in turn, or one host name for ``getaddrinfo``; empty for a UNIX socket.
+        port: The TCP port.
+        path: The UNIX socket's path, None for TCP.
+    """
+
+    name: str
+    addresses: tuple[str, ...] = ()
+    port: int = 0
+    path: str | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.name}]:{self.port}" if ":" in self.name else f"{self.name}:{self.port}"
+
+
+def tls_context(options: BackendTls) -> ssl.SSLContext | None:
+    """The TLS settings, None without TLS.
+
+    Raises:
+        OSError: The file of authorities can't be used.
+    """
+    if options.mode is BackendTlsMode.OFF:
+        return None
+    context = ssl.create_default_context(cafile=None if options.ca is None else str(options.ca))
+    if options.mode is not BackendTlsMode.VERIFIED:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class Opener:
+    """Opens connections to one server.
+
+    Args:
+        endpoint: The server.
+        options: The group's options.
+        context: The TLS settings, None without TLS.
+        hostname: What EHLO says.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, options: BackendOptions, context: ssl.SSLContext | None, hostname: str
+    ) -> None:
+        self.endpoint = endpoint
+        self._timeouts = options.timeouts
+        self._tls = options.tls
+        self._context = context
+        self._hello = "LHLO" if options.protocol is BackendProtocol.LMTP else "EHLO"
+        self._hostname = hostname
+
+    async def open(self) -> Connection:
+        """A connection that is ready for MAIL.
+
+        Raises:
+            Fault: There is none to be had.
+        """
+        connection = await self._greeted()
+        if self._context is None:
+            return connection
+        optional = self._tls.mode is BackendTlsMode.OPPORTUNISTIC
+        if "STARTTLS" not in connection.engine.capabilities.keywords:
+            if optional:
+                return connection
+            connection.quit()
+            raise Fault("the server does not offer STARTTLS")
+        try:
+            await self._start_tls(connection)
+        except Fault:
+            connection.abort("TLS failed")
+            if optional:
+                return await self._greeted()
+            raise
+        except asyncio.CancelledError:
+            connection.abort("cancelled")
+            raise
+        return connection
+
+    async def hello(self, connection: Connection, name: str | None = None) -> None:
+        """Say EHLO or LHLO; where EHLO is unknown, HELO (RFC 5321 3.2).
+
+        Raises:
+            Fault: The server refuses it.
+        """
+        timeout = self._timeouts.command
+        reply = await connection.command(Command.HELLO, f"{self._hello} {name or self._hostname}", timeout)
+        if reply.is_permanent and self._hello == "EHLO":
+            reply = await connection.command(Command.HELLO, f"HELO {name or self._hostname}", timeout)
+        if not reply.is_positive:
+            connection.quit()
+            raise Fault(f"the server refused {self._hello}: {reply}", reply=reply)
+
+    async def _greeted(self) -> Connection:
+        connection = await self._connect()
+        try:
+            greeting = (await connection.replies(1, self._timeouts.greeting))[0]
+            if not greeting.is_positive:
+                connection.quit()
+                raise Fault(f"the server's greeting was {greeting}", reply=greeting)
+            await self.hello(connection)
+        except asyncio.CancelledError:
+            connection.abort("cancelled")
+            raise
+        return connection
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        reason: Exception = OSError("the server has no address")
+        try:
+            async with asyncio.timeout(self._timeouts.connect):
+                if self.endpoint.path is not None:
+                    _, connection = await loop.create_unix_connection(lambda: Connection(loop), self.endpoint.path)
+                    return connection
+                for address in self.endpoint.addresses:
+                    try:
+                        _, connection = await loop.create_connection(
+                            lambda: Connection(loop), address, self.endpoint.port
+                        )
+                    except OSError as error:
+                        reason = error
+                    else:
+                        return connection
+        except TimeoutError:
+            raise Fault(f"no connection to {self.endpoint} in time", timed_out=True) from None
+        except OSError as error:
+            reason = error
+        raise Fault(f"no connection to {self.endpoint}: {reason}") from reason
+
+    async def _start_tls(self, connection: Connection) -> None:
+        reply = await connection.command(Command.STARTTLS, "STARTTLS", self._timeouts.command)
+        if not reply.is_positive:
+            raise Fault(f"the server refused STARTTLS: {reply}", reply=reply)
+        if connection.engine.has_early_bytes or connection.has_reply or connection.transport is None:
+            raise Fault("the server sent octets behind its reply to STARTTLS")
+        assert self._context is not None  # noqa: S101 - asked by the caller
+        try:
+            transport = await asyncio.get_running_loop().start_tls(
+                connection.transport,
+                connection,
+                self._context,
+                server_hostname=self._tls.name or self.endpoint.name,
+                ssl_handshake_timeout=self._timeouts.connect or None,
+            )
+        except (OSError, ssl.SSLError, ssl.CertificateError, ConnectionError) as error:
+            raise Fault(f"the TLS handshake failed: {error}") from error
+        if transport is None:
+            raise Fault("the connection was lost during the TLS handshake")
+        connection.transport = transport
+        connection.secure = True
+        await self.hello(connection)

@@ -1,0 +1,208 @@
+"""The kept connections to one server: how many there are, which are free, and who waits for one.
+
+A connection counts from the moment it is being opened until it is closed. Free ones are used last in, first out, so that
+those no longer needed grow old and are closed. When all are taken, the one is called back whose delivery has waited
+longest for its client ("parked": between RCPT and the end of data), so that slow clients can't starve the others; its
+delivery repeats MAIL and RCPT later. Waiters are served in order.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from gateway.backend.connection import Connection, Fault
+
+PARKED_GRACE: Final = 0.05
+"""Seconds for which a parked delivery keeps its connection: most clients have sent their data by then."""
+
+
+class Parked(Protocol):
+    """A delivery that waits for its client."""
+
+    def surrender(self) -> Connection:
+        """Give the connection up."""
+        ...
+
+
+class Pool:
+    """The connections to one server.
+
+    Args:
+        opener: Opens one more.
+        limit: The most there may be.
+        idle: Seconds for which a free one is kept.
+        messages: The most messages over one.
+    """
+
+    def __init__(self, opener: Callable[[], Awaitable[Connection]], *, limit: int, idle: float, messages: int) -> None:
+        self._opener = opener
+        self._limit = limit
+        self._idle_time = idle
+        self._messages = messages
+        self._count = 0
+        self._idle: list[Connection] = []
+        self._parked: dict[Parked, float] = {}
+        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
+        self._reaper: asyncio.TimerHandle | None = None
+        self._caller: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    @property
+    def count(self) -> int:
+        """How many connections there are, those being opened included."""
+        return self._count
+
+    @property
+    def idle(self) -> int:
+        """How many are free."""
+        return len(self._idle)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be opened."""
+        return self._count < self._limit and not self._waiters
+
+    def take(self) -> Connection | None:
+        """A free connection, None without one."""
+        return self._idle.pop() if self._idle else None
+
+    def make_room(self) -> None:
+        """Close a free connection, the oldest, where there is no room for a new one."""
+        if self._count >= self._limit and self._idle:
+            self._idle.pop(0).quit()
+
+    async def connect(self) -> Connection:
+        """Open one more; there must be room.
+
+        Raises:
+            Fault: It failed.
+        """
+        self._count += 1
+        return await self._open()
+
+    async def _open(self) -> Connection:
+        try:
+            connection = await self._opener()
+        except BaseException:
+            self._leave()
+            raise
+        connection.pool = self
+        if connection.fault is not None:  # lost between its last reply and here
+            connection.pool = None
+            self._leave()
+            raise connection.fault
+        return connection
+
+    async def wait(self, timeout: float) -> Connection:
+        """Wait in line for a connection.
+
+        Raises:
+            Fault: None became free in time, or the new one failed.
+        """
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Connection | None] = loop.create_future()
+        self._waiters.append(waiter)
+        self._call_back()
+        try:
+            async with asyncio.timeout(timeout):
+                connection = await waiter
+        except BaseException as error:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            elif not waiter.cancelled():  # served in the moment in which it gave up
+                self._pass_on(waiter.result())
+            if isinstance(error, TimeoutError):
+                raise Fault("no connection became free in time") from None
+            raise
+        if connection is None:
+            return await self._open()
+        return connection
+
+    def _pass_on(self, connection: Connection | None) -> None:
+        if connection is None:
+            self._leave()
+        else:
+            self.give_back(connection)
+
+    def park(self, delivery: Parked) -> None:
+        """The delivery waits for its client; its connection may be called back."""
+        self._parked[delivery] = asyncio.get_running_loop().time()
+        if self._waiters:
+            self._call_back()
+
+    def unpark(self, delivery: Parked) -> None:
+        """The delivery goes on."""
+        self._parked.pop(delivery, None)
+
+    def give_back(self, connection: Connection) -> None:
+        """Take a connection back that is free again."""
+        if connection.fault is not None:
+            return
+        if self._closed or connection.messages >= self._messages or self._idle_time <= 0:
+            connection.quit()
+            return
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._reaper is None:
+            self._reaper = loop.call_later(self._idle_time, self._reap)
+
+    def lost(self, connection: Connection) -> None:
+        """A connection is gone."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._leave()
+
+    def retire(self) -> list[Connection]:
+        """Say QUIT on the free connections and keep no more; returns them."""
+        self._closed = True
+        for timer in (self._reaper, self._caller):
+            if timer is not None:
+                timer.cancel()
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.quit()
+        return idle
+
+    async def close(self) -> None:
+        """The same, and wait a moment until they are closed."""
+        idle = self.retire()
+        if idle:
+            await asyncio.wait([connection.lost for connection in idle], timeout=3)
+
+    def _leave(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)  # the place is the waiter's: it opens a connection
+                return
+        self._count -= 1
+
+    def _reap(self) -> None:
+        self._reaper = None
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - self._idle_time + 0.001  # the resolution of the loop's clock
+        while self._idle and self._idle[0].idle_since <= oldest:
+            self._idle.pop(0).quit()
+        if self._idle:
+            self._reaper = loop.call_at(self._idle[0].idle_since + self._idle_time, self._reap)
+
+    def _call_back(self) -> None:
+        """Give the waiters the connections of the deliveries that are parked longest."""
+        if self._caller is not None:
+            self._caller.cancel()
+            self._caller = None
+        loop = asyncio.get_running_loop()
+        while self._waiters and self._parked:
+            delivery, since = next(iter(self._parked.items()))
+            if since + PARKED_GRACE > loop.time() + 0.001:
+                self._caller = loop.call_at(since + PARKED_GRACE, self._call_back)
+                return
+            del self._parked[delivery]
+            self.give_back(delivery.surrender())
