@@ -1,0 +1,210 @@
+"""A validated configuration: what ``load`` returns and the rest of the gateway reads.
+
+Sections that stand for themselves are the models of ``options``; what needed other parts of the file to be understood (chains, domains,
+listeners) is resolved here: every name of a backend exists, every chain is complete, and for each domain that differs there is a
+chain of its own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gateway.config.backend import BackendOptions
+from gateway.config.names import Endpoint
+from gateway.config.options import (
+    AddressList,
+    AuthOptions,
+    DelayReject,
+    DnsOptions,
+    ExceptionEntry,
+    Limits,
+    LogFormat,
+    LogLevel,
+    LogOptions,
+    Mode,
+    Network,
+    ProxyOptions,
+    RecipientOptions,
+    RecordOptions,
+    SpoolOptions,
+    Timeouts,
+    TlsMode,
+    TlsOptions,
+)
+from gateway.config.problems import Problem
+from gateway.policy import OnError, Options, Policy
+from gateway.verdict import Response
+
+__all__ = [
+    "AddressList",
+    "AuthOptions",
+    "BackendOptions",
+    "ChainSettings",
+    "Config",
+    "DelayReject",
+    "DnsOptions",
+    "DomainOptions",
+    "Endpoint",
+    "ExceptionEntry",
+    "Limits",
+    "Listener",
+    "LogFormat",
+    "LogLevel",
+    "LogOptions",
+    "Mode",
+    "Network",
+    "PolicySettings",
+    "ProxyOptions",
+    "RecipientOptions",
+    "RecordOptions",
+    "SpoolOptions",
+    "Timeouts",
+    "TlsMode",
+    "TlsOptions",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySettings:
+    """One policy of a chain with all its settings.
+
+    Attributes:
+        id: Its name in records and exceptions; unique in its chain.
+        policy: The class.
+        options: The validated options.
+        on: For every outcome that the class declares, what is done about it.
+        mode: ``observe`` records only. The mode of the domain and of the whole file are already taken into account.
+        on_error: What happens when it raises or times out.
+        timeout: Seconds a hook may wait.
+    """
+
+    id: str
+    policy: type[Policy[Any]]
+    options: Options
+    on: Mapping[str, Response]
+    mode: Mode
+    on_error: OnError
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainSettings:
+    """A chain: its policies in order, and for each domain with settings of its own the whole chain as it holds there.
+
+    A policy whose settings don't differ is the very same object in both; domains with the same settings share theirs.
+    """
+
+    policies: tuple[PolicySettings, ...]
+    overrides: Mapping[str, tuple[PolicySettings, ...]] = field(default_factory=dict)
+
+    def for_domain(self, name: str) -> tuple[PolicySettings, ...]:
+        """What holds for recipients of a domain, by its name in the configuration."""
+        return self.overrides.get(name, self.policies)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """One address to listen on.
+
+    Attributes:
+        smtp: The address and port.
+        tls: Its TLS.
+        chain: Its chain: its own, or the common one (then the same object for all).
+        own_chain: Whether the chain is its own.
+        auth: How AUTH is passed through, ``backend`` filled in; None where it is not offered.
+        proxy_protocol: From whom the PROXY protocol is expected, None for nobody.
+        bare_newlines: ``reject`` or ``normalize``.
+        nul: ``reject`` or ``accept``.
+        message_size: The largest message in octets, 0 for no limit; the common limit where the listener has none.
+    """
+
+    smtp: Endpoint
+    tls: TlsOptions
+    chain: ChainSettings
+    own_chain: bool
+    auth: AuthOptions | None
+    proxy_protocol: ProxyOptions | None
+    bare_newlines: str
+    nul: str
+    message_size: int
+
+    @property
+    def name(self) -> str:
+        """The address as configured."""
+        return str(self.smtp)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainOptions:
+    """A domain that is ours.
+
+    Attributes:
+        name: In lower case, A-labels; with a leading dot for all domains below.
+        backend: The name of its backend.
+        recipients: Its addresses; None when all are taken and the backend has its say.
+        subaddress: Characters that part a user from a detail.
+        message_size: The largest message in octets, None for the listener's.
+        alias_of: The name of the domain whose settings these are, None when they are its own.
+    """
+
+    name: str
+    backend: str
+    recipients: RecipientOptions | None = None
+    subaddress: str = ""
+    message_size: int | None = None
+    alias_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A whole configuration.
+
+    Attributes:
+        path: The file.
+        folder: Its folder, where relative file names start.
+        hostname: The gateway's name.
+        listeners: Where to listen.
+        backends: The server groups by name.
+        default_backend: Takes mail that trusted and authenticated clients relay; None when there are several and none was named.
+        domains: Our domains by name; see ``domain`` for looking one up.
+        chain: The common chain, None when every listener has its own.
+        exceptions: In the order of the file.
+        warnings: What is allowed but probably not meant, found while loading.
+    """
+
+    path: Path
+    folder: Path
+    hostname: str
+    listeners: tuple[Listener, ...]
+    backends: Mapping[str, BackendOptions]
+    default_backend: str | None
+    domains: Mapping[str, DomainOptions]
+    chain: ChainSettings | None
+    exceptions: tuple[ExceptionEntry, ...]
+    mode: Mode
+    delay_reject: DelayReject
+    dns: DnsOptions
+    records: RecordOptions
+    limits: Limits
+    timeouts: Timeouts
+    spool: SpoolOptions
+    log: LogOptions
+    workers: int
+    user: str | None
+    group: str | None
+    pid_file: Path | None
+    warnings: tuple[Problem, ...] = ()
+
+    def domain(self, name: str) -> DomainOptions | None:
+        """The settings of a domain by its name in lower case, A-labels: its own, or those of the nearest ``.parent``."""
+        found = self.domains.get(name)
+        if found is not None or name.startswith("."):
+            return found
+        rest = name
+        while "." in rest:
+            rest = rest.partition(".")[2]
+            found = self.domains.get("." + rest)
+            if found is not None:
+                return found
+        return None

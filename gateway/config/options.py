@@ -1,0 +1,401 @@
+"""The sections of the configuration file, as frozen models: what may stand in them, and what holds when nothing does.
+
+The docstring below each field is its documentation, in ``docs/configuration.md`` and in the JSON Schema. Sections that need nothing else
+to be understood are used as they are; ``FileOptions``, ``ListenerSection`` and ``DomainSection`` are what ``load`` makes the ``Config`` of.
+"""
+
+from collections.abc import Callable
+from datetime import date
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+
+from gateway.config.backend import BackendOptions
+from gateway.config.names import Endpoint, address_pattern, domain_name, domain_pattern, host_name
+from gateway.units import Duration, Size
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+
+class Mode(StrEnum):
+    """Whether outcomes are applied or only recorded."""
+
+    ENFORCE = "enforce"
+    OBSERVE = "observe"
+
+
+class TlsMode(StrEnum):
+    """How a listener uses TLS."""
+
+    NONE = "none"
+    STARTTLS = "starttls"
+    STARTTLS_REQUIRED = "starttls_required"
+    IMPLICIT = "implicit"
+
+
+class DelayReject(StrEnum):
+    """How long refusals of the client, its name or the sender are held back."""
+
+    RCPT = "rcpt"
+    NONE = "none"
+
+
+class LogFormat(StrEnum):
+    """The form of log lines."""
+
+    AUTO = "auto"
+    JSON = "json"
+    TEXT = "text"
+
+
+class LogLevel(StrEnum):
+    """The least important lines that are logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def _in_folder(path: Path, info: ValidationInfo) -> Path:
+    """Relative names start in the folder of the configuration."""
+    return path if not info.context else Path(info.context["folder"]) / path
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r}")
+    return path
+
+
+def _checked(check: Callable[[str], str]) -> Callable[[object], object]:
+    return lambda value: check(value) if isinstance(value, str) else value
+
+
+def _network(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return ip_network(value)
+    except ValueError:
+        pass
+    try:
+        wider = ip_network(value, strict=False)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a network such as 192.0.2.0/24, or an address") from error
+    raise ValueError(f"{value!r} has bits behind its prefix; the network is {wider}")
+
+
+def _not_null(value: object) -> object:
+    """An entry without settings, such as ``example.com:``, is one with all defaults."""
+    return {} if value is None else value
+
+
+Flag: TypeAlias = Annotated[bool, Strict()]
+Count: TypeAlias = Annotated[int, Strict(), Field(ge=0)]
+Positive: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
+File: TypeAlias = Annotated[Path, AfterValidator(_in_folder), WithJsonSchema({"type": "string"})]
+ExistingFile: TypeAlias = Annotated[File, AfterValidator(_existing)]
+NetworkField: TypeAlias = Annotated[
+    Network,
+    BeforeValidator(_network),
+    WithJsonSchema({"type": "string", "examples": ["192.0.2.0/24", "2001:db8::/32"]}),
+]
+DomainName: TypeAlias = Annotated[str, BeforeValidator(_checked(domain_name))]
+DomainPattern: TypeAlias = Annotated[str, BeforeValidator(_checked(domain_pattern))]
+AddressPattern: TypeAlias = Annotated[str, BeforeValidator(_checked(address_pattern))]
+HostName: TypeAlias = Annotated[str, BeforeValidator(_checked(host_name))]
+ServerAddress: TypeAlias = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """The base of every section: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, value: Any) -> Any:
+        return _not_null(value)
+
+
+class TlsOptions(Section):
+    """TLS of a listener."""
+
+    mode: TlsMode = TlsMode.STARTTLS
+    """none; starttls (offered); starttls_required (no mail without it); implicit (TLS from the first octet, port 465)."""
+    certificate: File | None = None
+    """PEM file with the certificate and the intermediate ones."""
+    key: File | None = None
+    """PEM file with the private key; without it, the key stands in the certificate's file."""
+
+    @model_validator(mode="after")
+    def _has_certificate(self) -> Self:
+        if self.mode is not TlsMode.NONE and self.certificate is None:
+            raise ValueError(f"mode {self.mode} needs a certificate")
+        return self
+
+
+class AuthOptions(Section):
+    """AUTH, passed through to a backend. An authenticated client may relay."""
+
+    backend: str | None = None
+    """The backend that checks the login and takes the client's mail; the default backend without it."""
+    required: Flag = True
+    """Whether a client must authenticate before MAIL."""
+
+
+class ProxyOptions(Section):
+    """The PROXY protocol (v1 and v2), by which a load balancer tells the client's address."""
+
+    trusted: tuple[NetworkField, ...] = Field(min_length=1)
+    """The load balancers' networks. They must send the header; anyone else is served without one."""
+
+
+class ListenerSection(Section):
+    """One address to listen on."""
+
+    smtp: Endpoint
+    """Address and port: `0.0.0.0:25`, `[::]:25`."""
+    tls: TlsOptions = TlsOptions(mode=TlsMode.NONE)
+    """TLS; none without this section."""
+    policies: list[Any] | None = None
+    """A chain of its own, instead of the common one."""
+    auth: AuthOptions | None = None
+    """Passes AUTH through to a backend (submission)."""
+    proxy_protocol: ProxyOptions | None = None
+    """Expects the PROXY protocol of trusted peers."""
+    bare_newlines: Literal["reject", "normalize"] = "reject"
+    """What happens to a bare CR or LF: refuse the message, or write CRLF in its place."""
+    nul: Literal["reject", "accept"] = "reject"
+    """What happens to a message with a NUL octet."""
+    message_size: Size | None = None
+    """The largest message here; `limits.message_size` without it."""
+
+
+def _aliases(value: object) -> object:
+    """A list is short for ``{list: [...]}``."""
+    return {"list": value} if isinstance(value, list) else value
+
+
+class AddressList(Section):
+    """Addresses, written here, in a file, or both."""
+
+    entries: tuple[str, ...] = Field(default=(), alias="list")
+    """Addresses: `user`, or `user@example.com`."""
+    file: ExistingFile | None = None
+    """A file with one address a line; `#` begins a comment. It is read again when it changes."""
+
+
+class RecipientOptions(AddressList):
+    """The recipients of a domain. Without this section every address is taken, and the backend has its say."""
+
+    aliases: Annotated[AddressList, BeforeValidator(_aliases)] | None = None
+    """Further addresses that are taken: a list, or `{file: PATH}`."""
+    any: Flag = False
+    """Whether every address of the domain is taken."""
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        given = bool(self.entries) or self.file is not None or self.aliases is not None
+        if self.any and given:
+            raise ValueError("'any: true' takes every address; leave out 'list', 'file' and 'aliases', or 'any'")
+        if not self.any and not given:
+            raise ValueError("names no recipients: give 'list' or 'file', or 'any: true'")
+        return self
+
+
+class DomainSection(Section):
+    """A domain that is ours."""
+
+    backend: str | None = None
+    """The backend that takes its mail; the default backend without it."""
+    recipients: RecipientOptions | None = None
+    """Its addresses; without this, all are taken and the backend has its say."""
+    subaddress: str = Field(default="", pattern=r"^[^\s@A-Za-z0-9]*$")
+    """Characters that part a user from a detail, such as `+` in `user+detail@example.com`."""
+    message_size: Size | None = None
+    """The largest message for this domain; the listener's without it."""
+    mode: Mode = Mode.ENFORCE
+    """`observe`: every policy is only recorded for recipients of this domain."""
+    policies: dict[str, Any] = {}
+    """Settings of the chain's policies that differ here: the policy's id to settings."""
+    alias_of: DomainPattern | None = None
+    """Another domain of ours, whose settings and recipients hold here too. Nothing else may stand beside it."""
+
+    @model_validator(mode="after")
+    def _alias_alone(self) -> Self:
+        others = sorted(self.model_fields_set - {"alias_of"})
+        if self.alias_of is not None and others:
+            raise ValueError(f"alias_of takes everything from the other domain; leave out {', '.join(others)}")
+        return self
+
+
+class DnsOptions(Section):
+    """Asking the DNS."""
+
+    servers: tuple[ServerAddress, ...] = ()
+    """Resolvers, `127.0.0.1` or `127.0.0.1:5353`; the system's without them."""
+    timeout: Duration = 5.0
+    """For one question, all tries together."""
+    client_names: Flag = True
+    """Whether the client's name is looked up."""
+    cache: Count = 10_000
+    """How many answers are remembered; 0 for none."""
+
+
+class RecordOptions(Section):
+    """Where decision records go."""
+
+    file: File | None = None
+    """A file to which each record is added as a line of JSON."""
+    stdout: Flag = False
+    """Write them to standard output."""
+
+
+def _records(value: object) -> object:
+    """The word ``stdout`` is short for ``{stdout: true}``."""
+    return {"stdout": True} if value == "stdout" else value
+
+
+class Limits(Section):
+    """Limits of every listener. They hold in each worker, but for `connections`, which is of all workers together."""
+
+    connections: Positive = 10_000
+    """Connections at one time, in all."""
+    connections_per_client: Count = 100
+    """Connections of one client address at one time; 0 for no limit."""
+    message_size: Size = 50_000_000
+    """The largest message in octets, announced as SIZE; 0 for no limit."""
+    header_size: Size = 1_048_576
+    """The largest header section of a message."""
+    command_line: Annotated[int, Strict(), Field(ge=512)] = 2048
+    """Octets of one command with its CRLF (RFC 5321 4.5.3.1.4: at least 512)."""
+    auth_line: Annotated[int, Strict(), Field(ge=512)] = 12_288
+    """Octets of one line of an AUTH exchange (RFC 4954 4: 12288)."""
+    parameters: Positive = 20
+    """Parameters of one MAIL or RCPT."""
+    recipients: Annotated[int, Strict(), Field(ge=100)] = 1000
+    """Recipients of one message (RFC 5321 4.5.3.1.8: at least 100)."""
+    errors: Positive = 20
+    """Protocol errors in a session, after which it ends."""
+    unknown_commands: Positive = 10
+    """Unknown commands in a session, after which it ends."""
+    idle_commands: Positive = 100
+    """NOOP, RSET, VRFY and the like in a row, after which the session ends."""
+
+
+class Timeouts(Section):
+    """Time limits of every listener."""
+
+    command: Duration = 300.0
+    """Waiting for the next command (RFC 5321 4.5.3.2.7: at least 5 minutes)."""
+    data: Duration = 300.0
+    """Waiting for the next part of a message (RFC 5321 4.5.3.2.5: 3 minutes)."""
+    session: Duration = 0.0
+    """A whole session; 0 for no limit."""
+    tls_handshake: Duration = 30.0
+    """The TLS handshake."""
+    proxy: Duration = 5.0
+    """Waiting for the PROXY header."""
+    drain: Duration = 30.0
+    """How long transactions may go on after the service was told to stop."""
+
+
+class SpoolOptions(Section):
+    """Where messages are kept while they are received."""
+
+    directory: File | None = None
+    """The folder for messages that are too large for memory; the system's folder for temporary files without it."""
+    memory: Size = 1_048_576
+    """Up to which size a message stays in memory."""
+
+
+class LogOptions(Section):
+    """The log, on standard error."""
+
+    level: LogLevel = LogLevel.INFO
+    """The least important lines: debug, info, warning or error."""
+    format: LogFormat = LogFormat.AUTO
+    """json, text, or auto: text on a terminal and json elsewhere."""
+
+
+class ExceptionEntry(Section):
+    """Keeps one policy from running for some mail. All criteria that are given must hold, and one must be given."""
+
+    policy: str
+    """The policy's id."""
+    client: NetworkField | None = None
+    """The client's network or address."""
+    sender: AddressPattern | None = None
+    """The reverse-path: `user@example.com`, `@example.com`, or `<>`."""
+    recipient: AddressPattern | None = None
+    """The recipient: `user@example.com` or `@example.com`."""
+    domain: DomainName | None = None
+    """The recipient's domain."""
+    until: date | None = None
+    """The last day on which it holds, in UTC; without it, it holds until it is removed."""
+    reason: str = Field(min_length=1)
+    """Why; it stands in the decision record."""
+
+    @model_validator(mode="after")
+    def _has_criterion(self) -> Self:
+        if self.client is None and self.sender is None and self.recipient is None and self.domain is None:
+            raise ValueError("names no mail: give client, sender, recipient or domain")
+        return self
+
+
+class FileOptions(Section):
+    """The whole file."""
+
+    hostname: HostName | None = None
+    """The gateway's name in its greeting, its replies and Received fields; the machine's full name without it."""
+    listeners: tuple[ListenerSection, ...] = Field(min_length=1)
+    """Where to listen."""
+    backends: dict[str, BackendOptions] = {}
+    """The mail servers behind the gateway, in groups by name."""
+    default_backend: str | None = None
+    """The backend of domains that name none, and of mail that trusted clients relay; the only one without it."""
+    domains: dict[str, DomainSection] = {}
+    """The domains that are ours: `example.com`, or `*.example.com` for all below it."""
+    policies: list[Any] | None = None
+    """The chain: policies in the order in which they run, each a name, or a name and its settings."""
+    exceptions: tuple[ExceptionEntry, ...] = ()
+    """What is exempted from a policy."""
+    mode: Mode = Mode.ENFORCE
+    """`observe`: nothing is refused by any policy; records tell what would have been."""
+    delay_reject: DelayReject = DelayReject.RCPT
+    """`rcpt`: refusals at connect, HELO and MAIL are given at RCPT, so that the record shows the envelope. `none`: at once."""
+    dns: DnsOptions = DnsOptions()
+    """Asking the DNS."""
+    records: Annotated[RecordOptions, BeforeValidator(_records)] = RecordOptions(stdout=True)
+    """Where decision records go: `{file: PATH}`, `{stdout: true}` or just `stdout`."""
+    limits: Limits = Limits()
+    """Limits."""
+    timeouts: Timeouts = Timeouts()
+    """Time limits."""
+    spool: SpoolOptions = SpoolOptions()
+    """Where messages are kept while they are received."""
+    log: LogOptions = LogOptions()
+    """The log."""
+    workers: Positive = 1
+    """Processes that serve connections."""
+    user: str | None = None
+    """The user to become after the ports are bound."""
+    group: str | None = None
+    """The group to become; the user's own without it."""
+    pid_file: File | None = None
+    """A file for the supervisor's process id, which `lychgate reload` uses."""
