@@ -8,9 +8,11 @@ A look-up costs one hash look-up for each label of the name asked for, however m
 """
 
 import re
-import unicodedata
 from typing import ClassVar, Final
 
+import idna
+
+from gateway.smtp.grammar import GrammarError, parse_mailbox
 from gateway.tables.table import Table
 
 MAX_NAME: Final = 255
@@ -22,13 +24,13 @@ _LITERAL = re.compile(r"\[[0-9a-z.:-]+\]")
 
 
 def normalize_domain(name: str) -> str:
-    """A domain for comparison: lower case, A-labels, no final dot; what has no A-labels stays as it is."""
+    """A domain for comparison: lower case, A-labels, no final dot; what has no such form stays as it is."""
     name = name.lower().removesuffix(".")
-    if name.isascii():
-        return name
     try:
-        return unicodedata.normalize("NFC", name).encode("idna").decode("ascii").lower()
-    except UnicodeError:
+        if name.startswith("["):
+            return parse_mailbox(f"postmaster@{name}").domain  # one form for each address, as in paths
+        return name if name.isascii() else idna.encode(name, uts46=True).decode("ascii")
+    except (GrammarError, idna.IDNAError):
         return name
 
 

@@ -12,7 +12,7 @@ ways. Case does not matter.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -21,7 +21,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from gateway.tables.addresses import normalize_local_part, read_local_part
 from gateway.tables.names import read_domain
-from gateway.tables.table import Table, folder_of
+from gateway.tables.table import Table, folder_of, read_setting
 
 # The left-hand side of an alias: up to a colon or white space outside quotes.
 _ALIAS = re.compile(r'((?:"(?:[^"\\]|\\.)*"|[^\s:"])+)\s*(?::|\s|$)')
@@ -87,13 +87,29 @@ class _AliasTable(Table[_Aliases]):
 
 
 class AddressList:
-    """Knows the recipients of a domain from lists and files (a ``gateway.session.RecipientSource``)."""
+    """Knows the recipients of a domain from lists and files (a ``gateway.session.RecipientSource``).
+
+    Args:
+        entries: Recipients written in the configuration.
+        file: A file of them.
+        aliases: Aliases written in the configuration.
+        aliases_file: A file of them.
+
+    Raises:
+        ValueError: An entry or a file is wrong.
+    """
 
     __slots__ = ("_aliases", "_recipients")
 
-    def __init__(self, recipients: Table[_Recipients], aliases: Table[_Aliases]) -> None:
-        self._recipients = recipients
-        self._aliases = aliases
+    def __init__(
+        self,
+        entries: Iterable[str] = (),
+        file: Path | None = None,
+        aliases: Iterable[str] = (),
+        aliases_file: Path | None = None,
+    ) -> None:
+        self._recipients = _RecipientTable(entries, file)
+        self._aliases = _AliasTable(aliases, aliases_file)
 
     @classmethod
     def from_config(cls, value: object, folder: Path) -> Self:
@@ -110,7 +126,7 @@ class AddressList:
         if isinstance(value, dict) and "aliases" in value:
             aliases = value["aliases"]
             value = {key: item for key, item in value.items() if key != "aliases"} or ()
-        return cls(_RecipientTable.from_config(value, folder), _AliasTable.from_config(aliases, folder))
+        return cls(*read_setting(value, folder), *read_setting(aliases, folder))
 
     def to_config(self) -> object:
         """What one would write in the configuration."""
@@ -128,8 +144,7 @@ class AddressList:
             domain: In lower case, A-labels.
         """
         local_part = normalize_local_part(local_part)
-        for table in (self._recipients, self._aliases):
-            index = table.current()
+        for index in (self._recipients.current(), self._aliases.current()):
             if local_part in index.local_parts or (local_part, domain) in index.addresses or domain in index.domains:
                 return True
         return False

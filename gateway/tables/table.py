@@ -179,6 +179,15 @@ class Table(Generic[IndexT]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.to_config()})"
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the same is configured, so that equal settings of two domains are one."""
+        if not isinstance(other, Table):
+            return NotImplemented
+        return type(self) is type(other) and self._entries == other._entries and self._file == other._file
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._entries, self._file))
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def validate(value: object, info: ValidationInfo) -> Table[IndexT]:
