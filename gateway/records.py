@@ -5,10 +5,15 @@ client was told. It is a published format: ``docs/decision-record.md`` describes
 Schema, which is made from the classes here. A change that breaks a reader raises ``VERSION``.
 """
 
-from dataclasses import dataclass
+import json
+import re
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from pydantic import TypeAdapter
+from pydantic_core import PydanticSerializationError
+
+from gateway.verdict import Action, Stage
 
 VERSION: Final = 1
 
@@ -69,10 +74,10 @@ class CheckRecord:
     """One policy's run. ``duration_us`` is in microseconds; with ``observed`` the action was not applied."""
 
     policy: str
-    stage: Literal["connect", "helo", "mail", "rcpt", "data", "message", "close"]
+    stage: Stage
     recipient: str | None
     outcome: str | None
-    action: Literal["pass", "tag", "defer", "reject", "discard", "disconnect"]
+    action: Action
     observed: bool
     exempted: str | None
     evidence: dict[str, Any]
@@ -94,7 +99,7 @@ class DecisionPart:
 
     result: Result
     policy: str | None
-    stage: str | None
+    stage: Stage | None
     outcome: str | None
 
 
@@ -132,11 +137,16 @@ class DecisionRecord:
 
 
 _ADAPTER: Final = TypeAdapter(DecisionRecord)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def encode(record: DecisionRecord) -> bytes:
-    """The record as one line of JSON, without the line end."""
-    return _ADAPTER.dump_json(record)
+    r"""The record as one line of JSON in UTF-8, without the line end; other octets of a client become ``\xff``."""
+    try:
+        return _ADAPTER.dump_json(record)
+    except PydanticSerializationError:  # it holds octets that came as surrogates (PEP 383), or evidence that JSON lacks
+        text = json.dumps(asdict(record), ensure_ascii=False, separators=(",", ":"), default=str)
+        return _SURROGATE.sub(lambda match: f"\\\\x{ord(match[0]) & 0xFF:02x}", text).encode()
 
 
 def schema() -> dict[str, Any]:

@@ -40,7 +40,7 @@ MAX_NEGATIVE_TTL: Final = 3 * 3600.0
 FAILURE_TTL: Final = 5.0
 """How long a failure is remembered in seconds (RFC 9520 3.2: at least 1 second, at most 5 minutes)."""
 PAYLOAD: Final = 1232
-"""The UDP payload in octets that EDNS announces: it fits IPv6's smallest packet (RFC 8200 5), so nothing is fragmented."""
+"""The UDP payload in octets that EDNS announces: it fits IPv6's smallest packet (RFC 8200 5)."""
 
 _PORT: Final = 53
 _MAX_PORT: Final = 65535

@@ -1,0 +1,75 @@
+"""Decision records for tests."""
+
+from dataclasses import replace
+from typing import Any
+
+from gateway.records import (
+    VERSION,
+    BackendRecord,
+    CheckRecord,
+    ClientRecord,
+    DecisionPart,
+    DecisionRecord,
+    HeloRecord,
+    MessageRecord,
+    RecipientRecord,
+    ReplyRecord,
+    TlsRecord,
+)
+from gateway.verdict import Action, Stage
+
+ACCEPTED = DecisionRecord(
+    version=VERSION,
+    id="0K3F5Z8Q2M7A1B.1",
+    kind="transaction",
+    session_id="0K3F5Z8Q2M7A1B",
+    gateway="mx1.example.com",
+    listener="0.0.0.0:25",
+    time="2026-11-21T09:30:00.123Z",
+    duration_ms=12.5,
+    client=ClientRecord(
+        address="192.0.2.1",
+        port=40000,
+        name="mail.example.org",
+        tls=TlsRecord(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", bits=256),
+        login=None,
+    ),
+    helo=HeloRecord(name="mail.example.org", extended=True),
+    reverse_path="carol@example.org",
+    recipients=[
+        RecipientRecord(
+            address="alice@example.com",
+            verdict="accepted",
+            decided_by=None,
+            reply=ReplyRecord(code=250, enhanced="2.1.5", text="Ok"),
+        )
+    ],
+    message=MessageRecord(size=4096, declared_size=None, message_id="<1@example.org>"),
+    checks=[
+        CheckRecord(
+            policy="size",
+            stage=Stage.MESSAGE,
+            recipient=None,
+            outcome=None,
+            action=Action.PASS,
+            observed=False,
+            exempted=None,
+            evidence={"size": 4096},
+            duration_us=7,
+        )
+    ],
+    decision=DecisionPart(result="accepted", policy=None, stage=None, outcome=None),
+    reply=ReplyRecord(code=250, enhanced="2.0.0", text="Ok: queued as 4D2A1"),
+    backend=BackendRecord(
+        group="postfix",
+        server="127.0.0.1:10025",
+        reply=ReplyRecord(code=250, enhanced="2.0.0", text="Ok: queued as 4D2A1"),
+        queue_id="4D2A1",
+    ),
+)
+"""A transaction that went well."""
+
+
+def record(**changes: Any) -> DecisionRecord:
+    """The accepted transaction with changes."""
+    return replace(ACCEPTED, **changes)
