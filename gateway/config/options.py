@@ -1,13 +1,14 @@
 """The sections of the configuration file, as frozen models: what may stand in them, and what holds when nothing does.
 
-The docstring below each field is its documentation, in ``docs/configuration.md`` and in the JSON Schema. Sections that need nothing else
-to be understood are used as they are; ``FileOptions``, ``ListenerSection`` and ``DomainSection`` are what ``load`` makes the ``Config`` of.
+The docstring below each field is its documentation, in ``docs/configuration.md`` and in the JSON Schema. Sections
+that need nothing else to be understood are used as they are; ``FileOptions``, ``ListenerSection`` and
+``DomainSection`` are what ``load`` makes the ``Config`` of.
 """
 
 from collections.abc import Callable
 from datetime import date
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -163,6 +164,12 @@ class ProxyOptions(Section):
 
     trusted: tuple[NetworkField, ...] = Field(min_length=1)
     """The load balancers' networks. They must send the header; anyone else is served without one."""
+
+    def trusts(self, address: str) -> bool:
+        """Whether a peer must send the header."""
+        peer = ip_address(address.partition("%")[0])
+        peer = getattr(peer, "ipv4_mapped", None) or peer
+        return any(peer in network for network in self.trusted)
 
 
 class ListenerSection(Section):
