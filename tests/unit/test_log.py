@@ -1,0 +1,137 @@
+"""The log: what comes out, and that nothing a client sent can pass for something else."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from gateway import log
+
+HOSTILE = 'x\r\n2026-11-21T00:00:00Z info    lychgate: fine\x1b[2J\u202e\x85\udcff"='
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Leave the log of other tests as it was."""
+    root = logging.getLogger()
+    handlers, level, settings = list(root.handlers), root.level, structlog.get_config()
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.configure(**settings)
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        """It is."""
+        return True
+
+
+def fail(text: str) -> None:
+    """Raise an exception with a text."""
+    raise ValueError(text)
+
+
+def lines(line_format: str, level: str = "info", **fields: Any) -> list[str]:
+    """The lines that one event makes."""
+    stream = io.StringIO()
+    log.configure(level, line_format, stream)
+    structlog.get_logger("lychgate.test").info("something happened", **fields)
+    return stream.getvalue().splitlines()
+
+
+def test_json_is_one_object_a_line() -> None:
+    """Time, level, logger and event come first; fields keep their types."""
+    (line,) = lines("json", count=3, share=0.5, on=True, name=None, words=["a", "b"], data=b"\xff", more={"k": 1})
+    data = json.loads(line)
+    assert list(data)[:4] == ["timestamp", "level", "logger", "event"]
+    del data["timestamp"]
+    assert data == {
+        "level": "info",
+        "logger": "lychgate.test",
+        "event": "something happened",
+        "count": 3,
+        "share": 0.5,
+        "on": True,
+        "name": None,
+        "words": ["a", "b"],
+        "data": "\\xff",
+        "more": {"k": 1},
+    }
+
+
+def test_text_is_one_readable_line() -> None:
+    """Values stand bare where that is clear and in quotes where it is not."""
+    (line,) = lines("text", session="0K3F", text="two words", empty="", port=25)
+    assert line.split(" ", 1)[1] == (
+        'info    lychgate.test: something happened session=0K3F text="two words" empty="" port=25'
+    )
+
+
+@pytest.mark.parametrize("line_format", ["json", "text"])
+def test_what_a_client_sent_stays_on_its_line(line_format: str) -> None:
+    """Line ends, escapes, direction marks and octets that are no UTF-8 never reach the log as they came."""
+    found = lines(line_format, helo=HOSTILE, evidence={HOSTILE: [HOSTILE]})
+    assert len(found) == 1
+    assert found[0].isprintable()
+    assert "\\x1b" in found[0]
+    assert "\\u202e" in found[0]
+    assert "\\xff" in found[0]
+
+
+@pytest.mark.parametrize("line_format", ["json", "text"])
+def test_no_line_of_a_traceback_passes_for_an_event(line_format: str) -> None:
+    """An exception whose text holds what a client sent is shown, every line of it marked."""
+    stream = io.StringIO()
+    log.configure("info", line_format, stream)
+    try:
+        fail(HOSTILE)
+    except ValueError:
+        structlog.get_logger("lychgate.test").exception("it broke")
+    first, *rest = stream.getvalue().splitlines()
+    assert "it broke" in first
+    assert all(line.startswith("  | ") and line.isprintable() for line in rest)
+    assert bool(rest) is (line_format == "text")
+    assert "ValueError" in stream.getvalue()
+
+
+def test_lines_of_libraries_come_out_the_same() -> None:
+    """A library that logs by ``logging`` makes events too, with escapes."""
+    stream = io.StringIO()
+    log.configure("info", "json", stream)
+    logging.getLogger("asyncio").warning("odd %s", "a\nb")
+    data = json.loads(stream.getvalue())
+    assert (data["logger"], data["level"], data["event"]) == ("asyncio", "warning", "odd a\\nb")
+
+
+def test_the_level_holds() -> None:
+    """Less important lines are left out, and a second call changes that for loggers that exist."""
+    logger = structlog.get_logger("lychgate.test")
+    stream = io.StringIO()
+    log.configure("warning", "text", stream)
+    logger.info("hidden")
+    logging.getLogger("other").info("hidden")
+    logger.warning("first")
+    log.configure("info", "text", stream)
+    logger.info("second")
+    assert [line.rsplit(" ", 1)[1] for line in stream.getvalue().splitlines()] == ["first", "second"]
+
+
+@pytest.mark.parametrize(("stream", "is_json"), [(io.StringIO(), True), (Terminal(), False)])
+def test_auto_is_text_on_a_terminal(stream: io.StringIO, is_json: bool) -> None:  # noqa: FBT001 - a table's column
+    """Elsewhere it is JSON."""
+    log.configure("info", "auto", stream)
+    structlog.get_logger("lychgate.test").info("hello")
+    assert stream.getvalue().startswith("{") is is_json
+
+
+@pytest.mark.parametrize(("level", "line_format"), [("loud", "json"), ("info", "xml")])
+def test_settings_that_do_not_exist(level: str, line_format: str) -> None:
+    """An unknown level or format is an error."""
+    with pytest.raises(ValueError, match=r"loud|xml"):
+        log.configure(level, line_format, io.StringIO())
