@@ -3,17 +3,22 @@
 Both take ``NAME=value`` pairs, values as xtext (RFC 3461 4). Only attributes that the server offers are sent. A command
 is no longer than 512 octets; more attributes go into further commands.
 
-XCLIENT makes the server act as if the client itself had connected, so it holds until another one is announced; the server
-answers it with a greeting and wants EHLO again. XFORWARD is for the server's log only, and the server forgets it at the
-end of each transaction.
+XCLIENT makes the server act as if the client itself had connected. It holds until another client is announced; the
+server answers it with a greeting and wants EHLO again. Its refusal there is about the client, and goes on to the client.
+XFORWARD is for the server's log only, and the server forgets it at the end of each transaction.
 """
 
 import re
+from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import Final
 
+from gateway.backend.connection import BackendError, Connection
+from gateway.backend.opening import Opener
 from gateway.resolver import NameStatus
 from gateway.session import Session
+from gateway.smtp.client import Command
+from gateway.smtp.reply import Reply
 
 MAX_COMMAND: Final = 510
 """Octets of a command line without CRLF (RFC 5321 4.5.3.1.4)."""
@@ -22,6 +27,9 @@ UNAVAILABLE: Final = "[UNAVAILABLE]"
 
 # xchar = any ASCII CHAR between "!" (33) and "~" (126) inclusive, except for "+" and "="   (RFC 3461 4)
 _NOT_XCHAR: Final = re.compile(rb"[^!-*,-<>-~]")
+_NOT_ALLOWED: Final = frozenset({500, 501, 502, 503, 550})
+"""Replies about the command, not about the client: unknown, malformed, out of order, or not permitted to us."""
+
 _HELO_NAME: Final = re.compile(r"[!-~]{1,255}")
 
 
@@ -90,7 +98,43 @@ def xforward(session: Session, offered: frozenset[str]) -> tuple[str, ...]:
     return _commands("XFORWARD", session, ("NAME", "ADDR", "PORT", "PROTO", "HELO", "SOURCE"), offered)
 
 
-def hello_name(session: Session) -> str | None:
-    """The name for the EHLO after XCLIENT: the client's own, because the server takes it for the client's."""
+async def announce(
+    connection: Connection, opener: Opener, session: Session, before: list[tuple[Command, str]]
+) -> Reply | None:
+    """Tell the server by XCLIENT who the client is, unless it knows.
+
+    Args:
+        connection: The connection.
+        opener: Says EHLO.
+        session: The client's.
+        before: Commands to send first; the list is emptied when they were.
+
+    Returns:
+        The server's refusal of the client, None when it goes on.
+
+    Raises:
+        BackendError: It refuses the command itself, or the connection is of no use.
+    """
+    lines = xclient(session, connection.engine.capabilities.xclient)
+    if not lines or connection.client == lines:
+        return None
+    offered = connection.engine.capabilities.xclient
+    for kind, line in [*before, *((Command.XCLIENT, line) for line in lines)]:
+        answer = await connection.command(kind, line, opener.timeouts.command)
+        if answer.code in _NOT_ALLOWED:
+            raise BackendError(f"the server refused {kind}: {answer}")
+        if not answer.is_positive:
+            connection.quit()
+            return answer
+    before.clear()
+    # The server takes this name for the client's.
     name = session.helo_name
-    return name if name is not None and _HELO_NAME.fullmatch(name) else None
+    answer = await opener.hello(connection, name if name is not None and _HELO_NAME.fullmatch(name) else None)
+    if not answer.is_positive:
+        connection.quit()
+        return answer
+    capabilities = connection.engine.capabilities
+    if not capabilities.xclient:  # Postfix offers XCLIENT by the real address, others may stop to: it was offered here
+        connection.engine.capabilities = replace(capabilities, xclient=offered)
+    connection.client = lines
+    return None

@@ -1,14 +1,14 @@
 """One connection to a server: an asyncio protocol around ``smtp.client``.
 
 Waiting for replies is one future, and one timer a connection serves all its time-outs: it is moved only when a deadline
-comes before it, so that a message costs no timers. Whatever goes wrong (loss, garbage, time-out, a 421) is a ``Fault``; a
-connection that had one is closed and says so in ``fault``.
+comes before it, so that a message costs no timers. Whatever goes wrong (loss, garbage, time-out, a 421) is a
+``BackendError``; a connection that had one is closed and keeps it in ``fault``.
 """
 
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
-from gateway.smtp.client import ClientConnection, Command, ReplyError
+from gateway.smtp.client import SERVICE_CLOSING, ClientConnection, Command, ReplyError
 from gateway.smtp.reply import Reply
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ QUIT_GRACE: Final = 2.0
 """Seconds that a server gets to close the connection after QUIT."""
 
 
-class Fault(Exception):
+class BackendError(Exception):
     """The server or the connection to it failed; nothing is known but what ``replies`` says.
 
     Attributes:
@@ -50,7 +50,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.engine = ClientConnection()
-        self.fault: Fault | None = None
+        self.fault: BackendError | None = None
         self.pool: Pool | None = None
         self.idle_since = 0.0
         self.messages = 0
@@ -71,20 +71,20 @@ class Connection(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio.Protocol
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio.Protocol
         try:
             answers = self.engine.receive_data(data)
         except ReplyError as error:
-            self.fail(Fault(str(error)))
+            self.fail(BackendError(str(error)))
             return
         for command, reply in answers:
             if command is Command.QUIT:
                 self.abort("QUIT")
                 return
-            if reply.code == 421:
-                self.fail(Fault(f"the server said {reply}", reply=reply))
+            if reply.code == SERVICE_CLOSING:
+                self.fail(BackendError(f"the server said {reply}", reply=reply))
                 return
             self._replies.append(reply)
         if self._waiter is not None and len(self._replies) >= self._wanted:
@@ -93,10 +93,10 @@ class Connection(asyncio.Protocol):
             _wake(self._writable)
 
     def eof_received(self) -> None:  # noqa: D102 - asyncio.Protocol
-        self.fail(Fault("the server closed the connection"))
+        self.fail(BackendError("the server closed the connection"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102 - asyncio.Protocol
-        self.fail(Fault(f"the connection was lost: {exc}" if exc else "the connection was lost"))
+        self.fail(BackendError(f"the connection was lost: {exc}" if exc else "the connection was lost"))
         if not self.lost.done():
             self.lost.set_result(None)
 
@@ -124,22 +124,22 @@ class Connection(asyncio.Protocol):
         """Send octets.
 
         Raises:
-            Fault: The connection is lost.
+            BackendError: The connection is lost.
         """
         if self.fault is not None:
             raise self.fault
         assert self.transport is not None  # noqa: S101 - set since connection_made
         self.transport.write(data)
 
-    async def drain(self, timeout: float) -> None:
+    async def drain(self, within: float) -> None:
         """Wait until the server takes more data, or has replied early.
 
         Raises:
-            Fault: The connection is lost, or nothing was taken in time.
+            BackendError: The connection is lost, or nothing was taken in time.
         """
         while self._paused and self.fault is None and not self._replies:
             self._writable = self._loop.create_future()
-            self._arm(timeout)
+            self._arm(within)
             try:
                 await self._writable
             finally:
@@ -147,16 +147,16 @@ class Connection(asyncio.Protocol):
         if self.fault is not None:
             raise self.fault
 
-    async def replies(self, count: int, timeout: float) -> list[Reply]:
+    async def replies(self, count: int, within: float) -> list[Reply]:
         """The replies to the next commands, none of which is a 421.
 
         Raises:
-            Fault: They do not come; its ``replies`` has those that did.
+            BackendError: They do not come; its ``replies`` has those that did.
         """
         if len(self._replies) < count and self.fault is None:
             self._wanted = count
             self._waiter = self._loop.create_future()
-            self._arm(timeout)
+            self._arm(within)
             try:
                 await self._waiter
             finally:
@@ -168,36 +168,36 @@ class Connection(asyncio.Protocol):
             raise self.fault
         return replies
 
-    async def exchange(self, commands: list[tuple[Command, str]], timeout: float) -> list[Reply]:
+    async def exchange(self, commands: list[tuple[Command, str]], within: float) -> list[Reply]:
         """Send commands and await their replies: in one write where the server has PIPELINING (RFC 2920).
 
         Raises:
-            Fault: The connection is of no use any more.
+            BackendError: The connection is of no use any more.
         """
         command = self.engine.command
         if len(commands) == 1 or "PIPELINING" in self.engine.capabilities.keywords:
             self.write(b"".join([command(kind, line) for kind, line in commands]))
-            return await self.replies(len(commands), timeout)
+            return await self.replies(len(commands), within)
         replies: list[Reply] = []
         try:
             for kind, line in commands:
                 self.write(command(kind, line))
-                replies += await self.replies(1, timeout)
-        except Fault as fault:
+                replies += await self.replies(1, within)
+        except BackendError as fault:
             fault.replies = replies
             raise
         return replies
 
-    async def command(self, kind: Command, line: str, timeout: float) -> Reply:
+    async def command(self, kind: Command, line: str, within: float) -> Reply:
         """Send one command and await its reply.
 
         Raises:
-            Fault: The connection is of no use any more.
+            BackendError: The connection is of no use any more.
         """
         self.write(self.engine.command(kind, line))
-        return (await self.replies(1, timeout))[0]
+        return (await self.replies(1, within))[0]
 
-    def fail(self, fault: Fault) -> None:
+    def fail(self, fault: BackendError) -> None:
         """Close the connection at once, for this reason; what was not sent yet never is."""
         if self.fault is None:
             self.fault = fault
@@ -216,7 +216,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self, reason: str) -> None:
         """Close the connection at once."""
-        self.fail(Fault(reason))
+        self.fail(BackendError(reason))
 
     def quit(self) -> None:
         """Say QUIT; the connection closes when the server has answered, or after a moment."""
@@ -230,8 +230,8 @@ class Connection(asyncio.Protocol):
         self._wanted = 1_000_000
         self._arm(QUIT_GRACE)
 
-    def _arm(self, timeout: float) -> None:
-        self._deadline = self._loop.time() + timeout
+    def _arm(self, within: float) -> None:
+        self._deadline = self._loop.time() + within
         if self._timer is None or self._timer.when() > self._deadline:
             if self._timer is not None:
                 self._timer.cancel()
@@ -242,7 +242,7 @@ class Connection(asyncio.Protocol):
         if self._waiter is None and self._writable is None:
             return
         if self._loop.time() >= self._deadline:
-            self.fail(Fault("no answer in time", timed_out=True))
+            self.fail(BackendError("no answer in time", timed_out=True))
         else:
             self._timer = self._loop.call_at(self._deadline, self._on_timer)
 

@@ -1,80 +1,57 @@
 """One transaction with a server: MAIL and RCPT, the message, the end of data.
 
-The server's replies go on unchanged, with these exceptions, by which a fault never becomes a refusal and nothing is lost:
+The server's replies go on unchanged, with these exceptions, so that a fault is never a refusal and nothing is lost:
 
-- A 421 says that the server goes, not the gateway: before anything was accepted the transaction is repeated once on a new
-  connection or with the next server, unseen by the client; where that fails too the client gets the same text as 451.
+- A 421 says that the server goes, not the gateway. Before anything was accepted the transaction is repeated once on a
+  new connection or with the next server, unseen by the client; if that fails too, the client gets the text as 451.
 - No answer after the end of data was sent: ``BACKEND_UNKNOWN``. Every other fault: ``BACKEND_UNAVAILABLE``.
 - A positive reply that is none by RFC 5321 4.3.2 is a fault: replies and commands are out of step.
-- LMTP has a reply for each recipient. Where they differ the client gets the worst transient one, so that it tries again.
+- LMTP has a reply for each recipient. Where they differ the client gets a transient one, so that it tries again.
 
-While the client has not sent its data the connection is parked: the pool may call it back, and it may be lost. Then MAIL
-and RCPT are repeated before DATA; nothing was sent yet, so that is safe. An answer that differs is a fault.
+While the client has not sent its data the connection is parked: the pool may call it back, and it may be lost. Then
+MAIL and RCPT are repeated before DATA: nothing was sent yet, so that is safe. An answer that differs then is a fault.
 
 A message that was not sent to its end is never completed: the connection is closed without another octet.
 """
 
-import asyncio
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from gateway.backend.client_info import hello_name, xclient, xforward
-from gateway.backend.connection import Connection, Fault
-from gateway.config.backend import ClientInfo
+from gateway.backend.client_info import announce, xforward
+from gateway.backend.commands import mail_command, needed, rcpt_command
+from gateway.backend.connection import BackendError, Connection
+from gateway.config.backend import BackendOptions, ClientInfo
 from gateway.session import Content, Recipient, Transaction
 from gateway.smtp import reply as replies
-from gateway.smtp.client import Capabilities, Command
+from gateway.smtp.client import SERVICE_CLOSING, Command
 from gateway.smtp.data import DotStuffer
 from gateway.smtp.reply import Reply
 
 if TYPE_CHECKING:
-    from gateway.backend.group import Server, ServerGroup
+    from gateway.backend.pool import Pool
+    from gateway.backend.server import Server
 
 BLOCK: Final = 65_536
 """Octets that are gathered for one write."""
-
-_DSN: Final = frozenset({"RET", "ENVID", "NOTIFY", "ORCPT"})
 
 # "2.0.0 Ok: queued as 4F1B2C" (Postfix), "OK id=1tX-0001" (Exim), "2.0.0 x9 Message accepted for delivery" (Sendmail)
 _QUEUE_ID: Final = re.compile(r"queued as ([\w.-]+)|\bid=([\w.-]+)|^([\w.-]+) Message accepted for delivery")
 
 
-class _LacksExtension(Exception):
+class Source(Protocol):
+    """Where connections come from: a group's pools, or the one connection of an authenticated session."""
+
+    name: str
+    options: BackendOptions
+    single_recipient: bool
+
+    async def connection(self, tried: "set[Server]", *, fresh: bool) -> "tuple[Server, Connection, bool]":
+        """A connection, see ``ServerGroup.connection``."""
+        ...
+
+
+class _LacksExtensionError(Exception):
     """The server does not offer what the message needs."""
-
-
-def needed(transaction: Transaction, recipient: Recipient | None) -> frozenset[str]:
-    """The extensions that MAIL's and RCPT's parameters need from one end to the other."""
-    needs = set()
-    for parameter in (*transaction.parameters, *(recipient.parameters if recipient is not None else ())):
-        if parameter.keyword == "BODY" and parameter.value is not None and parameter.value.upper() != "7BIT":
-            needs.add(parameter.value.upper())
-        elif parameter.keyword == "SMTPUTF8":
-            needs.add("SMTPUTF8")
-        elif parameter.keyword in _DSN:
-            needs.add("DSN")
-    return frozenset(needs)
-
-
-def mail_command(transaction: Transaction, offered: Capabilities) -> str:
-    """The MAIL command: parameters unchanged, but for SIZE, BODY=7BIT and AUTH where the server does not offer them."""
-    command = f"MAIL FROM:<{transaction.reverse_path}>"
-    for parameter in transaction.parameters:
-        keyword = parameter.keyword
-        if keyword in {"SIZE", "AUTH"} and keyword not in offered.keywords:
-            continue
-        if keyword == "BODY" and "8BITMIME" not in offered.keywords:
-            continue
-        command += f" {parameter}"
-    return command
-
-
-def rcpt_command(recipient: Recipient) -> str:
-    """The RCPT command."""
-    command = f"RCPT TO:<{recipient.path.text}>"
-    for parameter in recipient.parameters:
-        command += f" {parameter}"
-    return command
 
 
 class Delivery:
@@ -83,29 +60,32 @@ class Delivery:
     No method raises for a fault of a server: they return a 4xx reply.
 
     Args:
-        group: The servers.
+        source: Where connections come from.
         transaction: What MAIL and RCPT say.
-        own: A connection of the session's own, to be used instead of a pool's.
 
     Attributes:
         group: The group's name.
         server: The server that was asked last, None before one was.
         queue_id: Under which the server queued the message, where it says so.
-        reply: The last reply to the end of data, or to what ended it before; None before.
+        reply: What ``send`` returned, None before.
     """
 
-    __slots__ = ("_accepted", "_broken", "_connection", "_group", "_own", "_server", "_transaction", "group", "queue_id", "reply", "server")  # fmt: skip  # noqa: E501
+    __slots__ = (
+        "_accepted", "_broken", "_connection", "_options", "_parked", "_server", "_source", "_transaction",
+        "group", "queue_id", "reply", "server",
+    )  # fmt: skip
 
-    def __init__(self, group: "ServerGroup", transaction: Transaction, own: Connection | None = None) -> None:
-        self.group = group.name
+    def __init__(self, source: Source, transaction: Transaction) -> None:
+        self.group = source.name
         self.server: str | None = None
         self.queue_id: str | None = None
         self.reply: Reply | None = None
-        self._group = group
+        self._source = source
+        self._options = source.options
         self._transaction = transaction
-        self._own = own
         self._server: Server | None = None
         self._connection: Connection | None = None
+        self._parked: Pool | None = None
         self._accepted: list[Recipient] = []
         self._broken: Reply | None = None
 
@@ -117,25 +97,8 @@ class Delivery:
         """
         if self._broken is not None:
             return self._broken
-        command = (Command.RCPT, rcpt_command(recipient))
         connection = self._unpark()
-        reply: Reply | None = None
-        if connection is not None:
-            if not self._has(connection, needed(self._transaction, recipient)):
-                self._park(connection)
-                return replies.BACKEND_LACKS_EXTENSION
-            try:
-                reply = (await connection.exchange([command], self._group.options.timeouts.command))[0]
-            except Fault as fault:
-                self._connection = None
-                if fault.timed_out:
-                    self._broken = replies.BACKEND_UNAVAILABLE
-                    return self._broken
-            except asyncio.CancelledError:
-                connection.abort("cancelled")
-                raise
-            else:
-                self._park(connection)
+        reply = None if connection is None else await self._further(connection, recipient)
         if reply is None:
             reply = await self._begin(recipient)
         if reply.is_positive:
@@ -143,7 +106,7 @@ class Delivery:
         return reply
 
     async def send(self, added: list[bytes], content: Content) -> Reply:
-        """Send the message: the added header fields, then the content.
+        """Send the message: the added header fields, then the content. There must be an accepted recipient.
 
         Returns:
             The server's reply to the end of data; 4xx for a fault.
@@ -157,11 +120,10 @@ class Delivery:
     async def abort(self) -> None:
         """Give the transaction up. Can be called at any time, more than once; after ``send`` it does nothing."""
         connection = self._unpark()
-        self._connection = None
         self._accepted.clear()
         if connection is not None:
             connection.needs_reset = True
-            self._give_back(connection)
+            self._release(connection)
 
     # Taking and giving back connections.
 
@@ -169,144 +131,135 @@ class Delivery:
         """Give the parked connection to whoever needs it more (``pool.Parked``)."""
         connection = self._connection
         assert connection is not None  # noqa: S101 - only a parked delivery is asked
-        self._connection = None
+        self._connection = self._parked = None
         connection.needs_reset = True
         return connection
 
     def _park(self, connection: Connection) -> None:
         self._connection = connection
-        if connection.pool is not None:
-            connection.pool.park(self)
+        pool = connection.pool
+        if pool is not None:
+            self._parked = pool
+            pool.park(self)
 
     def _unpark(self) -> Connection | None:
-        connection = self._connection
-        if connection is None:
-            return None
-        if connection.pool is not None:
-            connection.pool.unpark(self)
-        if connection.fault is not None:
-            self._connection = connection = None
-        return connection
+        """The parked connection, None where there is none or it was lost."""
+        connection, self._connection = self._connection, None
+        if self._parked is not None:
+            self._parked.unpark(self)
+            self._parked = None
+        return None if connection is None or connection.fault is not None else connection
 
-    def _give_back(self, connection: Connection) -> None:
-        self._connection = None
+    @staticmethod
+    def _release(connection: Connection) -> None:
         if connection.pool is not None:
             connection.pool.give_back(connection)
 
-    @staticmethod
-    def _has(connection: Connection, needs: frozenset[str]) -> bool:
-        return needs <= connection.engine.capabilities.keywords
-
     # MAIL and RCPT.
+
+    async def _further(self, connection: Connection, recipient: Recipient) -> Reply | None:
+        """RCPT in the open transaction; None when the connection is lost, so that it is to be repeated on another."""
+        if (
+            recipient.parameters
+            and not needed(self._transaction, [recipient]) <= connection.engine.capabilities.keywords
+        ):
+            self._park(connection)
+            return replies.BACKEND_LACKS_EXTENSION
+        try:
+            reply = await connection.command(Command.RCPT, rcpt_command(recipient), self._options.timeouts.command)
+        except BackendError as error:
+            if not error.timed_out:
+                return None
+            self._note(error)
+            self._broken = replies.BACKEND_UNAVAILABLE
+            return self._broken
+        except BaseException:
+            connection.abort("cancelled")
+            raise
+        self._park(connection)
+        return reply
 
     async def _begin(self, recipient: Recipient | None) -> Reply:
         """Open the transaction: MAIL, the recipients accepted before, and this one.
 
         Returns:
-            The reply to the recipient, or to MAIL where that was refused; without a recipient that to MAIL. 4xx for a fault.
+            The reply to the recipient, or to MAIL where that was refused; without a recipient that to MAIL. 4xx for a
+            fault.
         """
-        group = self._group
         tried: set[Server] = set()
         fresh = False
         problem = replies.BACKEND_UNAVAILABLE
         while True:
             try:
-                server, connection, pooled = await group.connection(tried, fresh=fresh)
-            except Fault as fault:
-                return _deferred(fault.reply) if fault.reply is not None else problem
+                server, connection, kept = await self._source.connection(tried, fresh=fresh)
+            except BackendError as error:
+                return problem if error.reply is None else _deferred(error.reply)
             self._server = server
             self.server = server.name
             try:
-                return await self._transact(connection, recipient)
-            except _LacksExtension:
-                self._give_back(connection)
+                return await self._transact(connection, server, recipient)
+            except _LacksExtensionError:
+                self._release(connection)
                 tried.add(server)
                 problem = replies.BACKEND_LACKS_EXTENSION
-            except Fault as fault:
-                connection.fail(fault)
-                if fault.reply is not None:
-                    problem = _deferred(fault.reply)
-                if not pooled or fresh or fault.timed_out:
+            except BackendError as error:
+                connection.fail(error)
+                if error.reply is not None:
+                    problem = _deferred(error.reply)
+                if not kept or fresh or error.timed_out:
                     tried.add(server)
-                    server.failed(fault)
+                    self._note(error)
                 fresh = True
             except BaseException:
                 connection.abort("cancelled")
                 raise
 
-    async def _transact(self, connection: Connection, recipient: Recipient | None) -> Reply:
+    async def _transact(self, connection: Connection, server: "Server", recipient: Recipient | None) -> Reply:
         """MAIL and RCPT on this connection.
 
         Raises:
-            Fault: The connection is of no use.
-            _LacksExtension: The server can't take the message.
+            BackendError: The connection is of no use.
+            _LacksExtensionError: The server can't take the message.
         """
-        options = self._group.options
         commands: list[tuple[Command, str]] = []
         if connection.needs_reset:
             commands.append((Command.RESET, "RSET"))
             connection.needs_reset = False
-        if options.client_info is not ClientInfo.NONE:
-            if options.client_info is ClientInfo.XCLIENT:
-                refusal = await self._announce(connection, commands)
-                if refusal is not None:
-                    return refusal
-            else:
-                lines = xforward(self._transaction.session, connection.engine.capabilities.xforward)
-                commands += [(Command.XFORWARD, line) for line in lines]
-        if self._transaction.parameters or (recipient is not None and recipient.parameters) or self._accepted:
-            needs = needed(self._transaction, recipient).union(*(needed(self._transaction, r) for r in self._accepted))
-            if not self._has(connection, needs):
-                raise _LacksExtension
-        skip = len(commands)
-        commands.append((Command.MAIL, mail_command(self._transaction, connection.engine.capabilities)))
-        commands += [(Command.RCPT, rcpt_command(each)) for each in self._accepted]
-        if recipient is not None:
-            commands.append((Command.RCPT, rcpt_command(recipient)))
+        if self._options.client_info is ClientInfo.XFORWARD:
+            lines = xforward(self._transaction.session, connection.engine.capabilities.xforward)
+            commands += [(Command.XFORWARD, line) for line in lines]
+        elif self._options.client_info is ClientInfo.XCLIENT and connection.pool is not None:
+            refusal = await announce(connection, server.opener, self._transaction.session, commands)
+            if refusal is not None:
+                return _unless_closing(refusal)
+        recipients = self._accepted if recipient is None else [*self._accepted, recipient]
+        offered = connection.engine.capabilities
+        if not needed(self._transaction, recipients) <= offered.keywords:
+            connection.needs_reset = bool(commands)
+            raise _LacksExtensionError
+        first = len(commands)
+        commands.append((Command.MAIL, mail_command(self._transaction, offered)))
+        commands += [(Command.RCPT, rcpt_command(each)) for each in recipients]
         try:
-            answers = await connection.exchange(commands, options.timeouts.command)
-        except Fault as fault:
-            if len(fault.replies) > skip and not fault.replies[skip].is_positive:
-                return fault.replies[skip]  # it refused MAIL and hung up
+            answers = await connection.exchange(commands, self._options.timeouts.command)
+        except BackendError as error:
+            if len(error.replies) > first and not error.replies[first].is_positive:
+                return error.replies[first]  # it refused MAIL and hung up
             raise
-        if not all(answer.is_positive for answer in answers[:skip]):
-            connection.quit()
-            raise Fault("the server refused RSET or XFORWARD")
-        mail, rcpts = answers[skip], answers[skip + 1 :]
+        if first and not all(answer.is_positive for answer in answers[:first]):
+            raise BackendError("the server refused RSET or XFORWARD")
+        mail = answers[first]
         if not mail.is_positive:
-            self._give_back(connection)
+            self._release(connection)
             return mail
-        if any(not answer.is_positive for answer in rcpts[: len(self._accepted)]):
-            connection.needs_reset = True
-            self._give_back(connection)
-            self._broken = replies.BACKEND_UNAVAILABLE
-            return self._broken
+        for answer in answers[first + 1 : first + 1 + len(self._accepted)]:
+            if not answer.is_positive:  # it had accepted this recipient before
+                connection.needs_reset = True
+                self._release(connection)
+                self._broken = replies.BACKEND_UNAVAILABLE
+                return self._broken
         self._park(connection)
-        return mail if recipient is None else rcpts[-1]
-
-    async def _announce(self, connection: Connection, commands: list[tuple[Command, str]]) -> Reply | None:
-        """Tell the server by XCLIENT who the client is, unless it knows; returns its refusal of the client.
-
-        Raises:
-            Fault: It refuses the command, or the connection is of no use.
-        """
-        session = self._transaction.session
-        lines = xclient(session, connection.engine.capabilities.xclient)
-        if not lines or connection.client == lines:
-            return None
-        timeout = self._group.options.timeouts.command
-        offered = connection.engine.capabilities.xclient
-        for kind, line in [*commands, *((Command.XCLIENT, line) for line in lines)]:
-            answer = await connection.command(kind, line, timeout)
-            if not answer.is_positive:
-                connection.quit()
-                raise Fault(f"the server refused {kind}: {answer}")
-        commands.clear()
-        assert self._server is not None  # noqa: S101 - the caller has asked it
-        await self._server.opener.hello(connection, hello_name(session))
-        del offered
-        connection.client = lines
-        return None
+        return answers[-1]
 
     # The message.
 
@@ -325,91 +278,107 @@ class Delivery:
                 connection = self._unpark()
                 if connection is None:
                     continue
-            self._connection = None
-            over = False
             try:
-                answer = (await connection.exchange([(Command.DATA, "DATA")], self._group.options.timeouts.command))[0]
-                if not answer.is_positive:
-                    connection.needs_reset = True
-                    self._give_back(connection)
-                    return answer
-                connection.engine.content(len(self._accepted) if self._group.single_recipient else 1)
-                if not await self._stream(connection, added, content):
-                    answer = (await connection.replies(1, 0))[0]
-                    connection.abort("the server replied before the end of data")
-                    return answer if not answer.is_positive else replies.BACKEND_UNAVAILABLE
-                over = True
-                return await self._end(connection)
-            except Fault as fault:
-                connection.fail(fault)
-                if over:
-                    return replies.BACKEND_UNKNOWN if fault.reply is None else _deferred(fault.reply)
-                if fault.reply is not None:
-                    problem = _deferred(fault.reply)
-                if fault.timed_out:
+                return await self._content(connection, added, content)
+            except BackendError as error:
+                connection.fail(error)
+                if connection.engine.content_sent:
+                    self._note(error)
+                    return replies.BACKEND_UNKNOWN if error.reply is None else _deferred(error.reply)
+                if error.reply is not None:
+                    problem = _deferred(error.reply)
+                if error.timed_out:
+                    self._note(error)
                     return problem
             except BaseException:
                 connection.abort("cancelled")
                 raise
         return problem
 
-    async def _stream(self, connection: Connection, added: list[bytes], content: Content) -> bool:
-        """Send the message up to its end; False when the server replied before.
+    async def _content(self, connection: Connection, added: list[bytes], content: Content) -> Reply:
+        """DATA, or BDAT for a message that DATA would change, and the message; returns the reply to its end.
 
         Raises:
-            Fault: The connection is lost, or the server takes no more.
+            BackendError: The connection is of no use any more.
         """
-        stuffer = DotStuffer()
-        parts = [stuffer.feed(b"".join(added))]
-        size = len(parts[0])
-        async for chunk in content.chunks():
-            parts.append(stuffer.feed(chunk))
-            size += len(chunk)
-            if size >= BLOCK:
-                if connection.has_reply:
-                    return False
-                connection.write(b"".join(parts))
-                parts.clear()
-                size = 0
-                if connection.is_paused:
-                    await connection.drain(self._group.options.timeouts.data_block)
-        parts.append(stuffer.finish())
-        if connection.has_reply:
-            return False
-        connection.write(b"".join(parts))
-        return True
-
-    async def _end(self, connection: Connection) -> Reply:
-        """The reply to the end of data.
-
-        Raises:
-            Fault: There is none.
-        """
-        count = len(self._accepted) if self._group.single_recipient else 1
-        answers = await connection.replies(count, self._group.options.timeouts.end_of_data)
-        answer = answers[0] if count == 1 else _worst(answers)
+        engine = connection.engine
+        count = len(self._accepted) if self._source.single_recipient else 1
+        if not content.ends_with_newline and "CHUNKING" in engine.capabilities.keywords:
+            stuffer = None
+            size = sum(map(len, added)) + content.size
+            connection.write(engine.content(f"BDAT {size} LAST", count))
+        else:
+            stuffer = DotStuffer()
+            reply = await connection.command(Command.DATA, "DATA", self._options.timeouts.command)
+            if not reply.is_positive:
+                connection.needs_reset = True
+                self._release(connection)
+                return reply
+            engine.content(None, count)
+        if not await self._stream(connection, added, content, stuffer):
+            early = (await connection.replies(1, 0))[0]
+            connection.abort("the server replied before the end of data")
+            return early if not early.is_positive else replies.BACKEND_UNAVAILABLE
+        answers = await connection.replies(count, self._options.timeouts.end_of_data)
+        answer = answers[0] if count == 1 else _one_for_all(answers)
         if answer.is_positive:
             match = _QUEUE_ID.search(answer.text)
             if match is not None:
                 self.queue_id = match[match.lastindex or 0]
-        if self._server is not None:
-            self._server.alive()
         connection.messages += 1
         self._accepted.clear()
-        self._give_back(connection)
+        if self._server is not None:
+            self._server.alive()
+        self._release(connection)
         return answer
+
+    async def _stream(
+        self, connection: Connection, added: list[bytes], content: Content, stuffer: DotStuffer | None
+    ) -> bool:
+        """Send the message to its end; False when the server replied before.
+
+        Raises:
+            BackendError: The connection is lost, or the server takes no more.
+        """
+        parts = list(added)
+        size = 0
+        async for chunk in content.chunks():
+            parts.append(chunk)
+            size += len(chunk)
+            if size >= BLOCK:
+                data = b"".join(parts)
+                parts.clear()
+                size = 0
+                if connection.has_reply:
+                    return False
+                connection.write(data if stuffer is None else stuffer.feed(data))
+                if connection.is_paused:
+                    await connection.drain(self._options.timeouts.data_block)
+        data = b"".join(parts)
+        if connection.has_reply:
+            return False
+        connection.engine.content_sent = True
+        connection.write(data if stuffer is None else stuffer.feed(data) + stuffer.finish())
+        return True
+
+    def _note(self, error: BackendError) -> None:
+        """Tell the server's health, unless it only said 421: that may be about this client."""
+        if self._server is not None and error.reply is None:
+            self._server.failed(error)
+
+
+def _unless_closing(answer: Reply) -> Reply:
+    """A reply that must not end the client's session: 421 as 451."""
+    return Reply(451, answer.enhanced, answer.text) if answer.code == SERVICE_CLOSING else answer
 
 
 def _deferred(answer: Reply) -> Reply:
-    """A reply of the server that must not end the client's session, or refuse for good: as 451, or what it is if 4yz."""
-    if answer.code != 421 and answer.is_transient:
-        return answer
-    enhanced = None if answer.enhanced is None else f"4{answer.enhanced[1:]}"
-    return Reply(451, enhanced, answer.text)
+    """A server's words in a fault, which is never a refusal: in class 4."""
+    return _unless_closing(answer if answer.is_transient else answer.as_deferral())
 
 
-def _worst(answers: list[Reply]) -> Reply:
-    """One reply for all: positive or permanent where all agree on it, a transient one otherwise."""
+def _one_for_all(answers: list[Reply]) -> Reply:
+    """One reply for all recipients: positive or permanent where all agree on that, a transient one otherwise."""
     for answer in answers:
         if answer.is_transient:
             return answer

@@ -1,13 +1,11 @@
 """A server group: which of its servers are up, and which takes the next message.
 
-A server is down after ``health.failures`` faults in a row (a refused or stalled connection, a refusing greeting, a 421, a
-time-out; a lost kept connection alone is none), or when the first contact fails. A server that is down gets no mail; it is
-asked again after an eighth of ``health.interval``, then a quarter, half and the whole of it. A server that is up, has no
-open connection and was not heard of for an interval is asked too; that connection joins the pool.
+``failover``: the first server that is up takes the mail; one whose connections are all taken is passed over for the
+next. ``round_robin``: each message begins at the next server. The MX hosts of a domain stand in the order of their
+preference, equal ones shuffled (RFC 5321 5.1); they are looked up again when the answer grows old.
 
-``failover``: the first server that is up takes the mail; one whose connections are all taken is passed over for the next.
-``round_robin``: each message begins at the next server. The MX hosts of a domain stand in the order of their preference,
-equal ones shuffled (RFC 5321 5.1); they are looked up again when the answer grows old.
+Servers that are down (``server``) are asked again and again; so is one that is up, has no open connection and was not
+heard of for ``health.interval``. The connection that comes of it joins the pool.
 """
 
 import asyncio
@@ -15,92 +13,21 @@ from typing import Final
 
 import structlog
 
-from gateway.backend.connection import Connection, Fault
+from gateway.backend.auth import AuthRelay
+from gateway.backend.connection import BackendError, Connection
 from gateway.backend.delivery import Delivery
 from gateway.backend.next_hop import Found, expand
 from gateway.backend.opening import Endpoint, Opener, tls_context
-from gateway.backend.pool import Pool
+from gateway.backend.server import Server
 from gateway.config.backend import BackendOptions, BackendProtocol, NextHop, NextHopKind, Order
 from gateway.resolver import Resolver
-from gateway.session import Transaction
+from gateway.session import Session, Transaction
 from gateway.smtp.client import Capabilities
 
 _log = structlog.get_logger("gateway.backend")
 
 LOOKUP_RETRY: Final = 30.0
 """Seconds after which an MX look-up that failed is repeated; also the least for which an answer is used."""
-
-
-class Server:
-    """One server: its pool and its health.
-
-    Attributes:
-        name: For records and logs.
-        opener: Opens connections to it.
-        pool: Its kept connections.
-        capabilities: What it offered last, None before the first contact.
-        is_up: Whether it gets mail.
-        contact: The loop's time of its last sign of life.
-    """
-
-    def __init__(self, endpoint: Endpoint, opener: Opener, options: BackendOptions) -> None:
-        self.name = str(endpoint)
-        self.endpoint = endpoint
-        self.opener = opener
-        self.capabilities: Capabilities | None = None
-        self.is_up = True
-        self.contact = float("-inf")
-        self.next_probe = 0.0
-        self._failures = 0
-        self._probes = 0
-        self._health = options.health
-        self.pool = Pool(self._open, limit=options.connections, idle=options.idle, messages=options.messages)
-
-    async def _open(self) -> Connection:
-        try:
-            connection = await self.opener.open()
-        except Fault as fault:
-            self.failed(fault)
-            raise
-        self.capabilities = connection.engine.capabilities
-        self.alive()
-        return connection
-
-    def alive(self) -> None:
-        """It answered."""
-        self._failures = self._probes = 0
-        self.contact = asyncio.get_running_loop().time()
-        if not self.is_up:
-            self.is_up = True
-            _log.info("backend_server_up", server=self.name)
-
-    def failed(self, fault: Fault) -> None:
-        """It had a fault on a connection that was not an old one."""
-        self._failures += 1
-        if self.is_up and (self._failures >= self._health.failures or self.capabilities is None):
-            self.is_up = False
-            _log.warning("backend_server_down", server=self.name, reason=str(fault))
-        if not self.is_up:
-            delay = self._health.interval / max(1, 8 >> self._probes)
-            self._probes += 1
-            self.next_probe = asyncio.get_running_loop().time() + delay
-
-    def probe_due(self, now: float) -> float:
-        """When it is to be asked next."""
-        if not self.is_up:
-            return self.next_probe
-        if self.pool.count:
-            return now + self._health.interval
-        return self.contact + self._health.interval
-
-    async def probe(self) -> None:
-        """Open a connection and keep it."""
-        if not self.pool.has_room:
-            return
-        try:
-            self.pool.give_back(await self.pool.connect())
-        except Fault:
-            return  # ``failed`` has noted it
 
 
 class ServerGroup:
@@ -155,6 +82,10 @@ class ServerGroup:
         """A transaction with one of the servers."""
         return Delivery(self, transaction)
 
+    async def authenticate(self, session: Session) -> AuthRelay:
+        """A connection of the session's own, over which its client authenticates."""
+        return await AuthRelay.open(self, session)
+
     async def start(self) -> None:
         """Ask every server once, and begin to watch them. Servers that are down are no error."""
         await self._look_up()
@@ -167,7 +98,7 @@ class ServerGroup:
             async with asyncio.timeout(self.options.timeouts.connect):
                 await server.probe()
         except TimeoutError:
-            server.failed(Fault("no greeting in time", timed_out=True))
+            server.failed(BackendError("no greeting in time", timed_out=True))
 
     async def stop(self) -> None:
         """Stop watching and close the free connections; deliveries under way go on to their end."""
@@ -196,27 +127,31 @@ class ServerGroup:
             The server, the connection, and whether it is a kept one.
 
         Raises:
-            Fault: There is none.
+            BackendError: There is none.
         """
-        last = Fault("no server is up")
+        last = BackendError("no server is up")
         while servers := [server for server in self.candidates() if server.is_up and server not in tried]:
             for server in servers:
-                if not fresh:
-                    connection = server.pool.take()
+                pool = server.pool
+                if fresh:
+                    pool.make_room()
+                else:
+                    connection = pool.take()
                     if connection is not None:
                         return server, connection, True
-                else:
-                    server.pool.make_room()
-                if server.pool.has_room:
-                    try:
-                        return server, await server.pool.connect(), False
-                    except Fault as fault:
-                        tried.add(server)
-                        last = fault
-                        break
-            else:
+                if pool.has_room:
+                    pool.enter()
+                    break
+            else:  # every place is taken
                 server = servers[0]
-                return server, await server.pool.wait(self.options.queue), True
+                connection = await server.pool.wait(self.options.queue)
+                if connection is not None:
+                    return server, connection, True
+            try:
+                return server, await server.pool.open(), False
+            except BackendError as error:
+                tried.add(server)
+                last = error
         raise last
 
     async def _watch(self) -> None:
@@ -261,7 +196,7 @@ class ServerGroup:
                     endpoints += self._found.get(hop, Found((), 0.0)).endpoints
         old = {server.endpoint: server for server in self._servers}
         self._servers = tuple(
-            old.pop(endpoint, None) or self._server(endpoint) for endpoint in dict.fromkeys(endpoints)
+            old.pop(endpoint) if endpoint in old else self._server(endpoint) for endpoint in dict.fromkeys(endpoints)
         )
         for server in old.values():
             server.pool.retire()

@@ -8,9 +8,10 @@ import asyncio
 import ssl
 from dataclasses import dataclass
 
-from gateway.backend.connection import Connection, Fault
+from gateway.backend.connection import BackendError, Connection
 from gateway.config.backend import BackendOptions, BackendProtocol, BackendTls, BackendTlsMode
 from gateway.smtp.client import Command
+from gateway.smtp.reply import Reply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ class Opener:
         self, endpoint: Endpoint, options: BackendOptions, context: ssl.SSLContext | None, hostname: str
     ) -> None:
         self.endpoint = endpoint
-        self._timeouts = options.timeouts
+        self.timeouts = options.timeouts
         self._tls = options.tls
         self._context = context
         self._hello = "LHLO" if options.protocol is BackendProtocol.LMTP else "EHLO"
@@ -74,7 +75,7 @@ class Opener:
         """A connection that is ready for MAIL.
 
         Raises:
-            Fault: There is none to be had.
+            BackendError: There is none to be had.
         """
         connection = await self._greeted()
         if self._context is None:
@@ -84,10 +85,10 @@ class Opener:
             if optional:
                 return connection
             connection.quit()
-            raise Fault("the server does not offer STARTTLS")
+            raise BackendError("the server does not offer STARTTLS")
         try:
             await self._start_tls(connection)
-        except Fault:
+        except BackendError:
             connection.abort("TLS failed")
             if optional:
                 return await self._greeted()
@@ -97,38 +98,46 @@ class Opener:
             raise
         return connection
 
-    async def hello(self, connection: Connection, name: str | None = None) -> None:
+    async def hello(self, connection: Connection, name: str | None = None) -> Reply:
         """Say EHLO or LHLO; where EHLO is unknown, HELO (RFC 5321 3.2).
 
+        Args:
+            connection: The connection.
+            name: The name to say, None for the gateway's.
+
         Raises:
-            Fault: The server refuses it.
+            BackendError: The connection is of no use.
         """
-        timeout = self._timeouts.command
-        reply = await connection.command(Command.HELLO, f"{self._hello} {name or self._hostname}", timeout)
-        if reply.is_permanent and self._hello == "EHLO":
-            reply = await connection.command(Command.HELLO, f"HELO {name or self._hostname}", timeout)
-        if not reply.is_positive:
-            connection.quit()
-            raise Fault(f"the server refused {self._hello}: {reply}", reply=reply)
+        within = self.timeouts.command
+        reply = await connection.command(Command.HELLO, f"{self._hello} {name or self._hostname}", within)
+        if reply.code in {500, 502} and self._hello == "EHLO":
+            reply = await connection.command(Command.HELLO, f"HELO {name or self._hostname}", within)
+        return reply
 
     async def _greeted(self) -> Connection:
         connection = await self._connect()
         try:
-            greeting = (await connection.replies(1, self._timeouts.greeting))[0]
+            greeting = (await connection.replies(1, self.timeouts.greeting))[0]
             if not greeting.is_positive:
                 connection.quit()
-                raise Fault(f"the server's greeting was {greeting}", reply=greeting)
-            await self.hello(connection)
+                raise BackendError(f"the server's greeting was {greeting}", reply=greeting)
+            await self._introduce(connection)
         except asyncio.CancelledError:
             connection.abort("cancelled")
             raise
         return connection
 
+    async def _introduce(self, connection: Connection) -> None:
+        reply = await self.hello(connection)
+        if not reply.is_positive:
+            connection.quit()
+            raise BackendError(f"the server refused {self._hello}: {reply}", reply=reply)
+
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
         reason: Exception = OSError("the server has no address")
         try:
-            async with asyncio.timeout(self._timeouts.connect):
+            async with asyncio.timeout(self.timeouts.connect):
                 if self.endpoint.path is not None:
                     _, connection = await loop.create_unix_connection(lambda: Connection(loop), self.endpoint.path)
                     return connection
@@ -142,17 +151,17 @@ class Opener:
                     else:
                         return connection
         except TimeoutError:
-            raise Fault(f"no connection to {self.endpoint} in time", timed_out=True) from None
+            raise BackendError(f"no connection to {self.endpoint} in time", timed_out=True) from None
         except OSError as error:
             reason = error
-        raise Fault(f"no connection to {self.endpoint}: {reason}") from reason
+        raise BackendError(f"no connection to {self.endpoint}: {reason}") from reason
 
     async def _start_tls(self, connection: Connection) -> None:
-        reply = await connection.command(Command.STARTTLS, "STARTTLS", self._timeouts.command)
+        reply = await connection.command(Command.STARTTLS, "STARTTLS", self.timeouts.command)
         if not reply.is_positive:
-            raise Fault(f"the server refused STARTTLS: {reply}", reply=reply)
+            raise BackendError(f"the server refused STARTTLS: {reply}", reply=reply)
         if connection.engine.has_early_bytes or connection.has_reply or connection.transport is None:
-            raise Fault("the server sent octets behind its reply to STARTTLS")
+            raise BackendError("the server sent octets behind its reply to STARTTLS")
         assert self._context is not None  # noqa: S101 - asked by the caller
         try:
             transport = await asyncio.get_running_loop().start_tls(
@@ -160,12 +169,12 @@ class Opener:
                 connection,
                 self._context,
                 server_hostname=self._tls.name or self.endpoint.name,
-                ssl_handshake_timeout=self._timeouts.connect or None,
+                ssl_handshake_timeout=self.timeouts.connect or None,
             )
-        except (OSError, ssl.SSLError, ssl.CertificateError, ConnectionError) as error:
-            raise Fault(f"the TLS handshake failed: {error}") from error
-        if transport is None:
-            raise Fault("the connection was lost during the TLS handshake")
+        except OSError as error:  # SSLError is one
+            raise BackendError(f"the TLS handshake failed: {error}") from error
+        if transport is None or connection.fault is not None:
+            raise BackendError("the connection was lost during the TLS handshake")
         connection.transport = transport
         connection.secure = True
-        await self.hello(connection)
+        await self._introduce(connection)

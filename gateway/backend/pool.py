@@ -1,9 +1,9 @@
 """The kept connections to one server: how many there are, which are free, and who waits for one.
 
-A connection counts from the moment it is being opened until it is closed. Free ones are used last in, first out, so that
-those no longer needed grow old and are closed. When all are taken, the one is called back whose delivery has waited
-longest for its client ("parked": between RCPT and the end of data), so that slow clients can't starve the others; its
-delivery repeats MAIL and RCPT later. Waiters are served in order.
+A connection counts from the moment it is being opened until it is closed. Free ones are used last in, first out, so
+that those no longer needed grow old and are closed. When all are taken, the one is called back whose delivery has
+waited longest for its client ("parked": between RCPT and the end of data), so that slow clients can't starve the others;
+its delivery repeats MAIL and RCPT later. Waiters are served in order.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-from gateway.backend.connection import Connection, Fault
+from gateway.backend.connection import BackendError, Connection
 
 PARKED_GRACE: Final = 0.05
 """Seconds for which a parked delivery keeps its connection: most clients have sent their data by then."""
@@ -72,16 +72,16 @@ class Pool:
         if self._count >= self._limit and self._idle:
             self._idle.pop(0).quit()
 
-    async def connect(self) -> Connection:
-        """Open one more; there must be room.
+    def enter(self) -> None:
+        """Take a place for a new connection; there must be room. ``open`` follows."""
+        self._count += 1
+
+    async def open(self) -> Connection:
+        """Open a connection in the place taken.
 
         Raises:
-            Fault: It failed.
+            BackendError: It failed; the place is free again.
         """
-        self._count += 1
-        return await self._open()
-
-    async def _open(self) -> Connection:
         try:
             connection = await self._opener()
         except BaseException:
@@ -94,30 +94,30 @@ class Pool:
             raise connection.fault
         return connection
 
-    async def wait(self, timeout: float) -> Connection:
-        """Wait in line for a connection.
+    async def wait(self, within: float) -> Connection | None:
+        """Wait in line.
+
+        Returns:
+            A connection, or None for a place taken for a new one: ``open`` follows.
 
         Raises:
-            Fault: None became free in time, or the new one failed.
+            BackendError: Nothing became free in time.
         """
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Connection | None] = loop.create_future()
         self._waiters.append(waiter)
         self._call_back()
         try:
-            async with asyncio.timeout(timeout):
-                connection = await waiter
+            async with asyncio.timeout(within):
+                return await waiter
         except BaseException as error:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
             elif not waiter.cancelled():  # served in the moment in which it gave up
                 self._pass_on(waiter.result())
             if isinstance(error, TimeoutError):
-                raise Fault("no connection became free in time") from None
+                raise BackendError("no connection became free in time") from None
             raise
-        if connection is None:
-            return await self._open()
-        return connection
 
     def _pass_on(self, connection: Connection | None) -> None:
         if connection is None:
@@ -152,6 +152,11 @@ class Pool:
         self._idle.append(connection)
         if self._reaper is None:
             self._reaper = loop.call_later(self._idle_time, self._reap)
+
+    def drop(self) -> None:
+        """Close the free connections at once: the server is down."""
+        for connection in self._idle.copy():
+            connection.abort("the server is down")
 
     def lost(self, connection: Connection) -> None:
         """A connection is gone."""

@@ -1,8 +1,8 @@
 """The options of one server group: where mail goes on, and how (``backends: {NAME: {...}}``).
 
-A server is written ``host:port``, ``[2001:db8::1]:port``, ``unix:/path`` or ``mx:domain``; without a port it is 25, for
-LMTP 24. Everything that waits has a time-out with a default of RFC 5321 4.5.3.2 or shorter, because the gateway's client
-is waiting too. Relative paths start from the configuration's folder.
+A server is written ``host:port``, ``[2001:db8::1]:port``, ``unix:/path`` or ``mx:domain``; without a port it is 25,
+for LMTP 24. Everything that waits has a time-out whose default is that of RFC 5321 4.5.3.2 or shorter, because the
+gateway's client is waiting too. Relative paths start from the configuration's folder.
 """
 
 import re
@@ -12,8 +12,16 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic import ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.units import Duration
@@ -21,6 +29,9 @@ from gateway.units import Duration
 _HOST_NAME: Final = re.compile(
     r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
 )
+
+_MAX_NAME: Final = 254  # octets of a domain name in text, with its final dot (RFC 1035 2.3.4)
+_MAX_PORT: Final = 65535
 
 
 class NextHopKind(StrEnum):
@@ -70,10 +81,10 @@ class NextHop:
             target = str(IPv6Address(match[1]))
         else:
             target = match[2]
-            if len(target) > 254 or _HOST_NAME.fullmatch(target) is None:
+            if len(target) > _MAX_NAME or _HOST_NAME.fullmatch(target) is None:
                 raise ValueError(f"{value!r}: {target!r} is not a host name or an IP address")
         port = None if match[3] is None else int(match[3])
-        if port is not None and not 0 < port < 65536:
+        if port is not None and not 0 < port <= _MAX_PORT:
             raise ValueError(f"{value!r}: {port} is not a port")
         return cls(kind, target.removesuffix("."), port)
 
@@ -140,7 +151,7 @@ class BackendTls(_Options):
     """TLS to the servers, by STARTTLS (RFC 3207)."""
 
     mode: BackendTlsMode = BackendTlsMode.OFF
-    """off; opportunistic (used where offered, not verified); required (not verified); verified (certificate and name)."""
+    """off; opportunistic (where offered, not verified); required (not verified); verified (certificate and name)."""
     ca: Annotated[Path, AfterValidator(_existing_file)] | None = None
     """PEM file of the authorities to trust for ``verified``; the system's without it."""
     name: str | None = None
@@ -181,7 +192,7 @@ class BackendOptions(_Options):
     protocol: BackendProtocol = BackendProtocol.SMTP
     """smtp or lmtp."""
     client_info: ClientInfo = ClientInfo.NONE
-    """Tell the server the client's name and address: xclient (it acts as if the client had connected) or xforward (for its log)."""
+    """Tell the server who the client is: xclient (it acts as if the client had connected) or xforward (for its log)."""
     connections: int = Field(default=50, ge=1)
     """The most connections to one server, in each worker."""
     idle: Duration = 60.0

@@ -2,10 +2,10 @@
 
 ``ClientConnection`` knows which commands wait for a reply, in order (RFC 2920 pipelining), takes replies apart at any
 framing, and reads the EHLO reply into ``Capabilities`` (RFC 5321 4.1.1.1). What comes out of ``receive_data`` are pairs
-of a command and its reply. A server that breaks the protocol raises ``ReplyError``; the connection is of no use after it.
+of a command and its reply. A server that breaks the protocol raises ``ReplyError``; the connection is of no use then.
 
-Replies end at LF, with or without CR: that is no danger in this direction. Limits: a reply line may be 8 KiB and a reply
-200 lines long (RFC 5321 4.5.3.1.5 allows 512 octets; real servers exceed it; what is passed on is cut to that).
+Replies end at LF, with or without CR: that is no danger in this direction. Limits: a reply line may have 8 KiB and a
+reply 200 lines (RFC 5321 4.5.3.1.5 allows 512 octets, which real servers exceed; what is passed on is cut to that).
 """
 
 import re
@@ -19,6 +19,9 @@ from gateway.smtp.reply import Reply
 
 MAX_LINE: Final = 8192
 MAX_LINES: Final = 200
+
+SERVICE_CLOSING: Final = 421
+"""The reply code after which a server closes the connection, whatever was asked (RFC 5321 3.8)."""
 
 # Reply-line = *( Reply-code "-" [ textstring ] CRLF ) Reply-code [ SP textstring ] CRLF   (RFC 5321 4.2)
 _REPLY_LINE: Final = re.compile(rb"([2-5][0-5][0-9])(?:([ -])([^\n]*))?\r?\n")
@@ -125,13 +128,15 @@ class ClientConnection:
     Attributes:
         capabilities: What the last EHLO or LHLO reply offered; empty before it.
         pending: The commands that wait for a reply, in order.
+        content_sent: Whether the end of the last message was sent: from then on the server may have accepted it.
     """
 
-    __slots__ = ("_buffer", "_code", "_lines", "capabilities", "pending")
+    __slots__ = ("_buffer", "_code", "_lines", "capabilities", "content_sent", "pending")
 
     def __init__(self) -> None:
         self.capabilities = Capabilities()
         self.pending: deque[Command] = deque((Command.GREETING,))
+        self.content_sent = False
         self._buffer = b""
         self._code = b""
         self._lines: list[bytes] = []
@@ -179,10 +184,10 @@ class ClientConnection:
         if not self.pending:
             raise ReplyError(f"a reply to nothing: {reply}")
         command = self.pending.popleft()
-        if reply.code < 400 and reply.code not in _POSITIVE[command]:
+        if reply.is_positive and reply.code not in _POSITIVE[command]:
             raise ReplyError(f"{reply} is no reply to {command}")
         if command is Command.HELLO:
-            self.capabilities = Capabilities.parse(reply.text) if reply.code == 250 else Capabilities()
+            self.capabilities = Capabilities.parse(reply.text) if reply.is_positive else Capabilities()
         return command, reply
 
     def command(self, command: Command, line: str) -> bytes:
@@ -196,6 +201,13 @@ class ClientConnection:
         self.pending.append(command)
         return line.encode("utf-8", "surrogateescape") + b"\r\n"
 
-    def content(self, replies: int = 1) -> None:
-        """From now on content is sent, and so many replies to its end are expected (LMTP: one a recipient, RFC 2033 4.2)."""
+    def content(self, line: str | None, replies: int) -> bytes:
+        """The message follows: behind this command (BDAT), or without one after the reply to DATA.
+
+        Args:
+            line: The command, None without one.
+            replies: How many replies its end has (LMTP: one a recipient, RFC 2033 4.2).
+        """
+        self.content_sent = False
         self.pending.extend((Command.CONTENT,) * replies)
+        return b"" if line is None else line.encode("ascii") + b"\r\n"
