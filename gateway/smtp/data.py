@@ -1,7 +1,7 @@
 r"""Message octets on the wire: end of data, dot-stuffing, bare newlines, NUL, size (RFC 5321 2.3.8, 4.1.1.4, 4.5.2).
 
-Streaming and on whole chunks: every function takes octets cut anywhere, runs ``bytes`` methods over them, and holds back
-no more than the four octets that could begin the end of data. Nothing here loops over lines.
+Streaming and on whole chunks: everything takes octets cut anywhere, runs ``bytes`` methods over them, and holds back no
+more than the four octets that could begin the end of data. Nothing here loops over lines.
 
 There is one reading of the wire: only ``CRLF.CRLF`` ends a message, and a dot is stuffing only after CRLF. What else a
 message can hold that some other server would read as a line's end is refused, or made harmless:
@@ -108,7 +108,7 @@ class DataDecoder(_Cleaner):
             data = data[: len(data) - held] if held else data
         if self.problem is not None or not data:
             return b""
-        if dot >= 0:
+        if 0 <= dot != end:  # a dot before the one of the end
             data = data.replace(b"\r\n.", _CRLF)
         if self._skip:
             data = data[2:]
@@ -174,7 +174,7 @@ class SizeMeter:
         if self._header_limit:
             window = self._tail + data
             end = window.find(b"\r\n\r\n")
-            # The header section ends with the CRLF of its last line. Not found: it may end one octet before here at best.
+            # The header section ends with the CRLF of its last line. Not found: it is that long at least.
             header = self.size - 1 if end < 0 else before - len(self._tail) + end + 2
             if header > self._header_limit:
                 return reply.HEADER_TOO_BIG
@@ -196,7 +196,7 @@ class DotStuffer:
         self._tail = _CRLF  # the end of what was sent before: nothing, a CR, or CRLF
 
     def feed(self, data: bytes) -> bytes:
-        """Take octets of the message, cut anywhere, and return them with a dot before each line that begins with one."""
+        """Take octets of the message, cut anywhere; return them with a dot before each line that begins with one."""
         if not data:
             return data
         tail = self._tail

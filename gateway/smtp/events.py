@@ -1,7 +1,7 @@
 """What a client did, as values: the events that ``server.ServerConnection.next_event`` yields.
 
-Each event says in its docstring whether it awaits a reply. Nothing here has behaviour; a door reads the fields and answers
-with ``ServerConnection.reply``.
+Each event says in its docstring whether it awaits a reply. Nothing here has behaviour; a door reads the fields and
+answers with ``ServerConnection.reply``.
 """
 
 from dataclasses import dataclass

@@ -1,16 +1,16 @@
-r"""The grammar of SMTP commands: arguments of HELO, MAIL, RCPT, BDAT, AUTH and ESMTP parameters (RFC 5321 4.1, RFC 6531).
+r"""The grammar of SMTP commands: HELO, MAIL, RCPT, BDAT, AUTH and their parameters (RFC 5321 4.1, RFC 6531).
 
-Pure functions over text that was decoded as UTF-8 and has neither its verb nor its CRLF; the ABNF stands above each pattern.
-They raise ``GrammarError``, which carries the reply for the client.
+Pure functions over text that was decoded as UTF-8 and has neither its verb nor its CRLF; the ABNF stands above each
+pattern. They raise ``GrammarError``, which carries the reply for the client.
 
 Deliberately tolerant, because senders do it and it is unambiguous:
 
-- spaces between the colon of ``MAIL FROM:`` or ``RCPT TO:`` and the path (RFC 5321 3.3 forbids them; Postfix takes them);
+- spaces between the colon of ``MAIL FROM:`` or ``RCPT TO:`` and the path (RFC 5321 3.3 forbids, Postfix takes them);
 - more than one space before a parameter, and white space at the end of a line (RFC 5321 4.1.1 asks for the latter);
 - any printable US-ASCII as HELO argument: a name that is no domain is for a policy to judge (RFC 5321 4.1.4).
 
-Deliberately strict: a path without angle brackets, white space or comments in an address, and obsolete forms that only RFC 5322
-knows are refused; ``docs/decisions/addresses.md`` lists them.
+Deliberately strict: a path without angle brackets, white space or comments in an address, and obsolete forms that only
+RFC 5322 knows are refused; ``docs/decisions/addresses.md`` lists them.
 """
 
 import re
@@ -365,7 +365,7 @@ def parse_bdat(argument: str) -> tuple[int, bool]:
     return int(match[1]), match[2] is not None
 
 
-# auth-command     = "AUTH" SP sasl-mech [SP initial-response] *(CRLF [base64]) [CRLF cancel-response] CRLF   (RFC 4954 8)
+# auth-command     = "AUTH" SP sasl-mech [SP initial-response] *(CRLF [base64]) [CRLF cancel-response] CRLF (RFC 4954 8)
 # sasl-mech        = 1*20mech-char ; mech-char = %x41-5A / DIGIT / "-" / "_"         (RFC 4422 3.1)
 # initial-response = base64 / "="
 _BASE64 = r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"

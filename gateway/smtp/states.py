@@ -1,10 +1,11 @@
-"""The SMTP server's state machine as one table: state x command gives a transition or a refusal (RFC 5321 4.1.4, 4.3.2).
+"""The SMTP server's state machine as one table: state x command is a transition or a refusal (RFC 5321 4.1.4, 4.3.2).
 
 ``TABLE[state][command]`` is either the ``Reply`` that refuses the command in that state, or a ``Transition``: where the
 reply to the command leads. A 421 reply leads to ``CLOSED`` from everywhere (RFC 5321 3.8). States that read no commands
 (the message is coming in, a handshake is due) have rows of the few things that can end them, and nothing else.
 
-What depends on more than the state stands in ``server``: TLS and authentication that are required, extensions that are not offered.
+What depends on more than the state stands in ``server`` and ``commands``: TLS and authentication that are required,
+extensions that are not offered.
 """
 
 from collections.abc import Mapping

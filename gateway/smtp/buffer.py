@@ -1,0 +1,66 @@
+"""Octets received and not read yet: lines that only CRLF ends, with a limit, and blocks (RFC 5321 2.3.8, 4.5.3.1)."""
+
+from typing import Final
+
+OVERLONG: Final = b"\r\n"
+"""Stands for a line that was too long; no line holds a CRLF."""
+
+
+class InputBuffer:
+    """A queue of octets; a line over its limit is dropped while it arrives, so that it never grows beyond a line."""
+
+    __slots__ = ("_data", "_overlong", "_start")
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._start = 0  # what stands before it has been read
+        self._overlong = False  # in a line that is dropped up to its CRLF
+
+    def __len__(self) -> int:
+        return len(self._data) - self._start
+
+    def feed(self, data: bytes) -> None:
+        """Take octets as they arrive."""
+        self._data = data if self._start == len(self._data) else self._data[self._start :] + data
+        self._start = 0
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._data = b""
+        self._start = 0
+
+    def take(self, size: int) -> bytes:
+        """Read at most ``size`` octets."""
+        data, start = self._data, self._start
+        if start == 0 and size >= len(data):
+            self._data = b""
+            return data
+        block = data[start : start + size]
+        self._start = start + len(block)
+        return block
+
+    def take_line(self, limit: int, auth_limit: int = 0) -> bytes | None:
+        """Read the next line without its CRLF; ``OVERLONG`` in place of one that is too long, None if none is complete.
+
+        Args:
+            limit: Octets of a line with its CRLF.
+            auth_limit: The same for a line that begins with AUTH, where it is greater.
+        """
+        data, start = self._data, self._start
+        end = data.find(b"\r\n", start)
+        if end >= 0:
+            self._start = end + 2
+            size = end + 2 - start
+            if self._overlong or (size > limit and size > self._limit(start, limit, auth_limit)):
+                self._overlong = False
+                return OVERLONG
+            return data[start:end]
+        size = len(data) - start + 1  # at least: the LF is missing
+        if self._overlong or (size > limit and size > self._limit(start, limit, auth_limit)):
+            self._overlong = True
+            self._data = b"\r" if data.endswith(b"\r") else b""
+            self._start = 0
+        return None
+
+    def _limit(self, start: int, limit: int, auth_limit: int) -> int:
+        return max(limit, auth_limit) if self._data[start : start + 5].upper() == b"AUTH " else limit
