@@ -35,7 +35,10 @@ from gateway.verdict import GO_ON, Action, Check, Stage, Verdict
 
 _DIGITS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no letter that is taken for another
 
-_RESULTS: Final[dict[Action, Result]] = {
+PROTOCOL: Final = "smtp"
+"""Who decided, where it was not a policy but the protocol: in the place of a policy's id."""
+
+RESULTS: Final[dict[Action, Result]] = {
     Action.DEFER: "deferred", Action.REJECT: "rejected", Action.DISCARD: "discarded", Action.DISCONNECT: "disconnected",
 }  # fmt: skip
 
@@ -63,6 +66,7 @@ class Reception:
         chain: The listener's chain.
         domain: Finds our domain of a name, None if it is not ours.
         backend: Tells the name of the server group that a recipient's mail goes to.
+        recipient_limit: The most RCPT commands of one transaction, refused ones too.
         single_recipient: The groups that take one recipient a transaction (LMTP answers each recipient by itself).
         sink: Takes the records.
         clock: Tells the time.
@@ -71,7 +75,7 @@ class Reception:
     """
 
     __slots__ = (
-        "_after_data", "_backend", "_clock", "_delay", "_domain", "_held", "_hostname", "_single_recipient", "_sink", "_started",
+        "_after_data", "_backend", "_clock", "_delay", "_domain", "_held", "_hostname", "_recipient_limit", "_single_recipient", "_sink", "_started",
         "_tags", "_written", "chain", "session", "transaction",
     )  # fmt: skip
 
@@ -82,6 +86,7 @@ class Reception:
         *,
         domain: Callable[[str], Domain | None],
         backend: Callable[[Session, Recipient], str],
+        recipient_limit: int,
         single_recipient: frozenset[str],
         sink: RecordSink,
         clock: Clock,
@@ -93,6 +98,7 @@ class Reception:
         self.transaction: Transaction | None = None
         self._domain = domain
         self._backend = backend
+        self._recipient_limit = recipient_limit
         self._single_recipient = single_recipient
         self._sink = sink
         self._clock = clock
@@ -137,13 +143,16 @@ class Reception:
         verdict = await self._early_stage(Stage.MAIL, Seen(session, path), (transaction,), transaction.checks)
         if verdict.reply is not None:
             session.refusals += 1
-            self.finish(_RESULTS[verdict.action], verdict, verdict.reply)
+            self.finish(RESULTS[verdict.action], verdict, verdict.reply)
         return verdict
 
     async def rcpt(self, path: Mailbox, parameters: tuple[Parameter, ...]) -> tuple[Recipient, Verdict]:
         """RCPT: a verdict with a reply refuses the recipient (or discards it); otherwise the backend has the next word."""
         transaction = self._open()
         recipient = Recipient(path=path, parameters=parameters, domain=self._domain(path.domain))
+        if len(transaction.recipients) >= self._recipient_limit:  # not noted, or a client could fill the memory
+            verdict = Verdict(Action.DEFER, replies.TOO_MANY_RECIPIENTS, PROTOCOL, "too_many_recipients", Stage.RCPT)
+            return recipient, self._refuse(recipient, verdict)
         transaction.recipients.append(recipient)
         variant = self.chain.variant(recipient.domain)
         seen = recipient_seen(transaction, recipient)
@@ -239,7 +248,7 @@ class Reception:
         if not self._written:
             session.checks += checks
             result: Result = (
-                "none" if reply is None else _RESULTS[verdict.action] if verdict is not None else "disconnected"
+                "none" if reply is None else RESULTS[verdict.action] if verdict is not None else "disconnected"
             )
             self._write(None, self._decision(result, verdict, None), reply, None)
 
@@ -317,7 +326,7 @@ class Reception:
         else:
             rejected = verdict.action is Action.REJECT
             recipient.state = RecipientState.REJECTED if rejected else RecipientState.DEFERRED
-            self.session.refusals += verdict.policy is not None
+            self.session.refusals += verdict.policy != PROTOCOL
         recipient.reply = verdict.reply
         recipient.verdict = verdict
         return verdict
@@ -332,7 +341,7 @@ class Reception:
             return None
         if key == self._after_data and backend not in self._single_recipient:
             return None
-        return Verdict(Action.DEFER, replies.SPLIT_RECIPIENTS, None, "split", Stage.RCPT)
+        return Verdict(Action.DEFER, replies.SPLIT_RECIPIENTS, PROTOCOL, "split", Stage.RCPT)
 
     def _open(self) -> Transaction:
         if self.transaction is None:
@@ -343,11 +352,9 @@ class Reception:
 
     @staticmethod
     def _decision(result: Result, verdict: Verdict | None, backend: BackendRecord | None) -> DecisionPart:
-        if verdict is not None and verdict.stage is not None:
-            return DecisionPart(
-                result=result, policy=verdict.policy, stage=verdict.stage.value, outcome=verdict.outcome
-            )
-        by = None if result in {"aborted", "none"} else "backend" if backend is not None else "smtp"
+        if verdict is not None:
+            return DecisionPart(result=result, policy=verdict.policy, stage=verdict.stage, outcome=verdict.outcome)
+        by = None if result in {"aborted", "none"} else "backend" if backend is not None else PROTOCOL
         return DecisionPart(result=result, policy=by, stage=None, outcome=None)
 
     def _write(
@@ -433,10 +440,10 @@ def _message_record(transaction: Transaction) -> MessageRecord | None:
 def _check_record(check: Check) -> CheckRecord:
     return CheckRecord(
         policy=check.policy,
-        stage=check.stage.value,
+        stage=check.stage,
         recipient=check.recipient,
         outcome=check.outcome,
-        action=check.action.value,
+        action=check.action,
         observed=check.observed,
         exempted=check.exempted,
         evidence=dict(check.evidence),

@@ -5,7 +5,7 @@ what is known and what was decided; doors fill them in, policies read them, and 
 one policy finds and another uses is a typed field here, never an entry in a bag.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -147,10 +147,10 @@ class Recipient:
 
     @property
     def decided_by(self) -> str | None:
-        """The id of the policy that refused it, ``backend``, or ``smtp`` (the protocol); None when it was not refused."""
+        """The id of the policy that refused it, ``smtp`` for the protocol, or ``backend``; None when it was not refused."""
         if self.state in {None, RecipientState.ACCEPTED}:
             return None
-        return "backend" if self.verdict is None else self.verdict.policy or "smtp"
+        return "backend" if self.verdict is None else self.verdict.policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,21 +172,18 @@ class HeaderField:
 
 
 class Content(Protocol):
-    """The octets of a message as received, dot-stuffing removed, every line ended by CRLF."""
+    """The octets of a message as received, dot-stuffing removed, every line but perhaps the last ended by CRLF."""
 
     size: int
 
-    def chunks(self) -> "AsyncChunks":
-        """The octets from the start, in chunks."""
+    @property
+    def ends_with_newline(self) -> bool:
+        """Whether the last line has its CRLF too, as always with DATA; a BDAT transfer may end anywhere (RFC 3030)."""
         ...
 
-
-class AsyncChunks(Protocol):
-    """An asynchronous iterator over chunks of octets."""
-
-    def __aiter__(self) -> "AsyncChunks": ...
-
-    async def __anext__(self) -> bytes: ...
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The octets from the start, in chunks."""
+        ...
 
 
 class Message:

@@ -31,7 +31,7 @@ class Spool:
         size: Octets written so far.
     """
 
-    __slots__ = ("_descriptor", "_folder", "_header", "_header_done", "_memory", "_parts", "_waiting", "size")
+    __slots__ = ("_descriptor", "_folder", "_header", "_header_done", "_memory", "_parts", "_tail", "_waiting", "size")
 
     def __init__(self, memory: int, folder: Path | None) -> None:
         self.size = 0
@@ -39,6 +39,7 @@ class Spool:
         self._folder = folder
         self._parts: list[bytes] = []
         self._waiting = 0
+        self._tail = b"\r\n"
         self._descriptor: int | None = None
         self._header = bytearray(b"\r\n")  # so that an empty first line reads as the end too
         self._header_done = False
@@ -47,10 +48,16 @@ class Spool:
         """Append octets."""
         self._gather_header(data)
         self.size += len(data)
+        self._tail = (self._tail + data[-2:])[-2:]
         self._parts.append(data)
         self._waiting += len(data)
         if self._waiting > (self._memory if self._descriptor is None else BLOCK):
             await self._flush()
+
+    @property
+    def ends_with_newline(self) -> bool:
+        """Whether the last line has its CRLF; so it is of an empty message."""
+        return self._tail == b"\r\n"
 
     @property
     def header(self) -> bytes:

@@ -1,0 +1,108 @@
+"""From a configuration to the things it speaks of: our domains, the policies' context, chains, sinks.
+
+The worker and ``explain`` build the same things here, so that what is explained is what would happen.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.adapters.records import FileSink, StdoutSink
+from gateway.chain import Chain
+from gateway.config.model import ChainSettings, Config, DomainOptions, RecipientOptions
+from gateway.policy import Clock, Context
+from gateway.records import DecisionRecord, RecordSink
+from gateway.resolver import Resolver
+from gateway.session import Domain
+from gateway.tables import AddressList
+
+
+def our_domains(config: Config) -> Callable[[str], Domain | None]:
+    """A function that finds our domain of a name in lower case, A-labels."""
+    domains = {name: _domain(options, config.folder) for name, options in config.domains.items()}
+    exact = domains.get
+
+    def find(name: str) -> Domain | None:
+        found = exact(name)
+        if found is not None:
+            return found
+        options = config.domain(name)
+        return None if options is None else domains[options.name]
+
+    return find
+
+
+def _domain(options: DomainOptions, folder: Path) -> Domain:
+    source = None
+    if options.recipients is not None and not options.recipients.any:
+        source = AddressList.from_config(_as_table(options.recipients), folder)
+    return Domain(
+        name=options.name,
+        backend=options.backend,
+        recipients=source,
+        subaddress_separators=options.subaddress,
+        message_size=options.message_size,
+    )
+
+
+def _as_table(options: RecipientOptions) -> dict[str, object]:
+    written: dict[str, object] = {}
+    if options.entries:
+        written["list"] = list(options.entries)
+    if options.file is not None:
+        written["file"] = str(options.file)
+    if options.aliases is not None:
+        aliases = options.aliases
+        written["aliases"] = {"list": list(aliases.entries)} | ({"file": str(aliases.file)} if aliases.file else {})
+    return written
+
+
+def build_chains(
+    config: Config, *, domain: Callable[[str], Domain | None], resolver: Resolver, clock: Clock
+) -> list[Chain]:
+    """Each listener's chain, in the configuration's order; listeners with the same settings share one."""
+    made: list[tuple[ChainSettings, int, Chain]] = []
+    chains: list[Chain] = []
+    for listener in config.listeners:
+        known = next(
+            (c for settings, size, c in made if settings is listener.chain and size == listener.message_size), None
+        )
+        if known is None:
+            context = Context(
+                hostname=config.hostname,
+                folder=config.folder,
+                resolver=resolver,
+                clock=clock,
+                domain=domain,
+                message_size=listener.message_size,
+            )
+            known = Chain(listener.chain.policies, listener.chain.overrides, config.exceptions, context, config.mode)
+            made.append((listener.chain, listener.message_size, known))
+        chains.append(known)
+    return chains
+
+
+class Sinks:
+    """Several sinks as one."""
+
+    def __init__(self, *sinks: RecordSink) -> None:
+        self._sinks = sinks
+
+    def write(self, record: DecisionRecord) -> None:
+        """Give the record to each."""
+        for sink in self._sinks:
+            sink.write(record)
+
+    async def close(self) -> None:
+        """Close each."""
+        await asyncio.gather(*(sink.close() for sink in self._sinks))
+
+
+def build_sink(config: Config) -> RecordSink:
+    """Where the records go."""
+    sinks: list[RecordSink] = []
+    if config.records.file is not None:
+        sinks.append(FileSink(config.records.file))
+    if config.records.stdout:
+        sinks.append(StdoutSink())
+    return sinks[0] if len(sinks) == 1 else Sinks(*sinks)

@@ -1,0 +1,572 @@
+"""One client's conversation: from the octets of its connection to the reply to its message.
+
+``Conversation`` is the asyncio protocol of a connection and the one task that serves it. The engine (``smtp.server``) turns octets into
+events; each event is a step of the ``Reception`` (the chain has its say), and where the chain lets through, of the backend's ``Delivery``.
+Read ``_serve`` and the methods below it in order: they are a message's way.
+
+What holds here: the client's 250 at the end of data is the backend's own; whatever goes wrong is a 4xx; no more is read from the
+client than the engine can take; a client that vanishes leaves nothing behind at the backend. Deadlines are kept by the door,
+which looks at ``deadline`` of every conversation once in a while and calls ``expire``: no timer a command.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final, NoReturn, cast
+
+import structlog
+
+from gateway.backend import AuthRelay, Delivery
+from gateway.doors.tls import tls_info
+from gateway.reception import PROTOCOL, RESULTS, Reception, new_id, reply_record
+from gateway.records import BackendRecord, Result
+from gateway.resolver import ClientName
+from gateway.session import Message, Recipient, Session
+from gateway.smtp import reply as replies
+from gateway.smtp.events import (
+    Auth,
+    AuthResponse,
+    Bdat,
+    Chunk,
+    Data,
+    EndOfChunk,
+    EndOfData,
+    Event,
+    Fatal,
+    Hello,
+    Mail,
+    Quit,
+    Rcpt,
+    Refused,
+    Reset,
+    StartTls,
+)
+from gateway.smtp.reply import Reply
+from gateway.smtp.sasl import login_name
+from gateway.smtp.server import ServerConnection, TlsState
+from gateway.spool import Spool
+from gateway.verdict import Action, Stage, Verdict
+
+if TYPE_CHECKING:
+    from gateway.doors.proxy_protocol import Addresses
+    from gateway.doors.smtp import SmtpDoor
+
+log = structlog.get_logger("lychgate.smtp")
+
+READ_AHEAD: Final = 65_536
+"""Octets the engine may hold unread before the connection is not read from; uvloop hands over up to 256 KiB at a time."""
+
+
+class _EndError(Exception):
+    """The conversation is over.
+
+    Attributes:
+        verdict: What ended it, None when the client left.
+        told: Whether the client has its last reply already (or the engine has queued it).
+    """
+
+    def __init__(self, verdict: Verdict | None = None, *, told: bool = False) -> None:
+        super().__init__()
+        self.verdict = verdict
+        self.told = told
+
+
+def _protocol_end(reply: Reply, outcome: str, *, told: bool = False) -> _EndError:
+    return _EndError(Verdict(Action.DISCONNECT, reply, PROTOCOL, outcome), told=told)
+
+
+class Conversation(asyncio.Protocol):
+    """One connection.
+
+    Args:
+        door: The listener's door.
+        proxied: What the PROXY header said, None where there was none.
+
+    Attributes:
+        deadline: The loop's time at which the door calls ``expire``.
+        task: The task that serves the connection, None before it is connected.
+    """
+
+    __slots__ = (
+        "_auth", "_buffering", "_client_address", "_delivery", "_door", "_draining", "_engine", "_expired", "_gone", "_idle", "_proxied",
+        "_reception", "_relay", "_session", "_session_end", "_spool", "_transport", "_waiter", "_writable", "deadline", "task",
+    )  # fmt: skip
+
+    def __init__(self, door: "SmtpDoor", proxied: "Addresses | None" = None) -> None:
+        self.deadline = float("inf")
+        self.task: asyncio.Task[None] | None = None
+        self._door = door
+        self._proxied = proxied
+        self._engine = ServerConnection(
+            door.engine_options, tls=door.initial_tls, extensions=door.extensions(), auth_required=door.auth_required
+        )
+        self._gone = False  # the client, or the connection to it
+        self._expired = False
+        self._draining = False
+        self._idle = False  # waiting for a command with no transaction open
+        self._buffering = False  # not reading from the connection
+        self._writable = True
+        self._waiter: asyncio.Future[None] | None = None
+        self._spool: Spool | None = None
+        self._delivery: Delivery | None = None
+        self._relay: AuthRelay | None = None
+        self._auth: tuple[str, list[bytes]] | None = None
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio.Protocol
+        if self.task is not None:
+            return  # the same connection, now under TLS
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        if self._door.implicit_tls:
+            self._transport.pause_reading()
+        refusal = self._door.admit(self)
+        self.task = asyncio.get_running_loop().create_task(self._run(refusal))
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio.Protocol
+        self._engine.receive_data(data)
+        if self._waiter is not None:
+            self._wake()
+        elif self._engine.buffered > READ_AHEAD and not self._buffering:
+            self._buffering = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> None:  # noqa: D102 - asyncio.Protocol
+        self._gone = True
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102 - asyncio.Protocol
+        self._gone = self._writable = True
+        self._wake()
+
+    def pause_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
+        self._writable = False
+
+    def resume_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
+        self._writable = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # What the door calls.
+
+    @property
+    def client_address(self) -> str:
+        """By which connections are counted."""
+        if self._proxied is not None:
+            return str(self._proxied.client)
+        peer = self._transport.get_extra_info("peername")
+        return str(peer[0]) if peer else "0.0.0.0"
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self._expired = True
+        self._wake()
+
+    def drain(self) -> None:
+        """End the session as soon as no transaction is open."""
+        self._draining = True
+        if self._idle:
+            self._wake()
+
+    # The task.
+
+    async def _run(self, refusal: Reply | None) -> None:
+        self._session = self._new_session()
+        self._reception = self._door.reception(self._session)
+        end = _EndError()
+        try:
+            if self._door.implicit_tls:
+                await self._start_tls()
+            await self._serve(refusal)
+        except _EndError as ended:
+            end = ended
+        except (ConnectionError, ssl.SSLError, TimeoutError) as error:
+            log.info("TLS handshake failed", session=self._session.id, error=str(error))
+        except asyncio.CancelledError:
+            end = _protocol_end(replies.SHUTTING_DOWN, "shutdown")
+        except Exception:
+            log.exception("session failed", session=self._session.id)
+            end = _EndError(Verdict(Action.DEFER, replies.LOCAL_ERROR, PROTOCOL, "error"))
+        await self._close(end)
+
+    async def _close(self, end: _EndError) -> None:
+        """Leave nothing behind: at the backend, in the record, on the wire."""
+        reply = None if end.verdict is None else end.verdict.reply
+        try:
+            await self._abort_delivery()
+            if self._relay is not None:
+                await self._relay.close()
+            await self._reception.close(end.verdict, reply)
+        finally:
+            self._forget_message()
+            self._send()
+            if reply is not None and not end.told and not self._gone:
+                self._transport.write(reply.encode())
+            self._transport.close()
+            self._door.forget(self)
+
+    async def _serve(self, refusal: Reply | None) -> None:
+        """The session, command by command."""
+        if refusal is not None:
+            raise _protocol_end(refusal, "too_many_connections")
+        verdict = await self._reception.connect()
+        if verdict.reply is not None:
+            await self._refuse_client(verdict)
+        self._engine.greet(self._door.greeting)
+        while True:
+            event = await self._event()
+            match event:
+                case Rcpt():
+                    await self._rcpt(event)
+                case Mail():
+                    self._answer(await self._reception.mail(event.path, event.parameters), replies.SENDER_OK)
+                case Data():
+                    await self._data()
+                case Bdat():
+                    await self._bdat(event)
+                case Hello():
+                    await self._hello(event)
+                case Quit():
+                    await self._quit()
+                case Reset():
+                    await self._reset()
+                    self._engine.reply(replies.OK)
+                case Refused():
+                    self._session.errors += 1
+                case StartTls():
+                    await self._starttls_command()
+                case Auth() | AuthResponse():
+                    await self._authenticate(event)
+                case Fatal():
+                    log.info("session ended", session=self._session.id, reason=event.reason.value)
+                    raise _protocol_end(event.reply, event.reason.value, told=True)
+                case _:
+                    raise RuntimeError(f"no step for {event}")
+
+    async def _refuse_client(self, verdict: Verdict) -> None:
+        """Refused before the greeting: 554, behind which only QUIT is taken (RFC 5321 3.1), or 421."""
+        reply = verdict.reply or replies.LOCAL_ERROR
+        if verdict.action is Action.REJECT:
+            self._engine.greet(
+                Reply(554, None, f"{self._door.hostname} {reply.enhanced or ''} {reply.text}".replace("  ", " "))
+            )
+            while not isinstance(event := await self._event(), Quit | Fatal):
+                self._session.errors += isinstance(event, Refused)
+            if isinstance(event, Quit):
+                self._engine.reply(replies.BYE)
+            raise _EndError(verdict, told=True)
+        raise _EndError(
+            Verdict(verdict.action, reply.as_disconnection(), verdict.policy, verdict.outcome, verdict.stage)
+        )
+
+    async def _hello(self, event: Hello) -> None:
+        await self._reset()
+        verdict = await self._reception.helo(event.name, extended=event.extended)
+        self._engine.extensions = self._door.extensions()
+        self._engine.auth_mechanisms = self._door.auth_mechanisms(self._session)
+        self._answer(verdict, self._engine.hello_reply())
+
+    async def _quit(self) -> NoReturn:
+        await self._reset()
+        self._engine.reply(replies.BYE)
+        raise _EndError
+
+    async def _reset(self) -> None:
+        """The client gives up the transaction, if there is one."""
+        backend = None if self._delivery is None else _backend_record(self._delivery)
+        await self._abort_delivery()
+        self._reception.abort(backend)
+
+    async def _rcpt(self, event: Rcpt) -> None:
+        recipient, verdict = await self._reception.rcpt(event.path, event.parameters)
+        if verdict.reply is None:
+            delivery = self._delivery_for(recipient)
+            reply = await delivery.recipient(recipient)
+            self._reception.answered(recipient, reply)
+            self._engine.reply(reply)
+            return
+        self._answer(verdict, verdict.reply)
+
+    def _delivery_for(self, recipient: Recipient) -> Delivery:
+        if self._delivery is None:
+            transaction = self._reception.transaction
+            assert transaction is not None  # noqa: S101 - RCPT comes behind MAIL
+            if self._relay is not None and self._session.login is not None:
+                self._delivery = self._relay.delivery(transaction)
+            else:
+                self._delivery = self._door.group(self._session, recipient).delivery(transaction)
+        return self._delivery
+
+    async def _data(self) -> None:
+        verdict = await self._reception.data()
+        if verdict.reply is not None:
+            await self._end_message(verdict)
+            return
+        self._engine.reply(replies.START_MAIL_INPUT)
+        self._spool = self._door.spool()
+        problem: Reply | None = None
+        while isinstance(event := await self._event(), Chunk):
+            problem = problem or await self._keep(event.data)
+        assert isinstance(event, EndOfData)  # noqa: S101 - the engine's order
+        await self._end_of_data(problem or event.problem)
+
+    async def _bdat(self, event: Bdat) -> None:
+        """A message in chunks (RFC 3030): the octets of every chunk are read, also those of a refused one."""
+        verdict = await self._reception.data()
+        problem = verdict.reply
+        if problem is None:
+            self._spool = self._door.spool()
+        while True:
+            following = await self._event()
+            match following:
+                case Chunk():
+                    problem = problem or await self._keep(following.data)
+                case Bdat():
+                    pass
+                case EndOfChunk():
+                    refusal = problem or following.problem
+                    if refusal is not None:
+                        await self._end_message(verdict if verdict.reply is not None else self._problem(refusal))
+                        return
+                    self._engine.reply(replies.CHUNK_OK)
+                case EndOfData():
+                    if verdict.reply is not None:
+                        await self._end_message(verdict)
+                    else:
+                        await self._end_of_data(problem or following.problem)
+                    return
+                case Reset() | Hello() | Quit():
+                    await self._other_than_chunk(following)
+                    return
+                case Refused():
+                    self._session.errors += 1
+                case Fatal():
+                    raise _protocol_end(following.reply, following.reason.value, told=True)
+                case _:
+                    raise RuntimeError(f"{following} between chunks")
+
+    async def _other_than_chunk(self, event: Reset | Hello | Quit) -> None:
+        """The client gives up a message between its chunks."""
+        if isinstance(event, Quit):
+            await self._quit()
+        if isinstance(event, Hello):
+            await self._hello(event)
+            return
+        await self._reset()
+        self._engine.reply(replies.OK)
+
+    async def _keep(self, data: bytes) -> Reply | None:
+        assert self._spool is not None  # noqa: S101 - made when the message began
+        try:
+            await self._spool.write(data)
+        except OSError as error:
+            log.error("spool failed", session=self._session.id, error=str(error))
+            return replies.INSUFFICIENT_STORAGE
+        return None
+
+    async def _end_of_data(self, problem: Reply | None) -> None:
+        """The message is there: the chain's last word, then the backend's, which is the client's reply."""
+        reception, spool = self._reception, self._spool
+        assert spool is not None  # noqa: S101 - made when the message began
+        if problem is not None:
+            await self._end_message(self._problem(problem))
+            return
+        message = Message(spool, spool.header)
+        verdict = await reception.message(message)
+        if verdict.reply is not None:
+            await self._end_message(verdict)
+            return
+        delivery, self._delivery = self._delivery, None
+        if delivery is None:  # every recipient is discarded
+            recipient = reception.transaction.recipients[0] if reception.transaction is not None else None
+            decided = recipient.verdict if recipient is not None else None
+            await self._end_message(decided or Verdict(Action.DISCARD, replies.ACCEPTED), replies.ACCEPTED)
+            return
+        reply = await delivery.send(message.added, spool)
+        result: Result = "accepted" if reply.is_positive else "deferred" if reply.is_transient else "rejected"
+        reception.finish(result, None, reply, _backend_record(delivery))
+        self._forget_message()
+        self._engine.reply(reply)
+
+    def _problem(self, reply: Reply) -> Verdict:
+        """The protocol's refusal of a message."""
+        self._session.refusals += 1
+        action = Action.DEFER if reply.is_transient else Action.REJECT
+        return Verdict(action, reply.with_reference(self._reception.reference), PROTOCOL, None, Stage.MESSAGE)
+
+    async def _end_message(self, verdict: Verdict, reply: Reply | None = None) -> None:
+        """The transaction ends without the backend: refused or discarded at DATA or at the end of data."""
+        await self._abort_delivery()
+        answer = reply or verdict.reply
+        self._reception.finish(RESULTS[verdict.action], verdict, answer)
+        self._forget_message()
+        self._answer(verdict, answer or replies.ACCEPTED)
+
+    def _forget_message(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+    def _answer(self, verdict: Verdict, reply: Reply) -> None:
+        """Reply with the verdict's own words if it has any; a disconnecting one ends the session."""
+        if verdict.action is Action.DISCONNECT:
+            raise _EndError(verdict)
+        self._engine.reply(verdict.reply or reply)
+
+    async def _abort_delivery(self) -> None:
+        delivery, self._delivery = self._delivery, None
+        if delivery is not None:
+            await delivery.abort()
+
+    # TLS and AUTH.
+
+    async def _starttls_command(self) -> None:
+        certificate = self._door.certificate
+        if certificate is None:
+            self._engine.reply(replies.TLS_NOT_AVAILABLE)
+            return
+        self._transport.pause_reading()
+        await self._reset()
+        self._engine.reply(replies.READY_FOR_TLS)
+        if self._engine.buffered:  # early octets: next_event ends the session
+            self._transport.resume_reading()
+            return
+        self._send()
+        await self._start_tls()
+        self._session.helo_name = None
+        self._session.extended = False
+        self._engine.tls_started()
+
+    async def _start_tls(self) -> None:
+        certificate = self._door.certificate
+        assert certificate is not None  # noqa: S101 - a listener with TLS has one
+        loop = asyncio.get_running_loop()
+        transport = await loop.start_tls(
+            self._transport,
+            self,
+            certificate.context,
+            server_side=True,
+            ssl_handshake_timeout=self._door.timeouts.tls_handshake,
+        )
+        assert transport is not None  # noqa: S101 - what start_tls returns
+        self._transport = transport
+        self._buffering = False
+        self._session.tls = tls_info(transport.get_extra_info("ssl_object"))
+
+    async def _authenticate(self, event: Auth | AuthResponse) -> None:
+        """AUTH is the backend's business (RFC 4954): its challenges and its answer pass through."""
+        if isinstance(event, Auth):
+            if self._relay is None:
+                self._relay = await self._door.auth_relay(self._session)
+            initial = event.initial_response
+            self._auth = (event.mechanism, [] if initial is None else [initial])
+            reply = await self._relay.start(event.mechanism, initial)
+        else:
+            assert self._relay is not None  # noqa: S101 - the engine's order
+            assert self._auth is not None  # noqa: S101 - the same
+            self._auth[1].append(event.line)
+            reply = await self._relay.respond(event.line)
+        if reply.code == 235:  # noqa: PLR2004 - RFC 4954 6
+            mechanism, responses = self._auth
+            self._session.login = login_name(mechanism, responses)
+            log.info("authenticated", session=self._session.id, login=self._session.login)
+        elif not reply.is_positive:
+            self._session.refusals += 1
+            log.info("authentication failed", session=self._session.id, reply=str(reply))
+            await self._relay.close()
+            self._relay = None
+        self._engine.reply(reply)
+
+    # Octets in and out.
+
+    async def _event(self) -> Event:
+        """The next event; awaits octets, with what was replied so far sent first.
+
+        Raises:
+            _EndError: The client is gone or too slow, or the gateway is shutting down.
+        """
+        engine = self._engine
+        event = engine.next_event()
+        if event is not None:
+            return event
+        loop = asyncio.get_running_loop()
+        in_message = self._spool is not None
+        timeouts = self._door.timeouts
+        self.deadline = min(loop.time() + (timeouts.data if in_message else timeouts.command), self._session_end)
+        self._idle = self._reception.transaction is None
+        try:
+            while event is None or not self._writable:
+                self._send()
+                if self._gone:
+                    raise _EndError
+                if self._expired:
+                    raise _protocol_end(replies.TIMEOUT, "timeout")
+                if self._draining and self._idle:
+                    raise _protocol_end(replies.SHUTTING_DOWN, "shutdown")
+                if self._buffering:
+                    self._buffering = False
+                    self._transport.resume_reading()
+                self._waiter = loop.create_future()
+                await self._waiter
+                self._waiter = None
+                event = event or engine.next_event()
+        finally:
+            self._waiter = None
+            self._idle = False
+            self.deadline = float("inf")
+        return event
+
+    def _send(self) -> None:
+        data = self._engine.data_to_send()
+        if data and not self._gone:
+            self._transport.write(data)
+
+    # The session's beginning.
+
+    def _new_session(self) -> Session:
+        door = self._door
+        peer = self._transport.get_extra_info("peername") or ("0.0.0.0", 0)
+        local = self._transport.get_extra_info("sockname") or ("0.0.0.0", 0)
+        client, port, server = ip_address(peer[0].partition("%")[0]), peer[1], f"{local[0]}:{local[1]}"
+        if self._proxied is not None:
+            client, port = self._proxied.client, self._proxied.client_port
+            server = f"{self._proxied.server}:{self._proxied.server_port}"
+        mapped = getattr(client, "ipv4_mapped", None)
+        now = door.clock.now()
+        whole = door.timeouts.session
+        self._session_end = asyncio.get_running_loop().time() + whole if whole else float("inf")
+        session = Session(
+            id=new_id(now),
+            listener=door.name,
+            client_address=mapped or client,
+            client_port=port,
+            server_address=server,
+            started=now,
+            resolve_client_name=_not_asked,
+        )
+        session.resolve_client_name = _name_finder(session, door.client_name)
+        session.client_name = door.known_client_name(str(session.client_address))
+        return session
+
+
+def _backend_record(delivery: Delivery) -> BackendRecord:
+    return BackendRecord(
+        group=delivery.group, server=delivery.server, reply=reply_record(delivery.reply), queue_id=delivery.queue_id
+    )
+
+
+async def _not_asked() -> ClientName:
+    raise RuntimeError("the session has just begun")
+
+
+def _name_finder(session: Session, find: Callable[[str], Awaitable[ClientName]]) -> Callable[[], Awaitable[ClientName]]:
+    async def resolve() -> ClientName:
+        if session.client_name is None:
+            session.client_name = await find(str(session.client_address))
+        return session.client_name
+
+    return resolve

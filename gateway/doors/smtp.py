@@ -1,0 +1,361 @@
+"""The SMTP door: a listener's sockets and the conversations behind them.
+
+It accepts connections, reads the PROXY header of trusted peers, keeps the limits on connections, and hands each connection to a
+``Conversation``. It looks at the deadlines of all conversations a few times a second, which costs less than a timer for each command.
+On shutdown it stops accepting, lets transactions under way finish, and tells idle clients 421 (RFC 5321 3.8).
+"""
+
+import asyncio
+import socket
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from gateway.backend import AuthRelay, ServerGroup
+from gateway.chain import Chain
+from gateway.config.model import Config, DelayReject, Listener, TlsMode
+from gateway.doors.conversation import Conversation
+from gateway.doors.proxy_protocol import Addresses, ProxyError, read_header
+from gateway.doors.tls import Certificate
+from gateway.policy import Clock
+from gateway.reception import Reception
+from gateway.records import RecordSink
+from gateway.resolver import ClientName, NameStatus, Resolver, client_name
+from gateway.session import Domain, Recipient, Session
+from gateway.smtp import reply as replies
+from gateway.smtp.data import BareNewlines, NulOctets
+from gateway.smtp.reply import Reply
+from gateway.smtp.server import ServerOptions, TlsState
+from gateway.spool import Spool
+
+log = structlog.get_logger("lychgate.smtp")
+
+END_TO_END: Final = frozenset({"8BITMIME", "SMTPUTF8", "DSN"})
+"""Extensions that can only be offered where the backend offers them too."""
+
+BACKLOG: Final = 1024
+"""Connections that the kernel keeps until they are accepted."""
+
+KNOWN_NAMES: Final = 10_000
+"""Clients whose names are remembered."""
+
+_TLS_STATES: Final = {
+    TlsMode.NONE: TlsState.NONE,
+    TlsMode.STARTTLS: TlsState.OPTIONAL,
+    TlsMode.STARTTLS_REQUIRED: TlsState.REQUIRED,
+    TlsMode.IMPLICIT: TlsState.ACTIVE,
+}
+
+
+class SmtpDoor:
+    """One listener.
+
+    Args:
+        config: The whole configuration.
+        listener: The listener's part.
+        listening: Its bound, listening sockets.
+        chain: Its chain.
+        groups: The server groups by name.
+        domain: Finds our domain of a name.
+        resolver: Asks the DNS for clients' names.
+        sink: Takes the records.
+        clock: Tells the time.
+
+    Attributes:
+        name: The listener's address, for records.
+        hostname: The gateway's name.
+        greeting: What clients are greeted with.
+        certificate: Its certificate, None without TLS.
+        engine_options: For each connection's engine.
+        timeouts: The time limits.
+        clock: Tells the time.
+
+    Raises:
+        OSError, ssl.SSLError: The certificate can't be used.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        listener: Listener,
+        listening: list[socket.socket],
+        *,
+        chain: Chain,
+        groups: Mapping[str, ServerGroup],
+        domain: Callable[[str], Domain | None],
+        resolver: Resolver,
+        sink: RecordSink,
+        clock: Clock,
+    ) -> None:
+        self.name = listener.name
+        self.hostname = config.hostname
+        self.greeting = Reply(220, None, f"{config.hostname} ESMTP Lychgate")
+        self.timeouts = config.timeouts
+        self.clock = clock
+        self.initial_tls = _TLS_STATES[listener.tls.mode]
+        self.implicit_tls = listener.tls.mode is TlsMode.IMPLICIT
+        self.certificate = (
+            None if listener.tls.certificate is None else Certificate(listener.tls.certificate, listener.tls.key)
+        )
+        self.engine_options = _engine_options(config, listener)
+        self._config = config
+        self._listener = listener
+        self._listening = listening
+        self._chain = chain
+        self._groups = groups
+        self._domain = domain
+        self._resolver = resolver
+        self._sink = sink
+        self._single = frozenset(name for name, group in groups.items() if group.single_recipient)
+        self._delay = config.delay_reject is DelayReject.RCPT
+        self._limit = -(-config.limits.connections // config.workers)
+        self._conversations: set[Conversation] = set()
+        self._clients: Counter[str] = Counter()
+        self._names: OrderedDict[str, tuple[float, ClientName]] = OrderedDict()
+        self._servers: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._accepting: list[asyncio.Task[None]] = []
+        self._draining = False
+        self._extensions_of: tuple[object, ...] | None = None
+        self._extensions: frozenset[str] = frozenset()
+
+    # Opening and closing.
+
+    async def open(self) -> None:
+        """Begin to accept connections."""
+        loop = asyncio.get_running_loop()
+        for listening in self._listening:
+            if self._listener.proxy_protocol is not None:
+                self._accepting.append(self._own(self._accept_proxied(listening)))
+            else:
+                self._servers.append(
+                    await loop.create_server(lambda: Conversation(self), sock=listening, backlog=BACKLOG)
+                )
+        self._own(self._watch())
+
+    def close(self) -> None:
+        """Stop accepting; sessions go on."""
+        for server in self._servers:
+            server.close()
+        for task in self._accepting:
+            task.cancel()
+        for listening in self._listening:
+            listening.close()
+
+    async def empty(self, stopped: asyncio.Task[None], patience: float) -> None:
+        """Return when no session is left, ``stopped`` is done, or ``patience`` seconds are over."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + patience
+        while self._conversations and not stopped.done() and loop.time() < end:
+            tasks = [conversation.task for conversation in self._conversations if conversation.task is not None]
+            await asyncio.wait([stopped, *tasks], timeout=end - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+
+    async def drain(self, grace: float) -> None:
+        """Stop accepting, let transactions under way finish for ``grace`` seconds, then end what is left."""
+        self._draining = True
+        self.close()
+        for conversation in self._conversations:
+            conversation.drain()
+        tasks = [conversation.task for conversation in self._conversations if conversation.task is not None]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=grace)
+            for task in late:
+                task.cancel()
+            if late:
+                log.warning("sessions ended by force", listener=self.name, sessions=len(late))
+                await asyncio.wait(late)
+        for work in self._tasks:
+            work.cancel()
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._conversations)
+
+    # What a conversation asks of its door.
+
+    def admit(self, conversation: Conversation) -> Reply | None:
+        """Count a new connection; a reply refuses it."""
+        self._conversations.add(conversation)
+        address = conversation.client_address
+        self._clients[address] += 1
+        if self._draining:
+            return replies.SHUTTING_DOWN
+        most = self._config.limits.connections_per_client
+        if len(self._conversations) > self._limit or (most and self._clients[address] > most):
+            return replies.TOO_MANY_CONNECTIONS
+        return None
+
+    def forget(self, conversation: Conversation) -> None:
+        """A connection has ended."""
+        self._conversations.discard(conversation)
+        address = conversation.client_address
+        self._clients[address] -= 1
+        if self._clients[address] <= 0:
+            del self._clients[address]
+
+    def reception(self, session: Session) -> Reception:
+        """The way of a session through the chain."""
+        return Reception(
+            session,
+            self._chain,
+            domain=self._domain,
+            backend=self._backend_name,
+            recipient_limit=self._config.limits.recipients,
+            single_recipient=self._single,
+            sink=self._sink,
+            clock=self.clock,
+            hostname=self.hostname,
+            delay_reject=self._delay,
+        )
+
+    def spool(self) -> Spool:
+        """The place for one message."""
+        return Spool(self._config.spool.memory, self._config.spool.directory)
+
+    def group(self, session: Session, recipient: Recipient) -> ServerGroup:
+        """The servers that take a recipient's mail."""
+        return self._groups[self._backend_name(session, recipient)]
+
+    def _backend_name(self, session: Session, recipient: Recipient) -> str:
+        auth = self._listener.auth
+        if session.login is not None and auth is not None and auth.backend is not None:
+            return auth.backend
+        if recipient.domain is not None:
+            return recipient.domain.backend
+        return self._config.default_backend or next(iter(self._groups))
+
+    def extensions(self) -> frozenset[str]:
+        """What EHLO offers besides the engine's own: end-to-end extensions only where every backend has them."""
+        known = tuple(group.capabilities for group in self._groups.values())
+        if known != self._extensions_of:
+            offered = END_TO_END
+            for capabilities in known:
+                offered &= frozenset() if capabilities is None else capabilities.keywords
+            self._extensions_of = known
+            self._extensions = offered | {"PIPELINING", "CHUNKING"}
+        return self._extensions
+
+    def auth_mechanisms(self, session: Session) -> tuple[str, ...]:
+        """What AUTH offers: what the backend offers, once the connection is encrypted."""
+        auth = self._listener.auth
+        if auth is None or auth.backend is None or session.tls is None:
+            return ()
+        capabilities = self._groups[auth.backend].capabilities
+        return () if capabilities is None else capabilities.auth
+
+    @property
+    def auth_required(self) -> bool:
+        """Whether MAIL needs authentication."""
+        return self._listener.auth is not None and self._listener.auth.required
+
+    async def auth_relay(self, session: Session) -> AuthRelay:
+        """A backend's connection for one client's authentication."""
+        auth = self._listener.auth
+        assert auth is not None  # noqa: S101 - mechanisms are offered only then
+        assert auth.backend is not None  # noqa: S101 - the same
+        return await self._groups[auth.backend].authenticate(session)
+
+    # Clients' names.
+
+    def known_client_name(self, address: str) -> ClientName | None:
+        """A name that is remembered; otherwise, where names are looked up at all, it is asked for in the background."""
+        known = self._names.get(address)
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        if self._config.dns.client_names:
+            self._own(self._remember_name(address))
+        return None
+
+    async def client_name(self, address: str) -> ClientName:
+        """A client's name, looked up if it is not remembered."""
+        known = self._names.get(address)
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        found = await client_name(self._resolver, address)
+        lifetime = 10.0 if found.status is NameStatus.TEMPORARY else 300.0
+        self._names[address] = (time.monotonic() + lifetime, found)
+        self._names.move_to_end(address)
+        if len(self._names) > KNOWN_NAMES:
+            self._names.popitem(last=False)
+        return found
+
+    async def _remember_name(self, address: str) -> None:
+        await self.client_name(address)
+
+    # Tasks of its own.
+
+    def _own(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _watch(self) -> None:
+        """Expire conversations whose deadline has passed; look for a new certificate now and then."""
+        loop = asyncio.get_running_loop()
+        limits = [self.timeouts.command, self.timeouts.data, self.timeouts.session or 60.0]
+        pause = max(0.02, min(1.0, min(limits) / 4))
+        certificate_due = loop.time()
+        while True:
+            await asyncio.sleep(pause)
+            now = loop.time()
+            for conversation in self._conversations:
+                if conversation.deadline < now:
+                    conversation.expire()
+            if self.certificate is not None and now > certificate_due:
+                certificate_due = now + 5.0
+                self.certificate.refresh()
+
+    async def _accept_proxied(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        listening.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except OSError as error:  # out of descriptors, or the peer was gone already
+                log.warning("accept failed", listener=self.name, error=str(error))
+                await asyncio.sleep(0.1)
+                continue
+            if len(self._tasks) > self._limit:
+                connection.close()
+                continue
+            self._own(self._proxied(connection))
+
+    async def _proxied(self, connection: socket.socket) -> None:
+        """Read the PROXY header where the peer is trusted to send one, then begin the conversation."""
+        proxy = self._listener.proxy_protocol
+        addresses: Addresses | None = None
+        try:
+            connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if proxy is not None and proxy.trusts(connection.getpeername()[0]):
+                async with asyncio.timeout(self.timeouts.proxy):
+                    addresses = await read_header(connection)
+        except (ProxyError, OSError, TimeoutError) as error:
+            log.warning("no PROXY header from a trusted peer", listener=self.name, error=str(error) or "timeout")
+            connection.close()
+            return
+        with suppress(OSError):
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: Conversation(self, addresses), connection)
+
+
+def _engine_options(config: Config, listener: Listener) -> ServerOptions:
+    limits = config.limits
+    return ServerOptions(
+        hostname=config.hostname,
+        message_size=listener.message_size,
+        header_size=limits.header_size,
+        command_line=limits.command_line,
+        auth_line=limits.auth_line,
+        parameters=limits.parameters,
+        errors=limits.errors,
+        unknown_commands=limits.unknown_commands,
+        idle_commands=limits.idle_commands,
+        bare_newlines=BareNewlines(listener.bare_newlines),
+        nul=NulOctets(listener.nul),
+    )

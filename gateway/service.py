@@ -1,0 +1,327 @@
+"""The service: a supervisor that binds the ports, drops privileges, and keeps the workers running.
+
+The supervisor does no mail. It binds the listeners' addresses, becomes the configured user, forks the workers, and then waits for signals:
+
+* a worker that dies is replaced, at once the first time and with growing pauses if it keeps dying;
+* SIGHUP loads the configuration again. An invalid file changes nothing and is said in the log. A valid one is served by new workers, which begin with
+  the configuration whole; when they are ready the old ones retire: they accept nothing more, and their sessions go on to their end;
+* SIGTERM and SIGINT drain the workers and end the service.
+
+systemd is told when it is ready, reloading and stopping (sd_notify(3)). If the supervisor is killed its workers notice and drain.
+"""
+
+import asyncio
+import grp
+import os
+import pwd
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvloop
+
+from gateway import worker
+from gateway.config.load import load
+from gateway.config.model import Config, Endpoint
+from gateway.config.problems import ConfigError
+from gateway.log import configure as configure_log
+
+log = structlog.get_logger("lychgate.service")
+
+BACKLOG: Final = 1024
+"""Connections that wait in the kernel to be accepted."""
+
+READY_WITHIN: Final = 60.0
+"""Seconds that new workers have to become ready before a reload counts as failed."""
+
+_SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+
+
+class ServiceError(Exception):
+    """The service can't start: a port can't be bound, a user does not exist."""
+
+
+def bind(endpoint: Endpoint) -> list[socket.socket]:
+    """Bind and listen on an address; a name with several addresses gives several sockets.
+
+    Raises:
+        ServiceError: It can't be bound.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            listening = socket.socket(family, kind, protocol)
+            sockets.append(listening)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind(address)
+            listening.listen(BACKLOG)
+            listening.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    except OSError as error:
+        for listening in sockets:
+            listening.close()
+        raise ServiceError(f"can not listen on {endpoint}: {error.strerror or error}") from error
+    return sockets
+
+
+def drop_privileges(user: str | None, group: str | None) -> None:
+    """Become the user and group for good.
+
+    Raises:
+        ServiceError: They do not exist, or this process may not.
+    """
+    if user is None and group is None:
+        return
+    try:
+        entry = pwd.getpwnam(user) if user is not None else None
+        gid = grp.getgrnam(group).gr_gid if group is not None else entry.pw_gid if entry is not None else os.getgid()
+    except KeyError as error:
+        raise ServiceError(f"no such user or group: {error.args[0]}") from error
+    if os.geteuid() != 0:
+        if (entry is None or entry.pw_uid == os.geteuid()) and gid == os.getegid():
+            return
+        raise ServiceError("only root can become another user; start as root or leave out 'user' and 'group'")
+    if entry is not None:
+        os.initgroups(entry.pw_name, gid)
+    os.setgid(gid)
+    if entry is not None:
+        os.setuid(entry.pw_uid)
+
+
+def notify(state: str) -> None:
+    """Tell systemd, where it asked to be told (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+        connection.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+@dataclass(slots=True)
+class Generation:
+    """The workers of one configuration."""
+
+    config: Config
+    listening: list[list[socket.socket]]
+    workers: set[int] = field(default_factory=set)
+    deaths: int = 0
+    restart_at: list[float] = field(default_factory=list)
+
+
+class Supervisor:
+    """Keeps the workers of a configuration file running.
+
+    Args:
+        path: The configuration file.
+        config: What it says.
+    """
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self._path = path
+        self._sockets: dict[str, list[socket.socket]] = {}
+        self._retired: set[int] = set()
+        self._lifeline, self._lifeline_end = os.pipe()
+        self._current = Generation(config, [])
+
+    def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            ServiceError: The service can't start.
+        """
+        config = self._current.config
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._current.listening = self._bind(config)
+        if config.pid_file is not None:
+            _write_pid_file(config.pid_file)
+        drop_privileges(config.user, config.group)
+        if not self._start(self._current):
+            self._stop()
+            raise ServiceError("the workers did not become ready")
+        log.info("service ready", workers=config.workers, listeners=[listener.name for listener in config.listeners])
+        notify(f"READY=1\nMAINPID={os.getpid()}\nSTATUS=serving {self._path}")
+        try:
+            self._watch()
+        finally:
+            notify("STOPPING=1")
+            self._stop()
+            if config.pid_file is not None:
+                with suppress(OSError):
+                    config.pid_file.unlink()
+            log.info("service stopped")
+
+    def _watch(self) -> None:
+        while True:
+            due = min(self._current.restart_at, default=None)
+            pause = 3600.0 if due is None else max(0.0, due - time.monotonic())
+            received = signal.sigtimedwait(_SIGNALS, pause)
+            if received is None:
+                self._restart_due()
+            elif received.si_signo == signal.SIGCHLD:
+                self._reap()
+            elif received.si_signo == signal.SIGHUP:
+                self._reload()
+            else:
+                log.info("service stopping", signal=signal.Signals(received.si_signo).name)
+                return
+
+    # Workers.
+
+    def _start(self, generation: Generation) -> bool:
+        """Fork a generation's workers; returns whether all became ready."""
+        pipes = [self._fork(generation) for _ in range(generation.config.workers)]
+        ready = True
+        for pipe in pipes:
+            with open(pipe, "rb", closefd=True) as reader:  # a worker that dies closes it without a word
+                ready = reader.read(1) == b"1" and ready
+        return ready
+
+    def _fork(self, generation: Generation) -> int:
+        """Fork one worker; returns the descriptor that tells when it is ready."""
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid:
+            os.close(writer)
+            generation.workers.add(pid)
+            return reader
+        status = 1
+        try:
+            os.close(reader)
+            os.close(self._lifeline_end)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            self._serve(generation, writer)
+            status = 0
+        except Exception:  # noqa: BLE001 - the last place before the process ends: it is said, and the status tells
+            log.exception("worker failed")
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _serve(self, generation: Generation, ready: int) -> None:
+        used = {listening.fileno() for sockets in generation.listening for listening in sockets}
+        for sockets in self._sockets.values():
+            for listening in sockets:
+                if listening.fileno() not in used:
+                    listening.close()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(worker.run(generation.config, generation.listening, ready=ready, lifeline=self._lifeline))
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._retired.discard(pid)
+            if pid in self._current.workers:
+                self._current.workers.discard(pid)
+                pause = min(30.0, 0.0 if self._current.deaths == 0 else 0.5 * 2 ** min(self._current.deaths, 6))
+                self._current.deaths += 1
+                self._current.restart_at.append(time.monotonic() + pause)
+                log.error("worker died", pid=pid, status=os.waitstatus_to_exitcode(status), restart_in=pause)
+
+    def _restart_due(self) -> None:
+        now = time.monotonic()
+        generation = self._current
+        late = [due for due in generation.restart_at if due > now]
+        count = len(generation.restart_at) - len(late)
+        generation.restart_at = late
+        for _ in range(count):
+            pipe = self._fork(generation)
+            with open(pipe, "rb", closefd=True) as reader:
+                if reader.read(1) == b"1":
+                    generation.deaths = 0
+                    log.info("worker replaced")
+
+    # Reload and stop.
+
+    def _reload(self) -> None:
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        old = self._current
+        try:
+            config = load(self._path)
+            new = Generation(config, self._bind(config))
+        except (ConfigError, ServiceError, OSError) as error:
+            log.error("reload refused: the old configuration stays", error=str(error))
+        else:
+            self._current = new
+            if self._start(new):
+                self._retire(old)
+                self._close_unused()
+                configure_log(config.log.level, config.log.format)
+                log.info("configuration reloaded", path=str(self._path), workers=config.workers)
+            else:
+                self._current = old
+                for pid in new.workers:
+                    _kill(pid, signal.SIGTERM)
+                self._retired |= new.workers
+                self._close_unused()
+                log.error("reload refused: the new workers did not become ready; the old configuration stays")
+        notify("READY=1")
+
+    def _retire(self, generation: Generation) -> None:
+        for pid in generation.workers:
+            _kill(pid, signal.SIGUSR1)
+        self._retired |= generation.workers
+
+    def _stop(self) -> None:
+        """Drain every worker and wait for them, a little longer than they may take."""
+        children = self._current.workers | self._retired
+        for pid in children:
+            _kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + self._current.config.timeouts.drain + 5.0
+        while children and time.monotonic() < deadline:
+            children -= {pid for pid in children if _has_ended(pid)}
+            if children:
+                signal.sigtimedwait({signal.SIGCHLD}, 0.5)
+        for pid in children:
+            log.warning("worker killed: it did not stop in time", pid=pid)
+            _kill(pid, signal.SIGKILL)
+
+    # Sockets.
+
+    def _bind(self, config: Config) -> list[list[socket.socket]]:
+        """The sockets of each listener; what is bound already is used again."""
+        bound: list[list[socket.socket]] = []
+        for listener in config.listeners:
+            name = str(listener.smtp)
+            if name not in self._sockets:
+                self._sockets[name] = bind(listener.smtp)
+            bound.append(self._sockets[name])
+        return bound
+
+    def _close_unused(self) -> None:
+        used = {str(listener.smtp) for listener in self._current.config.listeners}
+        for name in set(self._sockets) - used:
+            for listening in self._sockets.pop(name):
+                listening.close()
+
+
+def _kill(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
+
+
+def _write_pid_file(path: Path) -> None:
+    try:
+        path.write_text(f"{os.getpid()}\n")
+    except OSError as error:
+        raise ServiceError(f"can not write the pid file {path}: {error.strerror or error}") from error

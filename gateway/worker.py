@@ -1,0 +1,137 @@
+"""One worker: a process, or a part of one, that serves the listeners.
+
+``Worker`` builds what the configuration speaks of and opens the doors; ``run`` serves until it is told to stop. It is told by signals of the
+supervisor, or by its end: SIGTERM drains (transactions under way finish, idle clients get 421), SIGUSR1 retires (no new connections,
+sessions go on to their end: what a reload does to the old workers).
+"""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from gateway.adapters.dns import DnsResolver
+from gateway.assembly import build_chains, build_sink, our_domains
+from gateway.backend import ServerGroup
+from gateway.config.model import Config
+from gateway.doors.smtp import SmtpDoor
+from gateway.reception import SystemClock
+from gateway.records import RecordSink
+
+log = structlog.get_logger("lychgate.worker")
+
+RETIREMENT: Final = 3600.0
+"""Seconds that sessions may go on after a reload, before they are drained."""
+
+
+class Worker:
+    """Serves the listeners of a configuration.
+
+    Args:
+        config: The configuration.
+        listening: Bound and listening sockets of each listener, in the configuration's order.
+        sink: Takes the records; by default what the configuration names.
+
+    Attributes:
+        doors: The open doors.
+    """
+
+    def __init__(
+        self, config: Config, listening: Sequence[list[socket.socket]], sink: RecordSink | None = None
+    ) -> None:
+        self._config = config
+        self._sink = sink or build_sink(config)
+        dns = config.dns
+        self._resolver = DnsResolver(dns.servers, timeout=dns.timeout, cache=dns.cache)
+        domain = our_domains(config)
+        clock = SystemClock()
+        self._groups = {
+            name: ServerGroup(name, options, self._resolver, config.hostname)
+            for name, options in config.backends.items()
+        }
+        self._chains = build_chains(config, domain=domain, resolver=self._resolver, clock=clock)
+        self.doors = [
+            SmtpDoor(
+                config,
+                listener,
+                sockets,
+                chain=chain,
+                groups=self._groups,
+                domain=domain,
+                resolver=self._resolver,
+                sink=self._sink,
+                clock=clock,
+            )
+            for listener, sockets, chain in zip(config.listeners, listening, self._chains, strict=True)
+        ]
+
+    async def start(self) -> None:
+        """Meet the backends, start the policies, open the doors."""
+        await asyncio.gather(*(group.start() for group in self._groups.values()))
+        for chain in set(self._chains):
+            await chain.start()
+        for door in self.doors:
+            await door.open()
+
+    async def stop(self, grace: float) -> None:
+        """Close the doors, give transactions ``grace`` seconds, and release everything."""
+        await asyncio.gather(*(door.drain(grace) for door in self.doors))
+        for chain in set(self._chains):
+            await chain.stop()
+        await asyncio.gather(*(group.stop() for group in self._groups.values()))
+        await self._resolver.close()
+        await self._sink.close()
+
+    async def retire(self, stopping: asyncio.Event) -> None:
+        """Accept nothing new; return when the last session has ended, or it is told to stop."""
+        for door in self.doors:
+            door.close()
+        async with asyncio.TaskGroup() as group:
+            stopped = group.create_task(_stopped(stopping))
+            for door in self.doors:
+                await door.empty(stopped, RETIREMENT)
+            stopped.cancel()
+
+
+async def _stopped(stopping: asyncio.Event) -> None:
+    await stopping.wait()
+
+
+async def run(
+    config: Config, listening: Sequence[list[socket.socket]], *, ready: int | None = None, lifeline: int | None = None
+) -> None:
+    """Serve until told to stop.
+
+    Args:
+        config: The configuration.
+        listening: See ``Worker``.
+        ready: A descriptor to which one octet is written when connections are served.
+        lifeline: A descriptor that reaches its end when the supervisor is gone: then the worker drains and ends.
+    """
+    loop = asyncio.get_running_loop()
+    stopping, retiring = asyncio.Event(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor's: a terminal sends it to all
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    loop.add_signal_handler(signal.SIGUSR1, retiring.set)
+    if lifeline is not None:
+        loop.add_reader(lifeline, stopping.set)
+    worker = Worker(config, listening)
+    await worker.start()
+    if ready is not None:
+        with open(ready, "wb", closefd=True) as pipe:
+            pipe.write(b"1")
+    log.info("worker ready", listeners=[door.name for door in worker.doors])
+    told = [asyncio.ensure_future(event.wait()) for event in (stopping, retiring)]
+    await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
+    if retiring.is_set() and not stopping.is_set():
+        await worker.retire(stopping)
+    for waiting in told:
+        waiting.cancel()
+    if lifeline is not None:
+        loop.remove_reader(lifeline)
+    await worker.stop(config.timeouts.drain)
+    log.info("worker stopped")
