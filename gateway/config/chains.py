@@ -1,8 +1,8 @@
 """From the chain as written to complete settings of every policy, for all domains and for those that differ.
 
-An entry is a policy's name, or the name with settings. The settings common to every policy (``CommonSettings``) stand beside the policy's own options,
-which the policy's class describes. A domain's ``policies:`` names entries by id; what it gives replaces the chain's, setting by
-setting, outcome by outcome.
+An entry is a policy's name, or the name with settings. The settings common to every policy (``CommonSettings``) stand
+beside the policy's own options, which the policy's class describes. A domain's ``policies:`` names entries by id;
+what it gives replaces the chain's, setting by setting, outcome by outcome.
 """
 
 import json
@@ -36,13 +36,15 @@ class CommonSettings(Section):
     """Settings that every policy has."""
 
     id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    """Its name in records, exceptions and `domains:`; the policy's name without it. Needed when a policy stands in the chain twice."""
-    on: dict[str, Any] = {}
-    """What is done about an outcome: `OUTCOME: ACTION`, or `OUTCOME: {action: ACTION, reply: "550 5.7.1 Text", header: "X-Name: text"}`."""
+    """Its name in records, exceptions and `domains:`; the policy's name without it. A policy that stands in the chain
+    twice needs it."""
+    on: dict[str, Any] = Field(default={})
+    """What is done about an outcome: `OUTCOME: ACTION`, or
+    `OUTCOME: {action: ACTION, reply: "550 5.7.1 Text", header: "X-Name: text"}`."""
     mode: Mode | None = None
     """`enforce`, or `observe`: record what would have been done and do nothing."""
     on_error: OnError | None = None
-    """What happens when the policy fails or runs out of time: `pass` or `defer`. The policy's page tells its default."""
+    """What happens when it fails or runs out of time: `pass` or `defer`. The policy's page tells its default."""
     timeout: Duration | None = None
     """How long it may wait at one stage. The policy's page tells its default."""
 
@@ -173,8 +175,7 @@ class ChainBuilder:
         if written is None or not isinstance(written.value, YamlMapping):
             if domain.mode is settings.mode or domain.mode is Mode.ENFORCE:
                 return settings
-            key = (entry.id, "", domain.mode)
-            return self._made.setdefault(key, replace(settings, mode=domain.mode))
+            return self._made.setdefault((entry.id, "", domain.mode), replace(settings, mode=domain.mode))
         if (entry.id, id(written.value)) in self._failed:  # the same settings, shared by an alias
             return settings
         key = (entry.id, json.dumps(written.value, sort_keys=True), domain.mode)
@@ -289,8 +290,9 @@ def _merged(common: YamlMapping, own: YamlMapping) -> YamlMapping:
     for layer in (common, own):
         for key, value in layer.items():
             inner = merged.get(key)
-            both = isinstance(inner, YamlMapping) and isinstance(value, YamlMapping)
-            merged[key] = _merged(inner, value) if key == "on" and both else value
+            if key == "on" and isinstance(inner, YamlMapping) and isinstance(value, YamlMapping):
+                value = _merged(inner, value)  # noqa: PLW2901 - what comes in its place
+            merged[key] = value
             merged.keys_at[key] = layer.keys_at[key]
             merged.values_at[key] = layer.values_at[key]
     return merged

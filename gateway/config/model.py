@@ -1,8 +1,8 @@
 """A validated configuration: what ``load`` returns and the rest of the gateway reads.
 
-Sections that stand for themselves are the models of ``options``; what needed other parts of the file to be understood (chains, domains,
-listeners) is resolved here: every name of a backend exists, every chain is complete, and for each domain that differs there is a
-chain of its own.
+Sections that stand for themselves are the models of ``options``; what needed other parts of the file to be understood
+(chains, domains, listeners) is resolved here: every name of a backend exists, every chain is complete, and for each
+domain that differs there is a chain of its own.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from typing import Any
 from gateway.config.backend import BackendOptions
 from gateway.config.names import Endpoint
 from gateway.config.options import (
-    AddressList,
+    AliasOptions,
     AuthOptions,
     DelayReject,
     DnsOptions,
@@ -37,7 +37,7 @@ from gateway.policy import OnError, Options, Policy
 from gateway.verdict import Response
 
 __all__ = [
-    "AddressList",
+    "AliasOptions",
     "AuthOptions",
     "BackendOptions",
     "ChainSettings",
@@ -166,7 +166,7 @@ class Config:
         hostname: The gateway's name.
         listeners: Where to listen.
         backends: The server groups by name.
-        default_backend: Takes mail that trusted and authenticated clients relay; None when there are several and none was named.
+        default_backend: Takes mail that trusted and authenticated clients relay; None if none is named among several.
         domains: Our domains by name; see ``domain`` for looking one up.
         chain: The common chain, None when every listener has its own.
         exceptions: In the order of the file.
@@ -197,7 +197,7 @@ class Config:
     warnings: tuple[Problem, ...] = ()
 
     def domain(self, name: str) -> DomainOptions | None:
-        """The settings of a domain by its name in lower case, A-labels: its own, or those of the nearest ``.parent``."""
+        """The settings of a domain by its name in lower case, A-labels: its own, or those of a ``.parent``."""
         found = self.domains.get(name)
         if found is not None or name.startswith("."):
             return found

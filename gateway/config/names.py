@@ -1,7 +1,8 @@
 """Names in the configuration: domains, addresses to match, endpoints to listen on.
 
-Each function reads what an administrator wrote and gives the form that the rest of the gateway compares with: domains in lower case
-as A-labels (RFC 5890), local parts in lower case. Raises ``ValueError`` with words for an administrator.
+Each function reads what an administrator wrote and gives the form that the rest of the gateway compares with: domains
+in lower case as A-labels (RFC 5890), local parts in lower case. Raises ``ValueError`` with words for an
+administrator.
 """
 
 import ipaddress
@@ -9,10 +10,12 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+import idna
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)  # RFC 1035 2.3.1, and "_" because it occurs
+_MAX_PORT: Final = 65535
 _MAX_NAME: Final = 253  # RFC 1035 2.3.4: 255 octets on the wire
 
 
@@ -25,8 +28,8 @@ def domain_name(text: str) -> str:
     name = text.removesuffix(".")
     if not name.isascii():
         try:
-            name = name.encode("idna").decode("ascii")
-        except UnicodeError as error:
+            name = idna.encode(name, uts46=True, std3_rules=True).decode("ascii")  # as ``smtp.grammar`` does
+        except idna.IDNAError as error:
             raise ValueError(f"{text!r} is not a domain name") from error
     name = name.lower()
     if len(name) > _MAX_NAME or not all(_LABEL.fullmatch(label) for label in name.split(".")):
@@ -56,7 +59,7 @@ def host_name(text: str) -> str:
 
 
 def address_pattern(text: str) -> str:
-    """An address to match: ``user@example.com``, ``@example.com`` for the whole domain, or ``<>`` for the null reverse-path.
+    """An address: ``user@example.com``, ``@example.com`` for the whole domain, ``<>`` for the null reverse-path.
 
     Raises:
         ValueError: It is none of them.
@@ -95,7 +98,7 @@ class Endpoint:
             if isinstance(value, str)
             else None
         )
-        if match is None or int(match[3]) > 65535:
+        if match is None or int(match[3]) > _MAX_PORT:
             raise ValueError(f"{value!r} is not an address and port such as 0.0.0.0:25 or [::]:25")
         try:
             host = str(ipaddress.IPv6Address(match[1])) if match[1] else _host(match[2])

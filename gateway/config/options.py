@@ -26,6 +26,7 @@ from pydantic import (
 
 from gateway.config.backend import BackendOptions
 from gateway.config.names import Endpoint, address_pattern, domain_name, domain_pattern, host_name
+from gateway.tables import AddressList
 from gateway.units import Duration, Size
 
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -109,7 +110,6 @@ Flag: TypeAlias = Annotated[bool, Strict()]
 Count: TypeAlias = Annotated[int, Strict(), Field(ge=0)]
 Positive: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
 File: TypeAlias = Annotated[Path, AfterValidator(_in_folder), WithJsonSchema({"type": "string"})]
-ExistingFile: TypeAlias = Annotated[File, AfterValidator(_existing)]
 NetworkField: TypeAlias = Annotated[
     Network,
     BeforeValidator(_network),
@@ -137,7 +137,7 @@ class TlsOptions(Section):
     """TLS of a listener."""
 
     mode: TlsMode = TlsMode.STARTTLS
-    """none; starttls (offered); starttls_required (no mail without it); implicit (TLS from the first octet, port 465)."""
+    """none; starttls (offered); starttls_required (no mail without it); implicit (TLS at once, port 465)."""
     certificate: File | None = None
     """PEM file with the certificate and the intermediate ones."""
     key: File | None = None
@@ -198,19 +198,51 @@ def _aliases(value: object) -> object:
     return {"list": value} if isinstance(value, list) else value
 
 
-class AddressList(Section):
-    """Addresses, written here, in a file, or both."""
+def _table(table: Callable[[], object]) -> None:
+    """Make a table to see whether what it is made of is right; a single entry needs no number."""
+    try:
+        table()
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix("entry 1: ")) from error
 
-    entries: tuple[str, ...] = Field(default=(), alias="list")
-    """Addresses: `user`, or `user@example.com`."""
-    file: ExistingFile | None = None
-    """A file with one address a line; `#` begins a comment. It is read again when it changes."""
+
+def _recipient(entry: str) -> str:
+    _table(lambda: AddressList([entry]))
+    return entry
 
 
-class RecipientOptions(AddressList):
+def _recipients_file(file: Path) -> Path:
+    _table(lambda: AddressList(file=_existing(file)))
+    return file
+
+
+def _alias(entry: str) -> str:
+    _table(lambda: AddressList(aliases=[entry]))
+    return entry
+
+
+def _aliases_file(file: Path) -> Path:
+    _table(lambda: AddressList(aliases_file=_existing(file)))
+    return file
+
+
+class AliasOptions(Section):
+    """Aliases, written here, in a file, or both."""
+
+    entries: tuple[Annotated[str, AfterValidator(_alias)], ...] = Field(default=(), alias="list")
+    """Aliases: `info: alice`, or `info` alone."""
+    file: Annotated[File, AfterValidator(_aliases_file)] | None = None
+    """A file as Postfix reads it, `alias: target` or `alias target`; only the aliases count."""
+
+
+class RecipientOptions(Section):
     """The recipients of a domain. Without this section every address is taken, and the backend has its say."""
 
-    aliases: Annotated[AddressList, BeforeValidator(_aliases)] | None = None
+    entries: tuple[Annotated[str, AfterValidator(_recipient)], ...] = Field(default=(), alias="list")
+    """Addresses: `user`, `user@example.com`, or `@example.com` for all of a domain."""
+    file: Annotated[File, AfterValidator(_recipients_file)] | None = None
+    """A file with one address a line; `#` begins a comment. It is read again when it changes."""
+    aliases: Annotated[AliasOptions, BeforeValidator(_aliases)] | None = None
     """Further addresses that are taken: a list, or `{file: PATH}`."""
     any: Flag = False
     """Whether every address of the domain is taken."""
@@ -385,7 +417,7 @@ class FileOptions(Section):
     mode: Mode = Mode.ENFORCE
     """`observe`: nothing is refused by any policy; records tell what would have been."""
     delay_reject: DelayReject = DelayReject.RCPT
-    """`rcpt`: refusals at connect, HELO and MAIL are given at RCPT, so that the record shows the envelope. `none`: at once."""
+    """`rcpt`: refusals at connect, HELO and MAIL wait for RCPT, which gives the record the envelope; `none`: at once."""
     dns: DnsOptions = DnsOptions()
     """Asking the DNS."""
     records: Annotated[RecordOptions, BeforeValidator(_records)] = RecordOptions(stdout=True)

@@ -1,6 +1,7 @@
 """What is wrong with a configuration, said so that an administrator can mend it.
 
-A ``Problem`` has its place in the file; a ``ConfigError`` carries all of them. ``nearest`` finds what was probably meant.
+A ``Problem`` has its place in the file; a ``ConfigError`` carries all of them. ``nearest`` finds what was probably
+meant.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,12 +1,14 @@
 """YAML text to plain data with positions.
 
-Mappings and lists come as ``dict`` and ``list`` subclasses that remember where each key and value stands; scalars follow the core schema
-of YAML 1.2.2 (10.3.2), so that ``on``, ``yes`` and ``no`` are words and a date stays text. Keys are always text. ``${env:NAME}``
-and ``${file:PATH}`` in values are replaced while reading; ``$${`` stands for ``${``.
+Mappings and lists come as ``dict`` and ``list`` subclasses that remember where each key and value stands; scalars
+follow the core schema of YAML 1.2.2 (10.3.2), so that ``on``, ``yes`` and ``no`` are words and a date stays text.
+Keys are always text. ``${env:NAME}`` and ``${file:PATH}`` in values are replaced while reading; ``$${`` stands for
+``${``.
 
-The text is read as a stream of events, without recursion. An alias shares its anchor's data instead of copying it, and what all
-aliases together stand for is limited (``MAX_ALIASED``), so that a few lines can't become gigabytes further on. ruamel.yaml's C scanner does the
-scanning where it is installed, about thirty times as fast as the one in Python.
+The text is read as a stream of events, without recursion. An alias shares its anchor's data instead of copying it,
+and what all aliases together stand for is limited (``MAX_ALIASED``), so that a few lines can't become gigabytes
+further on. ruamel.yaml's C scanner does the scanning where it is installed, about thirty times as fast as the one in
+Python.
 """
 
 import os
@@ -173,12 +175,11 @@ def _python_events(text: str) -> Iterator[Any]:
 class _Frame:
     """A mapping or list that is being read."""
 
-    __slots__ = ("anchor", "data", "key", "merged", "size", "where")
+    __slots__ = ("anchor", "data", "key", "merged", "size")
 
-    def __init__(self, data: YamlMapping | YamlList, anchor: str | None, where: str) -> None:
+    def __init__(self, data: YamlMapping | YamlList, anchor: str | None) -> None:
         self.data = data
         self.anchor = anchor
-        self.where = where
         self.key: str | None = None  # of the mapping entry whose value comes next
         self.merged: list[YamlMapping] = []
         self.size = 1
@@ -218,36 +219,34 @@ class _Builder:
         elif kind is DocumentStartEvent:
             self._documents += 1
             if self._documents > 1:
-                raise ConfigError(
-                    [*self.document.problems, self._fatal(position, "a second document begins here; one is allowed")]
-                )
+                raise self._fatal(position, "a second document begins here; one is allowed")
 
-    def _fatal(self, position: Position, message: str) -> Problem:
-        return Problem(self.document.path, position, self._where(), message)
+    def _fatal(self, position: Position, message: str) -> ConfigError:
+        """What to raise where reading can't go on."""
+        self.document.problem(position, self._where(), message)
+        return ConfigError(self.document.problems)
 
-    def _where(self) -> str:
-        if not self._stack:
-            return ""
-        frame = self._stack[-1]
-        if isinstance(frame.data, YamlList):
-            return f"{frame.where}[{len(frame.data)}]"
-        return frame.where if frame.key is None else join(frame.where, frame.key)
+    def _where(self, key: str | None = None) -> str:
+        """The path of what comes next, or of a key of the mapping that is being read."""
+        where = ""
+        for frame in self._stack:
+            if isinstance(frame.data, YamlList):
+                where = f"{where}[{len(frame.data)}]"
+            elif frame.key is not None:
+                where = join(where, frame.key)
+        return where if key is None else join(where, key)
 
     def _open(self, data: YamlMapping | YamlList, event: Any) -> None:
         position = data.position
         if len(self._stack) >= MAX_DEPTH:
-            raise ConfigError(
-                [*self.document.problems, self._fatal(position, f"is nested more than {MAX_DEPTH} levels deep")]
-            )
+            raise self._fatal(position, f"is nested more than {MAX_DEPTH} levels deep")
         if self._stack and self._stack[-1].key is None and isinstance(self._stack[-1].data, YamlMapping):
-            raise ConfigError(
-                [*self.document.problems, self._fatal(position, "a key must be text, not a list or a mapping")]
-            )
+            raise self._fatal(position, "a key must be text, not a list or a mapping")
         if event.tag is not None:
             self.document.problem(position, self._where(), f"the tag {event.tag} is not supported")
         if event.anchor is not None:
             self._open_anchors.add(event.anchor)
-        self._stack.append(_Frame(data, event.anchor, self._where()))
+        self._stack.append(_Frame(data, event.anchor))
 
     def _close(self) -> None:
         frame = self._stack.pop()
@@ -266,15 +265,15 @@ class _Builder:
 
     def _key(self, frame: _Frame, key: str, position: Position) -> None:
         assert isinstance(frame.data, YamlMapping)  # noqa: S101 - the caller looked
-        frame.key = key
         known = frame.data.keys_at.get(key)
         if known is not None:
             self.document.problem(
                 position,
-                join(frame.where, key),
+                self._where(key),
                 f"the key {key!r} stands here twice; the first is in line {known.line}",
             )
         frame.data.keys_at[key] = position
+        frame.key = key
 
     def _value(self, value: Any, position: Position, size: int, anchor: str | None) -> None:
         if anchor is not None:
@@ -292,7 +291,7 @@ class _Builder:
         key = frame.key
         frame.key = None
         if key is None:  # an alias as a key
-            raise ConfigError([*self.document.problems, self._fatal(position, "a key must be text, not an alias")])
+            raise self._fatal(position, "a key must be text, not an alias")
         if key == "<<":
             self._merge(frame, value, position)
             return
@@ -307,24 +306,18 @@ class _Builder:
         if all(isinstance(mapping, YamlMapping) for mapping in merged):
             frame.merged.extend(merged)
         else:
-            self.document.problem(
-                position, join(frame.where, "<<"), "must name a mapping, or a list of mappings, to merge"
-            )
+            self.document.problem(position, self._where("<<"), "must name a mapping, or a list of mappings, to merge")
 
     def _alias(self, anchor: str, position: Position) -> None:
         if anchor in self._open_anchors:
-            raise ConfigError(
-                [*self.document.problems, self._fatal(position, f"the alias *{anchor} stands inside its own anchor")]
-            )
+            raise self._fatal(position, f"the alias *{anchor} stands inside its own anchor")
         if anchor not in self._anchors:
-            raise ConfigError(
-                [*self.document.problems, self._fatal(position, f"no anchor &{anchor} stands before this alias")]
-            )
+            raise self._fatal(position, f"no anchor &{anchor} stands before this alias")
         value, size = self._anchors[anchor]
         self._aliased += size
         if self._aliased > MAX_ALIASED:
             message = f"the aliases of this file stand for more than {MAX_ALIASED} values"
-            raise ConfigError([*self.document.problems, self._fatal(position, message)])
+            raise self._fatal(position, message)
         self._value(value, position, size, None)
 
     def _scalar(self, event: Any, position: Position) -> Scalar:

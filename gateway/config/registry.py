@@ -73,8 +73,8 @@ class Registry:
         if offers is None:
             known = ", ".join(self.names) or "none"
             raise UnknownPolicyError(
-                f"there is no policy {name!r}{suggestion(name, self.names)}; installed are: {known}. A policy of another "
-                "package is found once that package is installed in the same environment (pip install PACKAGE)"
+                f"there is no policy {name!r}{suggestion(name, self.names)}; installed are: {known}. A policy of "
+                "another package is found once that package is installed in the same environment (pip install PACKAGE)"
             )
         if len(offers) > 1:
             raise UnknownPolicyError(f"more than one installed package offers a policy {name!r}; remove one of them")

@@ -1,7 +1,7 @@
 """Pydantic's errors in an administrator's words, with the place in the file.
 
-What a message says depends on the kind of error alone; no type of Python's and no internal name is shown. Where a value may have
-several forms and fits none, the messages for each are joined.
+What a message says depends on the kind of error alone; no type of Python's and no internal name is shown. Where a
+value may have several forms and fits none, the messages for each are joined.
 """
 
 from collections.abc import Iterable, Iterator
