@@ -1,0 +1,70 @@
+"""The files in deploy/ are right: the configurations load, the unit and the scripts are accepted by their own tools."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gateway.config.load import load
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "lychgate.yaml"])
+def test_configurations_are_valid(name: str) -> None:
+    """An administrator can start from them."""
+    config = load(DEPLOY / name)
+    ids = [policy.id for policy in config.listeners[0].chain.policies]
+    assert {"relay", "recipient", "size", "loop", "limits"} <= set(ids)
+    assert "example.com" in config.domains
+
+
+def test_the_demo_stays_on_the_machine() -> None:
+    """It listens on loopback only, asks no DNS, and needs no privileges."""
+    config = load(DEPLOY / "demo.yaml")
+    assert [str(listener.smtp) for listener in config.listeners] == ["127.0.0.1:2525"]
+    assert not config.dns.client_names
+    assert config.user is None
+
+
+def test_what_is_commented_out_in_the_example_is_valid_too(tmp_path: Path) -> None:
+    """With every suggested setting taken in, the example still loads."""
+    text = (DEPLOY / "lychgate.yaml").read_text("utf-8")
+    lines = [_uncommented(line) for line in text.splitlines()]
+    shutil.copy(DEPLOY / "recipients.txt", tmp_path)
+    (tmp_path / "blocked-networks.txt").write_text("192.0.2.0/24\n")
+    (tmp_path / "lychgate.yaml").write_text("\n".join(lines))
+    config = load(tmp_path / "lychgate.yaml")
+    assert len(config.listeners) == 5
+    assert config.exceptions
+    assert config.mode.value == "observe"
+    assert {"example.com", "example.net", "*.example.com"} >= set(config.domains) > {"example.com"}
+
+
+def _uncommented(line: str) -> str:
+    indent, mark, rest = line.partition("# ")
+    is_setting = mark and not indent.strip() and rest.lstrip()[:1] in {"-", '"', "t", "a", "p", "e", "m", "s"}
+    if not is_setting or (
+        "{" not in rest and not rest.lstrip().startswith(("- smtp", "policies: [", "exceptions:", "mode:"))
+    ):
+        return line
+    return indent + rest
+
+
+@pytest.mark.peer("systemd-analyze")
+def test_the_unit_is_accepted_by_systemd(tmp_path: Path) -> None:
+    """Every setting of the unit is one that systemd knows."""
+    unit = tmp_path / "lychgate.service"
+    unit.write_text((DEPLOY / "lychgate.service").read_text("utf-8").replace("/opt/lychgate/bin/lychgate", "/bin/true"))
+    result = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert "lychgate.service" not in result.stderr
+
+
+@pytest.mark.parametrize("script", ["deploy/setup.sh", "tests/peers.sh", ".ci/run"])
+def test_scripts_parse(script: str) -> None:
+    """They are executable, and the shell that runs them can read them."""
+    path = DEPLOY.parent / script
+    assert path.stat().st_mode & 0o111
+    shell = path.read_text("utf-8").splitlines()[0].split("/")[-1].split()[-1]
+    assert subprocess.run([shell, "-n", path], check=False).returncode == 0
