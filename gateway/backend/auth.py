@@ -92,6 +92,10 @@ class AuthRelay:
             self._found[1].quit()
             self._found = None
 
+    def at_hand(self, tried: "set[Server]") -> "tuple[Server, Connection, bool] | None":  # noqa: ARG002 - of the protocol
+        """The connection is had by ``connection`` only (``delivery.Source``)."""
+        return None
+
     async def connection(self, tried: "set[Server]", *, fresh: bool) -> "tuple[Server, Connection, bool]":
         """The connection (``delivery.Source``).
 

@@ -6,9 +6,10 @@ comes before it, so that a message costs no timers. Whatever goes wrong (loss, g
 """
 
 import asyncio
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final, cast
 
-from gateway.smtp.client import SERVICE_CLOSING, ClientConnection, Command, ReplyError
+from gateway.smtp.client import SERVICE_CLOSING, ClientConnection, Command
 from gateway.smtp.reply import Reply
 
 if TYPE_CHECKING:
@@ -62,9 +63,10 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._replies: list[Reply] = []
         self._wanted = 0
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[list[Reply]] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._paused = False
+        self._quitting = False
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -74,23 +76,20 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio.Protocol
-        try:
-            answers = self.engine.receive_data(data)
-        except ReplyError as error:
-            self.fail(BackendError(str(error)))
-            return
-        for command, reply in answers:
-            if command is Command.QUIT:
-                self.abort("QUIT")
-                return
+        for reply in self.engine.receive_data(data):
             if reply.code == SERVICE_CLOSING:
                 self.fail(BackendError(f"the server said {reply}", reply=reply))
                 return
             self._replies.append(reply)
-        if self._waiter is not None and len(self._replies) >= self._wanted:
-            _wake(self._waiter)
-        if self._writable is not None:
-            _wake(self._writable)
+        if self.engine.problem is not None:
+            self.fail(BackendError(self.engine.problem))
+        elif self._quitting:
+            self.abort("QUIT")
+        else:
+            if self._waiter is not None and len(self._replies) >= self._wanted:
+                self._settle(self._waiter)
+            if self._writable is not None:
+                _wake(self._writable)
 
     def eof_received(self) -> None:  # noqa: D102 - asyncio.Protocol
         self.fail(BackendError("the server closed the connection"))
@@ -147,41 +146,48 @@ class Connection(asyncio.Protocol):
         if self.fault is not None:
             raise self.fault
 
-    async def replies(self, count: int, within: float) -> list[Reply]:
+    def replies(self, count: int, within: float) -> "asyncio.Future[list[Reply]]":
         """The replies to the next commands, none of which is a 421.
 
-        Raises:
+        Raises (when awaited):
             BackendError: They do not come; its ``replies`` has those that did.
         """
-        if len(self._replies) < count and self.fault is None:
-            self._wanted = count
-            self._waiter = self._loop.create_future()
+        self._wanted = count
+        self._waiter = waiter = self._loop.create_future()
+        if len(self._replies) >= count or self.fault is not None:
+            self._settle(waiter)
+        else:
             self._arm(within)
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        replies, self._replies = self._replies, []
-        if len(replies) < count:
-            assert self.fault is not None  # noqa: S101 - what woke the waiter
-            self.fault.replies = replies
-            raise self.fault
-        return replies
+        return waiter
 
-    async def exchange(self, commands: list[tuple[Command, str]], within: float) -> list[Reply]:
+    def _settle(self, waiter: "asyncio.Future[list[Reply]]") -> None:
+        self._waiter = None
+        if waiter.done():
+            return
+        replies, self._replies = self._replies, []
+        if len(replies) >= self._wanted:
+            waiter.set_result(replies)
+        else:
+            assert self.fault is not None  # noqa: S101 - the only other reason
+            self.fault.replies = replies
+            waiter.set_exception(self.fault)
+
+    def exchange(self, commands: list[tuple[Command, str]], within: float) -> Awaitable[list[Reply]]:
         """Send commands and await their replies: in one write where the server has PIPELINING (RFC 2920).
 
         Raises:
             BackendError: The connection is of no use any more.
         """
-        command = self.engine.command
         if len(commands) == 1 or "PIPELINING" in self.engine.capabilities.keywords:
-            self.write(b"".join([command(kind, line) for kind, line in commands]))
-            return await self.replies(len(commands), within)
+            self.write(self.engine.commands(commands))
+            return self.replies(len(commands), within)
+        return self._one_by_one(commands, within)
+
+    async def _one_by_one(self, commands: list[tuple[Command, str]], within: float) -> list[Reply]:
         replies: list[Reply] = []
         try:
-            for kind, line in commands:
-                self.write(command(kind, line))
+            for command in commands:
+                self.write(self.engine.commands([command]))
                 replies += await self.replies(1, within)
         except BackendError as fault:
             fault.replies = replies
@@ -194,8 +200,7 @@ class Connection(asyncio.Protocol):
         Raises:
             BackendError: The connection is of no use any more.
         """
-        self.write(self.engine.command(kind, line))
-        return (await self.replies(1, within))[0]
+        return (await self.exchange([(kind, line)], within))[0]
 
     def fail(self, fault: BackendError) -> None:
         """Close the connection at once, for this reason; what was not sent yet never is."""
@@ -207,7 +212,7 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
         if self._waiter is not None:
-            _wake(self._waiter)
+            self._settle(self._waiter)
         if self._writable is not None:
             _wake(self._writable)
         pool, self.pool = self.pool, None
@@ -220,15 +225,14 @@ class Connection(asyncio.Protocol):
 
     def quit(self) -> None:
         """Say QUIT; the connection closes when the server has answered, or after a moment."""
-        if self.fault is not None:
+        if self.fault is not None or self._quitting:
             return
-        self.write(self.engine.command(Command.QUIT, "QUIT"))
+        self.write(self.engine.commands([(Command.QUIT, "QUIT")]))
+        self._quitting = True
+        self._arm(QUIT_GRACE)
         pool, self.pool = self.pool, None
         if pool is not None:
             pool.lost(self)
-        self._waiter = self._loop.create_future()
-        self._wanted = 1_000_000
-        self._arm(QUIT_GRACE)
 
     def _arm(self, within: float) -> None:
         self._deadline = self._loop.time() + within
@@ -239,7 +243,7 @@ class Connection(asyncio.Protocol):
 
     def _on_timer(self) -> None:
         self._timer = None
-        if self._waiter is None and self._writable is None:
+        if self._waiter is None and self._writable is None and not self._quitting:
             return
         if self._loop.time() >= self._deadline:
             self.fail(BackendError("no answer in time", timed_out=True))

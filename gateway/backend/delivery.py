@@ -37,6 +37,8 @@ BLOCK: Final = 65_536
 # "2.0.0 Ok: queued as 4F1B2C" (Postfix), "OK id=1tX-0001" (Exim), "2.0.0 x9 Message accepted for delivery" (Sendmail)
 _QUEUE_ID: Final = re.compile(r"queued as ([\w.-]+)|\bid=([\w.-]+)|^([\w.-]+) Message accepted for delivery")
 
+_DATA: Final = [(Command.DATA, "DATA")]
+
 
 class Source(Protocol):
     """Where connections come from: a group's pools, or the one connection of an authenticated session."""
@@ -44,6 +46,10 @@ class Source(Protocol):
     name: str
     options: BackendOptions
     single_recipient: bool
+
+    def at_hand(self, tried: "set[Server]") -> "tuple[Server, Connection, bool] | None":
+        """A kept connection of the first server in line, None where that takes more than a look."""
+        ...
 
     async def connection(self, tried: "set[Server]", *, fresh: bool) -> "tuple[Server, Connection, bool]":
         """A connection, see ``ServerGroup.connection``."""
@@ -191,7 +197,8 @@ class Delivery:
         problem = replies.BACKEND_UNAVAILABLE
         while True:
             try:
-                server, connection, kept = await self._source.connection(tried, fresh=fresh)
+                at_hand = None if fresh else self._source.at_hand(tried)
+                server, connection, kept = at_hand or await self._source.connection(tried, fresh=fresh)
             except BackendError as error:
                 return problem if error.reply is None else _deferred(error.reply)
             self._server = server
@@ -309,7 +316,7 @@ class Delivery:
             connection.write(engine.content(f"BDAT {size} LAST", count))
         else:
             stuffer = DotStuffer()
-            reply = await connection.command(Command.DATA, "DATA", self._options.timeouts.command)
+            reply = (await connection.exchange(_DATA, self._options.timeouts.command))[0]
             if not reply.is_positive:
                 connection.needs_reset = True
                 self._release(connection)

@@ -51,6 +51,7 @@ class ServerGroup:
         self._resolver = resolver
         self._context = tls_context(options.tls)
         self._next = 0
+        self._rotate = options.order is Order.ROUND_ROBIN
         self._task: asyncio.Task[None] | None = None
         self._known: Capabilities | None = None
         self._found: dict[NextHop, Found] = {}
@@ -111,10 +112,20 @@ class ServerGroup:
     def candidates(self) -> tuple[Server, ...]:
         """The servers in the order in which the next message tries them."""
         servers = self._servers
-        if self.options.order is Order.ROUND_ROBIN and len(servers) > 1:
+        if self._rotate and len(servers) > 1:
             self._next = (self._next + 1) % len(servers)
             return servers[self._next :] + servers[: self._next]
         return servers
+
+    def at_hand(self, tried: set[Server]) -> tuple[Server, Connection, bool] | None:
+        """A kept connection of the first server in line, None where that takes more than a look (``delivery.Source``)."""
+        if not self._servers or self._rotate:
+            return None
+        server = self._servers[0]
+        if not server.is_up or server in tried:
+            return None
+        connection = server.pool.take()
+        return None if connection is None else (server, connection, True)
 
     async def connection(self, tried: set[Server], *, fresh: bool) -> tuple[Server, Connection, bool]:
         """A connection to a server that is up and was not tried; servers that fail here are added to ``tried``.

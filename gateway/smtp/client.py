@@ -1,8 +1,8 @@
 """The client's side of SMTP and LMTP, without I/O: commands out, replies in.
 
 ``ClientConnection`` knows which commands wait for a reply, in order (RFC 2920 pipelining), takes replies apart at any
-framing, and reads the EHLO reply into ``Capabilities`` (RFC 5321 4.1.1.1). What comes out of ``receive_data`` are pairs
-of a command and its reply. A server that breaks the protocol raises ``ReplyError``; the connection is of no use then.
+framing, and reads the EHLO reply into ``Capabilities`` (RFC 5321 4.1.1.1). A server that breaks the protocol leaves a
+``problem``; replies before it still count, the connection is of no use after it.
 
 Replies end at LF, with or without CR: that is no danger in this direction. Limits: a reply line may have 8 KiB and a
 reply 200 lines (RFC 5321 4.5.3.1.5 allows 512 octets, which real servers exceed; what is passed on is cut to that).
@@ -25,10 +25,6 @@ SERVICE_CLOSING: Final = 421
 
 # Reply-line = *( Reply-code "-" [ textstring ] CRLF ) Reply-code [ SP textstring ] CRLF   (RFC 5321 4.2)
 _REPLY_LINE: Final = re.compile(rb"([2-5][0-5][0-9])(?:([ -])([^\n]*))?\r?\n")
-
-
-class ReplyError(Exception):
-    """The server sent what is no reply, or a reply to nothing."""
 
 
 class Command(StrEnum):
@@ -116,10 +112,25 @@ class Capabilities:
         )
 
 
-@lru_cache(maxsize=512)
-def _one_line(code: bytes, text: bytes) -> Reply:
-    """The reply of one line; the common ones are remembered, because checking one costs as much as a command."""
-    return Reply.from_backend(int(code), [text])
+_PACKET: Final = 128
+"""Octets of a packet that ``_replies_of`` looks at; most hold the same few replies again and again."""
+
+
+@lru_cache(maxsize=256)
+def _replies_of(packet: bytes) -> tuple[Reply, ...] | None:
+    """The replies in a packet of nothing but whole one-line replies, None for any other.
+
+    Remembered, because making and checking a reply costs more than all the rest of a command.
+    """
+    found: list[Reply] = []
+    position = 0
+    while match := _REPLY_LINE.match(packet, position):
+        code, separator, text = match.groups()
+        if separator == b"-":
+            return None
+        found.append(Reply.from_backend(int(code), [b"" if text is None else text.rstrip(b"\r")]))
+        position = match.end()
+    return tuple(found) if position == len(packet) else None
 
 
 class ClientConnection:
@@ -129,14 +140,16 @@ class ClientConnection:
         capabilities: What the last EHLO or LHLO reply offered; empty before it.
         pending: The commands that wait for a reply, in order.
         content_sent: Whether the end of the last message was sent: from then on the server may have accepted it.
+        problem: How the server broke the protocol, None while it has not.
     """
 
-    __slots__ = ("_buffer", "_code", "_lines", "capabilities", "content_sent", "pending")
+    __slots__ = ("_buffer", "_code", "_lines", "capabilities", "content_sent", "pending", "problem")
 
     def __init__(self) -> None:
         self.capabilities = Capabilities()
         self.pending: deque[Command] = deque((Command.GREETING,))
         self.content_sent = False
+        self.problem: str | None = None
         self._buffer = b""
         self._code = b""
         self._lines: list[bytes] = []
@@ -146,60 +159,63 @@ class ClientConnection:
         """Whether anything stands behind the last reply: before TLS an injection (RFC 3207 section 6)."""
         return bool(self._buffer or self._lines)
 
-    def receive_data(self, data: bytes) -> list[tuple[Command, Reply]]:
-        """Take octets; returns the replies that they complete.
+    def receive_data(self, data: bytes) -> list[Reply]:
+        """Take octets; returns the replies that they complete, in the order of the commands."""
+        if not self._buffer and not self._lines and len(data) <= _PACKET:
+            known = _replies_of(data)
+            if known is not None:
+                return [reply for reply in known if self._answers(reply)]
+        return self._parse(self._buffer + data)
 
-        Raises:
-            ReplyError: They are no reply, or one out of step.
-        """
-        if self._buffer:
-            data = self._buffer + data
-        answers: list[tuple[Command, Reply]] = []
+    def _parse(self, data: bytes) -> list[Reply]:
+        replies: list[Reply] = []
         position = 0
-        while match := _REPLY_LINE.match(data, position):
+        while self.problem is None and (match := _REPLY_LINE.match(data, position)):
             position = match.end()
             code, separator, text = match.groups()
-            text = b"" if text is None else text.rstrip(b"\r")
-            if len(text) > MAX_LINE:
-                raise ReplyError(f"a reply line of more than {MAX_LINE} octets")
-            if not self._lines:
-                if separator != b"-":
-                    answers.append(self._answer(_one_line(code, text)))
-                    continue
+            if self._lines and code != self._code:
+                self.problem = f"a reply of two codes, {self._code.decode()} and {code.decode()}"
+            elif len(self._lines) >= MAX_LINES or (text is not None and len(text) > MAX_LINE):
+                self.problem = f"a reply of more than {MAX_LINES} lines or {MAX_LINE} octets a line"
+            else:
                 self._code = code
-            elif code != self._code:
-                raise ReplyError(f"a reply of two codes, {self._code.decode()} and {code.decode()}")
-            self._lines.append(text)
-            if len(self._lines) > MAX_LINES:
-                raise ReplyError(f"a reply of more than {MAX_LINES} lines")
-            if separator != b"-":
-                lines, self._lines = self._lines, []
-                answers.append(self._answer(Reply.from_backend(int(code), lines)))
+                self._lines.append(b"" if text is None else text.rstrip(b"\r"))
+                if separator != b"-":
+                    lines, self._lines = self._lines, []
+                    reply = Reply.from_backend(int(code), lines)
+                    if self._answers(reply):
+                        replies.append(reply)
         self._buffer = data[position:]
-        if self._buffer and (b"\n" in self._buffer or len(self._buffer) > MAX_LINE):
-            raise ReplyError(f"{self._buffer[:60]!r} is no reply")
-        return answers
+        if self.problem is None and (b"\n" in self._buffer or len(self._buffer) > MAX_LINE):
+            self.problem = f"{self._buffer[:60]!r} is no reply"
+        return replies
 
-    def _answer(self, reply: Reply) -> tuple[Command, Reply]:
+    def _answers(self, reply: Reply) -> bool:
+        """Match a reply with its command; False when it fits none."""
+        if self.problem is not None:
+            return False
         if not self.pending:
-            raise ReplyError(f"a reply to nothing: {reply}")
+            self.problem = f"a reply to nothing: {reply}"
+            return False
         command = self.pending.popleft()
-        if reply.is_positive and reply.code not in _POSITIVE[command]:
-            raise ReplyError(f"{reply} is no reply to {command}")
+        if reply.code < 400 and reply.code not in _POSITIVE[command]:  # noqa: PLR2004 - is_positive, in the hottest place
+            self.problem = f"{reply} is no reply to {command}"
+            return False
         if command is Command.HELLO:
             self.capabilities = Capabilities.parse(reply.text) if reply.is_positive else Capabilities()
-        return command, reply
+        return True
 
-    def command(self, command: Command, line: str) -> bytes:
-        """The octets of a command, whose reply is then expected.
+    def commands(self, commands: list[tuple[Command, str]]) -> bytes:
+        """The octets of commands, whose replies are then expected.
 
         Raises:
-            ValueError: The line holds CR, LF or NUL, which would make it another command.
+            ValueError: One holds CR, LF or NUL, which would make it another command.
         """
-        if "\r" in line or "\n" in line or "\0" in line:
-            raise ValueError(f"a control character in the command {line!r}")
-        self.pending.append(command)
-        return line.encode("utf-8", "surrogateescape") + b"\r\n"
+        text = "\r\n".join([line for _, line in commands]) + "\r\n"
+        if text.count("\n") != len(commands) or text.count("\r") != len(commands) or "\0" in text:
+            raise ValueError(f"a control character in the commands {text!r}")
+        self.pending.extend([kind for kind, _ in commands])
+        return text.encode("utf-8", "surrogateescape")
 
     def content(self, line: str | None, replies: int) -> bytes:
         """The message follows: behind this command (BDAT), or without one after the reply to DATA.
