@@ -10,11 +10,12 @@ per-domain overrides. Chains hold no state of a session; ``reception`` walks a s
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import types
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from time import perf_counter_ns
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 
@@ -91,12 +92,16 @@ class Step:
     async def run(self, stage: Stage, arguments: tuple[object, ...]) -> Finding | None:
         """Call the hook; an exception or a time-out becomes a finding of ``ERROR``."""
         try:
+            result = self.hooks[stage](*arguments)
             if stage not in self.waits:
-                result: Finding | None = self.hooks[stage](*arguments)
-                return result
+                return cast("Finding | None", result)
+            coroutine = cast("Coroutine[Any, Any, Finding | None]", result)
+            try:
+                awaited = coroutine.send(None)
+            except StopIteration as done:  # it did not have to wait, so it needs no timer
+                return cast("Finding | None", done.value)
             async with asyncio.timeout(self.timeout):
-                result = await self.hooks[stage](*arguments)
-                return result
+                return await _resume(coroutine, awaited)
         except TimeoutError:
             log.warning("policy timed out", policy=self.id, stage=stage.value, timeout=self.timeout)
             return ERROR(error=f"no result within {self.timeout:g} seconds")
@@ -107,6 +112,21 @@ class Step:
     def respond(self, finding: Finding) -> Response:
         """What the settings say to a finding."""
         return self.responses[finding.outcome.name]
+
+
+@types.coroutine
+def _resume(coroutine: Coroutine[Any, Any, Finding | None], awaited: Any) -> Generator[Any, Any, Finding | None]:
+    """Go on with a coroutine that awaits something already."""
+    while True:
+        try:
+            try:
+                sent = yield awaited
+            except BaseException as error:  # noqa: BLE001 - whatever is thrown in is the coroutine's to handle
+                awaited = coroutine.throw(error)
+            else:
+                awaited = coroutine.send(sent)
+        except StopIteration as done:
+            return cast("Finding | None", done.value)
 
 
 @dataclass(slots=True)

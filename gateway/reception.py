@@ -72,11 +72,15 @@ class Reception:
         clock: Tells the time.
         hostname: The gateway's name.
         delay_reject: Whether early refusals are held back until RCPT.
+
+    Attributes:
+        transaction: The open transaction, None between them.
+        latest: The open transaction, or the last one.
     """
 
     __slots__ = (
         "_after_data", "_backend", "_clock", "_delay", "_domain", "_held", "_hostname", "_recipient_limit", "_single_recipient", "_sink", "_started",
-        "_tags", "_written", "chain", "session", "transaction",
+        "_tags", "_written", "chain", "latest", "session", "transaction",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +100,7 @@ class Reception:
         self.session = session
         self.chain = chain
         self.transaction: Transaction | None = None
+        self.latest: Transaction | None = None
         self._domain = domain
         self._backend = backend
         self._recipient_limit = recipient_limit
@@ -136,7 +141,7 @@ class Reception:
             parameters=parameters,
             started=self._clock.now(),
         )
-        self.transaction = transaction
+        self.transaction = self.latest = transaction
         self._after_data = None
         if self._held and self._refusal_stands():
             return GO_ON

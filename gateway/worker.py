@@ -18,8 +18,10 @@ from gateway.assembly import build_chains, build_sink, our_domains
 from gateway.backend import ServerGroup
 from gateway.config.model import Config
 from gateway.doors.smtp import SmtpDoor
+from gateway.policy import Clock
 from gateway.reception import SystemClock
 from gateway.records import RecordSink
+from gateway.resolver import Resolver
 
 log = structlog.get_logger("lychgate.worker")
 
@@ -33,21 +35,30 @@ class Worker:
     Args:
         config: The configuration.
         listening: Bound and listening sockets of each listener, in the configuration's order.
-        sink: Takes the records; by default what the configuration names.
+        sink: Takes the records; what the configuration names by default.
+        resolver: Asks the DNS; the name servers of the configuration by default.
+        clock: Tells the time; the system's by default.
 
     Attributes:
         doors: The open doors.
     """
 
     def __init__(
-        self, config: Config, listening: Sequence[list[socket.socket]], sink: RecordSink | None = None
+        self,
+        config: Config,
+        listening: Sequence[list[socket.socket]],
+        *,
+        sink: RecordSink | None = None,
+        resolver: Resolver | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._config = config
         self._sink = sink or build_sink(config)
         dns = config.dns
-        self._resolver = DnsResolver(dns.servers, timeout=dns.timeout, cache=dns.cache)
+        self._dns = DnsResolver(dns.servers, timeout=dns.timeout, cache=dns.cache)
+        self._resolver = resolver or self._dns
         domain = our_domains(config)
-        clock = SystemClock()
+        clock = clock or SystemClock()
         self._groups = {
             name: ServerGroup(name, options, self._resolver, config.hostname)
             for name, options in config.backends.items()
@@ -82,7 +93,7 @@ class Worker:
         for chain in set(self._chains):
             await chain.stop()
         await asyncio.gather(*(group.stop() for group in self._groups.values()))
-        await self._resolver.close()
+        await self._dns.close()
         await self._sink.close()
 
     async def retire(self, stopping: asyncio.Event) -> None:

@@ -101,7 +101,7 @@ class SmtpDoor:
         self.certificate = (
             None if listener.tls.certificate is None else Certificate(listener.tls.certificate, listener.tls.key)
         )
-        self.engine_options = _engine_options(config, listener)
+        self.engine_options = engine_options(config, listener)
         self._config = config
         self._listener = listener
         self._listening = listening
@@ -344,7 +344,8 @@ class SmtpDoor:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: Conversation(self, addresses), connection)
 
 
-def _engine_options(config: Config, listener: Listener) -> ServerOptions:
+def engine_options(config: Config, listener: Listener) -> ServerOptions:
+    """The settings of a listener's engines."""
     limits = config.limits
     return ServerOptions(
         hostname=config.hostname,

@@ -1,0 +1,125 @@
+"""``lychgate demo``: the gateway with a mail server of its own behind it, to try it without setting up anything.
+
+The gateway is the real one with real policies. Behind it stands aiosmtpd, which keeps what it accepts in a Maildir.
+Each decision is told as it falls.
+"""
+
+import asyncio
+import mailbox
+import signal
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+import uvloop
+from aiosmtpd.smtp import SMTP, Envelope, Session
+from rich.console import Console
+from rich.markup import escape
+
+from gateway.cli.options import load_or_exit
+from gateway.config.backend import NextHop
+from gateway.config.model import Config
+from gateway.log import configure, printable
+from gateway.records import DecisionRecord
+from gateway.service import ServiceError, bind
+from gateway.worker import Worker
+
+_STYLES: Final = {"accepted": "green", "deferred": "yellow", "rejected": "red", "discarded": "magenta", "disconnected": "red"}
+
+
+def demo(
+    config: Annotated[Path | None, typer.Option(help="A configuration instead of the demo's own.")] = None,
+    maildir: Annotated[Path | None, typer.Option(help="Where accepted messages are kept; a temporary folder without it.")] = None,
+) -> None:
+    """Try the gateway: it listens on 127.0.0.1:2525, keeps what it accepts in a Maildir, and tells each decision."""
+    settings = load_or_exit(config or _demo_file())
+    configure("warning", "text")
+    console = Console(highlight=False, soft_wrap=True)
+    folder = maildir or Path(tempfile.mkdtemp(prefix="lychgate-demo-")) / "Maildir"
+    try:
+        asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_demo(settings, folder, console))
+    except (ServiceError, OSError) as error:
+        console.print(f"lychgate: {escape(str(error))}", style="red")
+        raise typer.Exit(1) from error
+
+
+def _demo_file() -> Path:
+    """The demo's configuration: part of the package, or beside it in a checkout."""
+    packaged = Path(str(resources.files("gateway"))) / "demo.yaml"
+    return packaged if packaged.is_file() else Path(str(resources.files("gateway"))).parent / "deploy" / "demo.yaml"
+
+
+class _Maildir:
+    """aiosmtpd's handler: keeps each message as a file."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._maildir = mailbox.Maildir(folder)
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's name
+        key = self._maildir.add(envelope.content or b"")
+        return f"250 2.0.0 Ok: kept as {key.partition('.')[0]}"
+
+
+class _Teller:
+    """A sink that tells each decision in a line, and what was found below it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def write(self, record: DecisionRecord) -> None:
+        """Tell one decision."""
+        decision = record.decision
+        if decision.result == "none":
+            return
+        style = _STYLES.get(decision.result, "dim")
+        who = f"<{record.reverse_path}>" if record.reverse_path is not None else record.client.address
+        whom = ", ".join(f"<{recipient.address}>" for recipient in record.recipients)
+        by = "" if decision.policy in {None, "backend"} else f" by {decision.policy}: {decision.outcome}"
+        line = f"[{style}]{decision.result:<9}[/{style}] {escape(printable(f'{who} -> {whom}{by}'))}"
+        self._console.print(f"{record.time[11:19]} {line}")
+        if record.reply is not None:
+            enhanced = f" {record.reply.enhanced}" if record.reply.enhanced else ""
+            told = printable(f"{record.reply.code}{enhanced} {record.reply.text}")
+            self._console.print(f"         [dim]the client was told: {escape(told)}[/dim]")
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+async def _demo(config: Config, folder: Path, console: Console) -> None:
+    loop = asyncio.get_running_loop()
+    handler = _Maildir(folder)
+    hop: NextHop = next(iter(config.backends.values())).servers[0]
+    server = await loop.create_server(
+        lambda: SMTP(handler, hostname="demo-backend", enable_SMTPUTF8=True, loop=loop), hop.target, hop.port
+    )
+    sockets = [bind(listener.smtp) for listener in config.listeners]
+    worker = Worker(config, sockets, sink=_Teller(console))
+    await worker.start()
+    _welcome(console, config, folder)
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    await stopping.wait()
+    console.print("\nStopping: transactions under way finish first.")
+    await worker.stop(config.timeouts.drain)
+    server.close()
+
+
+def _welcome(console: Console, config: Config, folder: Path) -> None:
+    listener = config.listeners[0].smtp
+    host = "127.0.0.1" if listener.host in {"0.0.0.0", "::"} else listener.host
+    server = f"{host}:{listener.port}"
+    domain = next(iter(config.domains), "example.com")
+    console.print(f"[bold]Lychgate is listening on {server}.[/bold] Its mail server keeps what it accepts in {folder}.\n")
+    console.print("Try, in another terminal:\n")
+    for comment, recipient in (
+        ("accepted: a recipient that exists", f"alice@{domain}"),
+        ("refused: no open relay", "someone@example.net"),
+        ("refused: no such recipient", f"nobody@{domain}"),
+    ):
+        console.print(f"  swaks --server {server} --from you@example.org --to {recipient:<22} [dim]# {comment}[/dim]")
+    console.print("\nEach decision is told below. Ctrl-C stops.\n")

@@ -1,0 +1,144 @@
+"""``lychgate explain``: what would happen to a message, step by step."""
+
+import asyncio
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from gateway import records
+from gateway.adapters.dns import DnsResolver
+from gateway.adapters.zone import ZoneResolver
+from gateway.cli.options import ConfigOption, JsonOption, load_or_exit
+from gateway.config.model import Config, Listener
+from gateway.explain import Attempt, Explanation, Step, explain
+from gateway.log import printable
+from gateway.reception import SystemClock
+from gateway.resolver import Resolver
+from gateway.units import format_duration
+from gateway.verdict import Action, Check
+
+EXIT: Final = {"accepted": 0, "none": 0, "deferred": 3, "rejected": 4, "discarded": 5, "disconnected": 6, "aborted": 4}
+"""Exit statuses by the record's result; 1 is a bad configuration, 2 a bad command line."""
+
+_COLOURS: Final = {
+    Action.PASS: "green", Action.TAG: "cyan", Action.DEFER: "yellow", Action.REJECT: "red", Action.DISCARD: "magenta",
+    Action.DISCONNECT: "red",
+}  # fmt: skip
+
+
+def explain_command(  # noqa: PLR0917 - options of a command
+    client_address: Annotated[str, typer.Option(help="The client's IP address.")],
+    mail_from: Annotated[str, typer.Option(help="The sender's address; '' or '<>' for the null reverse-path.")],
+    rcpt: Annotated[list[str], typer.Option(help="A recipient's address; may be given several times.")],
+    message: Annotated[
+        Path | None, typer.Argument(help="A file with the message, '-' for standard input; without it, only the envelope.")
+    ] = None,
+    config: ConfigOption = None,
+    helo: Annotated[str, typer.Option(help="What the client says in EHLO.")] = "client.invalid",
+    login: Annotated[str | None, typer.Option(help="The name the client authenticated with.")] = None,
+    listener: Annotated[str | None, typer.Option(help="The listener's address; the first one without it.")] = None,
+    dns_zone: Annotated[
+        Path | None, typer.Option(help="A YAML file that answers all DNS questions: name: {TXT: [..], A: [..], ...}.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Run one message or envelope through the chain, without a socket or a backend, and tell every step.
+
+    The exit status says what would happen: 0 accepted, 3 deferred, 4 rejected, 5 discarded, 6 disconnected.
+    """
+    settings = load_or_exit(config)
+    attempt = Attempt(
+        client_address=_address(client_address),
+        helo=helo,
+        mail_from=mail_from.removeprefix("<").removesuffix(">"),
+        recipients=[address.removeprefix("<").removesuffix(">") for address in rcpt],
+        message=None if message is None else _read(message),
+        login=login,
+    )
+    explanation = asyncio.run(_explain(settings, _listener(settings, listener), attempt, dns_zone))
+    if json:
+        sys.stdout.write(records.encode(explanation.record).decode() + "\n")
+    else:
+        _print(explanation)
+    raise typer.Exit(EXIT[explanation.record.decision.result])
+
+
+async def _explain(config: Config, listener: Listener, attempt: Attempt, zone: Path | None) -> Explanation:
+    resolver: Resolver
+    if zone is not None:
+        try:
+            resolver = ZoneResolver.load(zone)
+        except (OSError, ValueError) as error:
+            raise typer.BadParameter(str(error), param_hint="--dns-zone") from error
+        return await explain(config, listener, attempt, resolver, SystemClock())
+    dns = DnsResolver(config.dns.servers, timeout=config.dns.timeout, cache=config.dns.cache)
+    try:
+        return await explain(config, listener, attempt, dns, SystemClock())
+    finally:
+        await dns.close()
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not an IP address", param_hint="--client-address") from error
+
+
+def _listener(config: Config, name: str | None) -> Listener:
+    for listener in config.listeners:
+        if name is None or listener.name == name:
+            return listener
+    names = ", ".join(listener.name for listener in config.listeners)
+    raise typer.BadParameter(f"there is no listener {name!r}; there are: {names}", param_hint="--listener")
+
+
+def _read(path: Path) -> bytes:
+    """The message; a file with UNIX line ends is taken as text and gets those of mail."""
+    try:
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"can not read {path}: {error.strerror}", param_hint="MESSAGE") from error
+    return content if b"\r\n" in content else content.replace(b"\n", b"\r\n")
+
+
+def _print(explanation: Explanation) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for step in explanation.steps:
+        _print_step(console, step)
+    decision = explanation.record.decision
+    by = "" if decision.policy is None else f" by {decision.policy}"
+    outcome = "" if decision.outcome is None else f" ({decision.outcome})"
+    console.print(f"\n[bold]Result: {decision.result}{escape(by + outcome)}[/bold]")
+
+
+def _print_step(console: Console, step: Step) -> None:
+    console.print(f"[bold]{escape(printable(step.command))}[/bold]")
+    for check in step.checks:
+        _print_check(console, check)
+    for question in step.questions:
+        answer = ", ".join(question.answer.records) if question.answer.records else question.answer.status.value
+        console.print(f"    [dim]DNS {escape(printable(question.name))} {question.record_type}: {escape(printable(answer))}[/dim]")
+    colour = "green" if step.reply.is_positive else "yellow" if step.reply.is_transient else "red"
+    console.print(f"  [{colour}]-> {escape(printable(str(step.reply)))}[/{colour}]")
+    if step.note:
+        console.print(f"     [dim]{escape(step.note)}[/dim]")
+
+
+def _print_check(console: Console, check: Check) -> None:
+    if check.exempted is not None:
+        console.print(f"  {check.policy:<14} exempted: {escape(check.exempted)}")
+        return
+    colour = _COLOURS[check.action]
+    what = "nothing to say" if check.outcome is None else check.outcome
+    action = "" if check.outcome is None else f" -> [{colour}]{check.action}[/{colour}]"
+    observed = " [dim](observed: not applied)[/dim]" if check.observed and check.outcome is not None else ""
+    evidence = ", ".join(f"{name}={value}" for name, value in check.evidence.items())
+    shown = f"  [dim]{escape(printable(evidence))}[/dim]" if evidence else ""
+    took = format_duration(check.duration / 1_000_000) if check.duration >= 1000 else "<1ms"
+    console.print(f"  {check.policy:<14} {escape(what)}{action}{observed}{shown}  [dim]{took}[/dim]")

@@ -1,0 +1,310 @@
+"""Explain: walk one imagined session through a listener's chain and tell every step.
+
+It uses the SMTP engine and the ``Reception`` that the SMTP door uses, with no socket and no backend: what the chain lets through counts
+as accepted by the backend. DNS questions are asked for real or of a zone file; each is told with its answer. What comes out is the list of
+steps and the decision record that a real session would have left.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import TypeVar
+
+from gateway.assembly import build_chains, our_domains
+from gateway.config.model import BackendProtocol, Config, DelayReject, Listener
+from gateway.doors.smtp import engine_options
+from gateway.policy import Clock
+from gateway.reception import PROTOCOL, RESULTS, Reception, new_id
+from gateway.records import DecisionRecord
+from gateway.resolver import Answer, ClientName, RecordType, Resolver, client_name
+from gateway.session import Message, Recipient, Session
+from gateway.smtp import reply as replies
+from gateway.smtp.events import Chunk, EndOfData, Fatal, Hello, Mail, Rcpt, Refused
+from gateway.smtp.reply import Reply
+from gateway.smtp.server import ServerConnection, TlsState
+from gateway.spool import Spool
+from gateway.verdict import Action, Check, Stage, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One DNS question and its answer."""
+
+    name: str
+    record_type: RecordType
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the session.
+
+    Attributes:
+        command: What the client did: its command as on the wire, ``connect``, or the message.
+        checks: The policies that ran, with what they found.
+        questions: The DNS questions they asked.
+        reply: What the client is told.
+        note: What else there is to know, such as the backend that would be asked.
+    """
+
+    command: str
+    checks: tuple[Check, ...]
+    questions: tuple[Question, ...]
+    reply: Reply
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What is to be explained.
+
+    Attributes:
+        client_address: The client's IP address.
+        helo: The argument of EHLO.
+        mail_from: The reverse-path without angle brackets; empty for the null reverse-path.
+        recipients: The forward-paths without angle brackets.
+        message: The message with CRLF line ends, None to stop behind RCPT.
+        login: The name the client authenticated with, None without AUTH.
+    """
+
+    client_address: str
+    helo: str
+    mail_from: str
+    recipients: Sequence[str]
+    message: bytes | None = None
+    login: str | None = None
+
+
+@dataclass(slots=True)
+class Explanation:
+    """What came of an attempt."""
+
+    steps: list[Step] = field(default_factory=list)
+    records: list[DecisionRecord] = field(default_factory=list)
+
+    @property
+    def record(self) -> DecisionRecord:
+        """The decision record."""
+        return self.records[0]
+
+    def write(self, record: DecisionRecord) -> None:
+        """Take the record: this is the walk's sink."""
+        self.records.append(record)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class _Overheard:
+    """A resolver that notes what is asked."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self.questions: list[Question] = []
+
+    async def lookup(self, name: str, record_type: RecordType) -> Answer:
+        answer = await self._resolver.lookup(name, record_type)
+        self.questions.append(Question(name, record_type, answer))
+        return answer
+
+
+async def explain(config: Config, listener: Listener, attempt: Attempt, resolver: Resolver, clock: Clock) -> Explanation:
+    """Walk an attempt through a listener's chain.
+
+    Raises:
+        ValueError: The client's address is none.
+    """
+    return await _Walk(config, listener, attempt, _Overheard(resolver), clock).walk()
+
+
+EventT = TypeVar("EventT", Hello, Mail, Rcpt)
+
+
+class _EndError(Exception):
+    """The session ends here."""
+
+
+class _Walk:
+    """One attempt on its way."""
+
+    def __init__(
+        self, config: Config, listener: Listener, attempt: Attempt, resolver: _Overheard, clock: Clock
+    ) -> None:
+        domain = our_domains(config)
+        chains = build_chains(config, domain=domain, resolver=resolver, clock=clock)
+        self._chain = chains[config.listeners.index(listener)]
+        self._config = config
+        self._listener = listener
+        self._attempt = attempt
+        self._resolver = resolver
+        self._explanation = Explanation()
+        now = clock.now()
+        self._session = Session(
+            id=new_id(now),
+            listener=listener.name,
+            client_address=ip_address(attempt.client_address),
+            client_port=0,
+            server_address=listener.name,
+            started=now,
+            resolve_client_name=self._client_name,
+            login=attempt.login,
+        )
+        self._reception = Reception(
+            self._session,
+            self._chain,
+            domain=domain,
+            backend=lambda _, recipient: self._backend(recipient),
+            recipient_limit=config.limits.recipients,
+            single_recipient=frozenset(n for n, o in config.backends.items() if o.protocol is BackendProtocol.LMTP),
+            sink=self._explanation,
+            clock=clock,
+            hostname=config.hostname,
+            delay_reject=config.delay_reject is DelayReject.RCPT,
+        )
+        self._engine = ServerConnection(
+            engine_options(config, listener),
+            tls=TlsState.NONE,
+            extensions=frozenset({"8BITMIME", "SMTPUTF8", "DSN", "PIPELINING", "CHUNKING"}),
+        )
+        self._checks_told = 0
+        self._questions_told = 0
+
+    async def walk(self) -> Explanation:
+        await self._chain.start()
+        try:
+            await self._steps()
+        except _EndError:
+            pass
+        finally:
+            await self._chain.stop()
+        return self._explanation
+
+    async def _steps(self) -> None:
+        attempt = self._attempt
+        verdict = await self._reception.connect()
+        reply = verdict.reply or Reply(220, None, f"{self._config.hostname} ESMTP Lychgate")
+        self._tell("connect", reply)
+        if verdict.reply is not None:
+            await self._end(verdict)
+        self._engine.greet(reply)
+        hello = await self._command(f"EHLO {attempt.helo}", Hello)
+        await self._answer(await self._reception.helo(hello.name, extended=True), self._engine.hello_reply(), f"EHLO {hello.name}")
+        await self._mail()
+        for recipient in attempt.recipients:
+            await self._rcpt(recipient)
+        transaction = self._reception.transaction
+        if attempt.message is None or transaction is None or not any(
+            recipient.reply is not None and recipient.reply.is_positive for recipient in transaction.recipients
+        ):
+            await self._envelope_only()
+        else:
+            await self._message(attempt.message)
+
+    async def _mail(self) -> None:
+        path = self._attempt.mail_from
+        utf8 = " SMTPUTF8" if not "".join([path, *self._attempt.recipients]).isascii() else ""
+        size = "" if self._attempt.message is None else f" SIZE={len(self._attempt.message)}"
+        command = f"MAIL FROM:<{path}>{size}{utf8}"
+        mail = await self._command(command, Mail)
+        await self._answer(await self._reception.mail(mail.path, mail.parameters), replies.SENDER_OK, command)
+
+    async def _rcpt(self, address: str) -> None:
+        command = f"RCPT TO:<{address}>"
+        rcpt = await self._command(command, Rcpt)
+        recipient, verdict = await self._reception.rcpt(rcpt.path, rcpt.parameters)
+        if verdict.reply is not None:
+            await self._answer(verdict, verdict.reply, command)
+            return
+        self._reception.answered(recipient, replies.RECIPIENT_OK)
+        note = f"the backend {self._backend(recipient)!r} would be asked, and its answer given"
+        self._tell(command, replies.RECIPIENT_OK, note)
+        self._engine.reply(replies.RECIPIENT_OK)
+
+    async def _envelope_only(self) -> None:
+        transaction = self._reception.transaction
+        if transaction is not None and transaction.accepted:
+            self._reception.finish("accepted", None, replies.RECIPIENT_OK)
+        await self._reception.close()
+
+    async def _message(self, content: bytes) -> None:
+        """The message travels as one BDAT chunk, so that it needs no dot-stuffing; every check is the same."""
+        verdict = await self._reception.data()
+        if verdict.reply is not None:
+            await self._finish(verdict, "DATA")
+            return
+        spool = Spool(self._config.spool.memory, self._config.spool.directory)
+        try:
+            event = await self._receive(content, spool)
+            what = f"the message, {len(content)} octets"
+            if event.problem is not None:
+                await self._finish(Verdict(Action.REJECT, event.problem, PROTOCOL, None, Stage.MESSAGE), what)
+                return
+            message = Message(spool, spool.header)
+            verdict = await self._reception.message(message)
+            if verdict.reply is not None:
+                await self._finish(verdict, what)
+                return
+            added = " ".join(field.split(b":", 1)[0].decode() for field in message.added)
+            self._reception.finish("accepted", None, replies.ACCEPTED)
+            self._tell(what, replies.ACCEPTED, f"forwarded with these header fields added: {added}")
+            await self._reception.close()
+        finally:
+            spool.close()
+
+    async def _receive(self, content: bytes, spool: Spool) -> EndOfData:
+        self._engine.receive_data(b"BDAT %d LAST\r\n" % len(content) + content)
+        while True:
+            event = self._engine.next_event()
+            if isinstance(event, EndOfData):
+                return event
+            if isinstance(event, Chunk):
+                await spool.write(event.data)
+
+    async def _command(self, line: str, wanted: type[EventT]) -> EventT:
+        self._engine.receive_data(line.encode("utf-8", "surrogateescape") + b"\r\n")
+        event = self._engine.next_event()
+        if isinstance(event, wanted):
+            return event
+        assert isinstance(event, Refused | Fatal)  # noqa: S101 - what else a whole command can come to
+        self._tell(line, event.reply)
+        await self._end(Verdict(Action.REJECT, event.reply, PROTOCOL, None, None))
+        raise _EndError
+
+    async def _answer(self, verdict: Verdict, reply: Reply, command: str) -> None:
+        answer = verdict.reply or reply
+        self._tell(command, answer)
+        self._engine.reply(answer)
+        if verdict.action is Action.DISCONNECT:
+            await self._end(verdict)
+        if not answer.is_positive and not command.startswith("RCPT"):
+            await self._end(verdict)
+
+    async def _finish(self, verdict: Verdict, command: str) -> None:
+        reply = verdict.reply or replies.ACCEPTED
+        self._reception.finish(RESULTS[verdict.action], verdict, reply)
+        self._tell(command, reply)
+        await self._reception.close()
+
+    async def _end(self, verdict: Verdict) -> None:
+        await self._reception.close(verdict, verdict.reply)
+        raise _EndError
+
+    def _tell(self, command: str, reply: Reply, note: str = "") -> None:
+        transaction = self._reception.latest
+        checks = self._session.checks + ([] if transaction is None else transaction.checks)
+        new, self._checks_told = checks[self._checks_told :], len(checks)
+        asked, self._questions_told = self._resolver.questions[self._questions_told :], len(self._resolver.questions)
+        self._explanation.steps.append(Step(command, tuple(new), tuple(asked), reply, note))
+
+    def _backend(self, recipient: Recipient) -> str:
+        auth = self._listener.auth
+        if self._session.login is not None and auth is not None and auth.backend is not None:
+            return auth.backend
+        if recipient.domain is not None:
+            return recipient.domain.backend
+        return self._config.default_backend or next(iter(self._config.backends), "none")
+
+    async def _client_name(self) -> ClientName:
+        if self._session.client_name is None:
+            self._session.client_name = await client_name(self._resolver, str(self._session.client_address))
+        return self._session.client_name
