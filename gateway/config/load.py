@@ -140,8 +140,20 @@ class _Loader:
             default_backend=self._default,
             domains=self._resolved(domains, options),
             chain=chain,
+            positions=self._positions(),
             **{name: getattr(options, name) for name in _TAKEN_OVER},
         )
+
+    def _positions(self) -> dict[str, Position]:
+        """Where things stand that can still turn out wrong later."""
+        places = [self._root.down([key]) for key in self._document.root]
+        for key in ("listeners", "exceptions"):
+            for place in self._items(key):
+                places += [place, *(place.down([part]) for part in ("tls", "auth"))]
+                places += [place.down(["tls", part]) for part in ("certificate", "key")]
+        backends = self._mapping("backends")
+        places += [backends.down([name]) for name in backends.value]
+        return {place.where: place.position for place in places}
 
     def _note(self, place: Place, message: str) -> None:
         self._document.problem(place.position, place.where, message)

@@ -32,7 +32,7 @@ from gateway.config.options import (
     TlsMode,
     TlsOptions,
 )
-from gateway.config.problems import Problem
+from gateway.config.problems import Position, Problem
 from gateway.policy import OnError, Options, Policy
 from gateway.verdict import Response
 
@@ -171,6 +171,7 @@ class Config:
         chain: The common chain, None when every listener has its own.
         exceptions: In the order of the file.
         warnings: What is allowed but probably not meant, found while loading.
+        positions: Where listeners, their TLS, backends, exceptions and the settings of the whole stand, by path.
     """
 
     path: Path
@@ -195,6 +196,7 @@ class Config:
     group: str | None
     pid_file: Path | None
     warnings: tuple[Problem, ...] = ()
+    positions: Mapping[str, Position] = field(default_factory=dict)
 
     def domain(self, name: str) -> DomainOptions | None:
         """The settings of a domain by its name in lower case, A-labels: its own, or those of a ``.parent``."""

@@ -417,7 +417,7 @@ class FileOptions(Section):
     mode: Mode = Mode.ENFORCE
     """`observe`: nothing is refused by any policy; records tell what would have been."""
     delay_reject: DelayReject = DelayReject.RCPT
-    """`rcpt`: refusals at connect, HELO and MAIL wait for RCPT, which gives the record the envelope; `none`: at once."""
+    """`rcpt`: refusals at connect, HELO and MAIL wait for RCPT, so that records have the envelope; `none`: at once."""
     dns: DnsOptions = DnsOptions()
     """Asking the DNS."""
     records: Annotated[RecordOptions, BeforeValidator(_records)] = RecordOptions(stdout=True)

@@ -1,0 +1,53 @@
+"""The application: every command and its name.
+
+A new command is a function in a file of its own, with Typer's annotations, and one line in ``COMMANDS``. Its
+docstring is its help.
+"""
+
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, Final
+
+import typer
+
+from gateway.cli.check import check
+from gateway.cli.policies import policies
+from gateway.cli.schema import schema
+
+COMMANDS: Final[tuple[Callable[..., Any], ...]] = (
+    check,
+    schema,
+    policies,
+)
+"""The commands in the order of the help; a command is called by its function's name."""
+
+app = typer.Typer(
+    name="lychgate",
+    help="An inbound mail policy gateway: one chain of policies at every SMTP stage, in front of a mail server.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it so
+    if wanted:
+        try:
+            typer.echo(version("lychgate"))
+        except PackageNotFoundError:
+            typer.echo("not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _command in COMMANDS:
+    app.command(_command.__name__)(_command)

@@ -1,0 +1,174 @@
+"""``lychgate check``: says what is wrong with a configuration, or what it comes to.
+
+Exits with 0 when the configuration can be used (warnings included), with 1 when it can't, and with 2 when the command
+was called wrongly.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, ExitCode, console, print_json, print_problems, table
+from gateway.cli.common import problem_json as as_data
+from gateway.config.advice import file_problems, warnings
+from gateway.config.backend import BackendOptions
+from gateway.config.effective import differences, effective, policy, stages
+from gateway.config.load import load
+from gateway.config.model import Config, DomainOptions, Listener, Mode
+from gateway.config.problems import ConfigError, Problem, listed
+from gateway.units import format_size
+
+MAX_DOMAINS = 40
+"""Domains that are listed one by one; ``--json`` has all."""
+
+
+def check(
+    config: ConfigPath = DEFAULT_CONFIG,
+    *,
+    listener: Annotated[
+        str | None, typer.Option("--listener", "-l", metavar="ADDRESS:PORT", help="Only this listener.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a configuration, and show the chain that holds for each listener and what differs for domains."""
+    try:
+        loaded = load(config)
+    except ConfigError as error:
+        _refuse(config, error.problems, as_json=as_json)
+    problems = file_problems(loaded)
+    if problems:
+        _refuse(config, problems, as_json=as_json)
+    listeners = [known for known in loaded.listeners if listener in {None, known.name}]
+    if not listeners:
+        names = listed((known.name for known in loaded.listeners), last="and")
+        typer.echo(f"lychgate: there is no listener {listener!r}; there are {names}", err=True)
+        raise typer.Exit(ExitCode.USAGE)
+    told = warnings(loaded, datetime.now(UTC).date())
+    if as_json:
+        told_data = [as_data(warning) for warning in told]
+        head = {"file": str(loaded.path), "valid": True, "problems": [], "warnings": told_data}
+        print_json(head | effective(loaded, listeners))
+    else:
+        _print(console(), loaded, listeners, told)
+
+
+def _refuse(path: Path, problems: Iterable[Problem], *, as_json: bool) -> NoReturn:
+    if as_json:
+        found = [as_data(problem) for problem in problems]
+        print_json({"file": str(path.absolute()), "valid": False, "problems": found, "warnings": []})
+    else:
+        print_problems(problems)
+    raise typer.Exit(ExitCode.CONFIG)
+
+
+def _print(out: Console, config: Config, listeners: list[Listener], told: list[Problem]) -> None:
+    out.print(Text(f"{config.path} can be used. This gateway is {config.hostname}.", style="green"), soft_wrap=True)
+    for warning in told:
+        out.print(
+            Text(f"warning: {warning}", style="bold red" if "OPEN RELAY" in warning.message else "yellow"),
+            soft_wrap=True,
+        )
+    for listener in listeners:
+        _print_listener(out, config, listener)
+    _print_domains(out, config)
+    _print_backends(out, config)
+    if config.exceptions:
+        out.print(f"\n{len(config.exceptions)} exceptions")
+        for entry in config.exceptions:
+            written = entry.model_dump(mode="json", exclude_none=True)
+            out.print("  " + ", ".join(f"{key}: {value}" for key, value in written.items()), soft_wrap=True)
+
+
+def _print_listener(out: Console, config: Config, listener: Listener) -> None:
+    facts = [f"tls {listener.tls.mode}", "a chain of its own" if listener.own_chain else "the common chain"]
+    if listener.auth is not None:
+        facts.append(f"auth by {listener.auth.backend}, {'required' if listener.auth.required else 'optional'}")
+    if listener.proxy_protocol is not None:
+        facts.append("PROXY protocol")
+    size = format_size(listener.message_size) if listener.message_size else "of any size"
+    facts.append(f"messages up to {size}" if listener.message_size else f"messages {size}")
+    out.print(Text(f"\nListener {listener.name}", style="bold").append(f" ({', '.join(facts)})", style="not bold"))
+    by_id = {settings.id: settings for settings in listener.chain.policies}
+    listing = table("Stage", "Policy", "Outcomes and actions", "Mode", "On error", "Timeout")
+    for stage, ids in stages(listener.chain).items():
+        for index, name in enumerate(ids):
+            data = policy(by_id[name])
+            mode = Text(data["mode"], style="yellow" if data["mode"] == Mode.OBSERVE else "")
+            label = name if name == data["policy"] else f"{name} ({data['policy']})"
+            listing.add_row("" if index else stage, label, _on(data["on"]), mode, data["on_error"], data["timeout"])
+    out.print(listing)
+    _print_differences(out, config, listener)
+
+
+def _print_differences(out: Console, config: Config, listener: Listener) -> None:
+    names = [name for name in config.domains if name in listener.chain.overrides]
+    for name in names[:MAX_DOMAINS]:
+        found = differences(listener.chain.policies, listener.chain.for_domain(name))
+        for policy_id, changed in found.items():
+            out.print(f"  for {name}: {policy_id} has {', '.join(_written(changed))}", soft_wrap=True)
+    if len(names) > MAX_DOMAINS:
+        out.print(f"  and {len(names) - MAX_DOMAINS} more domains differ; --json has all")
+
+
+def _written(changed: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in changed.items():
+        if key == "on":
+            yield _on(value)
+        else:
+            yield f"{prefix}{key}: {value}"
+
+
+def _on(on: dict[str, Any]) -> str:
+    return ", ".join(f"{name}: {_action(response)}" for name, response in on.items())
+
+
+def _action(response: Any) -> str:
+    if isinstance(response, str):
+        return response
+    detail = "; ".join(str(value) for key, value in response.items() if key != "action")
+    return f"{response['action']} ({detail})"
+
+
+def _print_domains(out: Console, config: Config) -> None:
+    if not config.domains:
+        return
+    out.print(Text(f"\n{len(config.domains)} domains", style="bold"))
+    listing = table("Domain", "Backend", "Recipients", "Message size")
+    for domain in list(config.domains.values())[:MAX_DOMAINS]:
+        name = domain.name if domain.alias_of is None else f"{domain.name} (as {domain.alias_of})"
+        size = "" if domain.message_size is None else format_size(domain.message_size)
+        listing.add_row(name, domain.backend, _recipients(domain), size)
+    out.print(listing)
+    if len(config.domains) > MAX_DOMAINS:
+        out.print(f"  and {len(config.domains) - MAX_DOMAINS} more; --json has all")
+
+
+def _recipients(domain: DomainOptions) -> str:
+    known = domain.recipients
+    if known is None:
+        return "the backend decides"
+    if known.any:
+        return "any"
+    parts = [f"{len(known.entries)} listed"] if known.entries else []
+    if known.file is not None:
+        parts.append(str(known.file))
+    if known.aliases is not None:
+        parts.append("aliases")
+    return ", ".join(parts)
+
+
+def _print_backends(out: Console, config: Config) -> None:
+    out.print(Text("\nBackends", style="bold"))
+    for name, options in config.backends.items():
+        default = " (default)" if name == config.default_backend else ""
+        out.print(f"  {name}{default}: {_backend(options)}", soft_wrap=True)
+
+
+def _backend(options: BackendOptions) -> str:
+    servers = ", ".join(str(server) for server in options.servers)
+    return f"{servers} ({options.protocol}, tls {options.tls.mode}, client_info {options.client_info})"

@@ -1,0 +1,92 @@
+"""What the commands share: exit codes, the option ``--config``, loading with readable errors, printing.
+
+Exit codes: 0 all is well; 1 the configuration can't be used (or the command's own failure); 2 the command was called
+wrongly.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeAlias
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gateway.config.load import load
+from gateway.config.model import Config
+from gateway.config.problems import ConfigError, Problem
+
+DEFAULT_CONFIG: Final = Path("/etc/lychgate/lychgate.yaml")
+CONFIG_VARIABLE: Final = "LYCHGATE_CONFIG"
+
+_PLAIN_WIDTH: Final = 240  # where nobody looks at it, a line is not broken for a window's sake
+
+
+class ExitCode(IntEnum):
+    """What the commands exit with."""
+
+    FINE = 0
+    CONFIG = 1
+    USAGE = 2
+
+
+ConfigPath: TypeAlias = Annotated[
+    Path, typer.Option("--config", "-c", envvar=CONFIG_VARIABLE, help="The configuration file.", dir_okay=False)
+]
+"""The option ``--config``; its default is ``DEFAULT_CONFIG``."""
+
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+"""The option ``--json``."""
+
+
+def console() -> Console:
+    """Prints to standard output: in colours on a terminal, plain text without line breaks of its own elsewhere."""
+    plain = not sys.stdout.isatty()
+    return Console(highlight=False, markup=False, emoji=False, width=_PLAIN_WIDTH if plain else None)
+
+
+def table(*columns: str) -> Table:
+    """A table: ruled on a terminal, columns of plain text elsewhere."""
+    return Table(*columns, box=box.SIMPLE if sys.stdout.isatty() else None, pad_edge=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def load_config(path: Path) -> Config:
+    """Load the configuration; on a problem print all of them to standard error and exit with ``ExitCode.CONFIG``.
+
+    Raises:
+        typer.Exit: It can't be used.
+    """
+    try:
+        return load(path)
+    except ConfigError as error:
+        print_problems(error.problems)
+        raise typer.Exit(ExitCode.CONFIG) from None
+
+
+def print_problems(problems: Iterable[Problem]) -> None:
+    """Print problems to standard error, one a line, as ``file:line:column: path: what is wrong``."""
+    out = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    for problem in problems:
+        out.print(Text(str(problem), style="red"))
+
+
+def problem_json(problem: Problem) -> dict[str, Any]:
+    """A problem for programs."""
+    line, column = (None, None) if problem.position is None else problem.position
+    return {
+        "file": str(problem.file),
+        "line": line,
+        "column": column,
+        "path": problem.where,
+        "message": problem.message,
+    }

@@ -1,0 +1,72 @@
+"""``lychgate policies``: what policies there are, and the documentation of one, made from the code."""
+
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.common import AsJson, ExitCode, console, print_json, table
+from gateway.config.reference import manual, policy_tables, settings, summary
+from gateway.config.registry import Registry, UnknownPolicyError
+from gateway.policy import Policy
+from gateway.units import format_duration
+
+
+def policies(
+    name: Annotated[
+        str | None, typer.Argument(help="A policy, to print its documentation.", show_default=False)
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """List the installed policies, or print the documentation of one."""
+    registry = Registry.installed()
+    if name is not None:
+        policy = _get(registry, name)
+        if as_json:
+            print_json(describe(name, policy))
+        else:
+            typer.echo(documentation(name, policy))
+        return
+    found = {known: _get(registry, known) for known in registry.names}
+    if as_json:
+        print_json([describe(known, policy) for known, policy in found.items()])
+        return
+    listing = table("Policy", "What it does", "Stages", "Outcomes and their default actions")
+    for known, policy in found.items():
+        outcomes = ", ".join(f"{outcome.name}: {outcome.action}" for outcome in policy.outcomes.values())
+        listing.add_row(known, summary(policy), ", ".join(policy.hooks()), outcomes)
+    console().print(listing)
+
+
+def _get(registry: Registry, name: str) -> type[Policy[Any]]:
+    try:
+        return registry.get(name)
+    except UnknownPolicyError as error:
+        typer.echo(f"lychgate: {error}", err=True)
+        raise typer.Exit(ExitCode.USAGE) from None
+
+
+def documentation(name: str, policy: type[Policy[Any]]) -> str:
+    """The page of a policy, in Markdown."""
+    parts = [f"# {name}", summary(policy), manual(policy), policy_tables(policy).rstrip()]
+    return "\n\n".join(part for part in parts if part)
+
+
+def describe(name: str, policy: type[Policy[Any]]) -> dict[str, Any]:
+    """A policy for programs."""
+    return {
+        "name": name,
+        "summary": summary(policy),
+        "stages": list(policy.hooks()),
+        "on_error": policy.on_error.value,
+        "timeout": format_duration(policy.timeout),
+        "options": [
+            {"name": option.name, "value": option.kind, "needed": option.default is None, "help": option.help}
+            | ({} if option.default is None else {"default": option.default.strip("`")})
+            for option in settings(policy.options_type)
+        ],
+        "outcomes": [
+            {"name": outcome.name, "action": outcome.action.value, "reply": str(outcome.reply), "help": outcome.help}
+            for outcome in policy.outcomes.values()
+        ],
+    }

@@ -1,0 +1,132 @@
+"""What is allowed in a configuration but probably not meant, and what must hold outside of it.
+
+``warnings`` looks at the configuration alone; ``file_problems`` looks whether the files that serving needs can be
+used, which depends on who asks. ``lychgate check`` prints both; ``serve`` refuses to start over the second.
+"""
+
+import ssl
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+from gateway.config.model import Config, Listener, Mode, PolicySettings, TlsMode
+from gateway.config.problems import Problem
+from gateway.verdict import Action
+
+
+def warnings(config: Config, today: date) -> list[Problem]:
+    """What is probably not meant.
+
+    Args:
+        config: The configuration.
+        today: The date in UTC, by which exceptions expire.
+    """
+    found = [*config.warnings]
+    for where, message in (
+        *_on_the_whole(config),
+        *(
+            warning
+            for index, listener in enumerate(config.listeners)
+            for warning in _on_listener(config, index, listener)
+        ),
+        *_on_exceptions(config, today),
+    ):
+        found.append(Problem(config.path, config.positions.get(where), where, message))
+    return found
+
+
+def file_problems(config: Config) -> list[Problem]:
+    """Certificates and keys that are not there, can't be read by this user, or don't fit each other."""
+    found: list[Problem] = []
+    for index, listener in enumerate(config.listeners):
+        if listener.tls.mode is TlsMode.NONE or listener.tls.certificate is None:
+            continue
+        where = f"listeners[{index}].tls"
+        certificate, key = listener.tls.certificate, listener.tls.key or listener.tls.certificate
+        unreadable = False
+        for name, path in (("certificate", certificate), ("key", key)):
+            message = _unreadable(path)
+            if message is not None and not (unreadable and path == certificate):
+                place = f"{where}.{name}"
+                found.append(Problem(config.path, config.positions.get(place), place, message))
+                unreadable = True
+        if not unreadable:
+            message = _misfit(certificate, key)
+            if message is not None:
+                found.append(Problem(config.path, config.positions.get(where), where, message))
+    return found
+
+
+def _unreadable(path: Path) -> str | None:
+    try:
+        with path.open("rb"):
+            return None
+    except FileNotFoundError:
+        return f"there is no file {str(path)!r}"
+    except OSError as error:
+        return f"the file {str(path)!r} can't be read: {error.strerror}"
+
+
+def _misfit(certificate: Path, key: Path) -> str | None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key, password=lambda: "")  # an encrypted key would ask on the terminal
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return f"the key {str(key)!r} does not belong to the certificate {str(certificate)!r}"
+        return f"{str(certificate)!r} and {str(key)!r} are not a certificate and its unencrypted key in PEM form"
+    return None
+
+
+def _on_the_whole(config: Config) -> Iterator[tuple[str, str]]:
+    if config.mode is Mode.OBSERVE:
+        yield "mode", "everything is only observed: no policy refuses anything, not even relaying"
+    if "." not in config.hostname:
+        yield "hostname", f"{config.hostname!r} is not a full name; many servers refuse such a greeting"
+    if not config.domains:
+        yield "domains", "no domain is ours, so every recipient is foreign"
+    if config.records.file is None and not config.records.stdout:
+        yield "records", "decision records are written nowhere"
+    used = {domain.backend for domain in config.domains.values()} | {config.default_backend}
+    used |= {listener.auth.backend for listener in config.listeners if listener.auth is not None}
+    for name in config.backends:
+        if name not in used:
+            yield f"backends.{name}", "nothing uses this backend"
+
+
+def _on_listener(config: Config, index: int, listener: Listener) -> Iterator[tuple[str, str]]:
+    where = f"listeners[{index}]"
+    if listener.auth is not None and listener.tls.mode is TlsMode.NONE:
+        yield f"{where}.auth", "AUTH is not offered without TLS, and this listener has none"
+    if listener.auth is not None and listener.auth.required:
+        return
+    relay = [settings for settings in listener.chain.policies if settings.policy.name == "relay"]
+    if not any(map(_refuses, relay)):
+        if config.mode is Mode.OBSERVE and relay:
+            pass  # told once for the whole
+        elif relay:
+            yield where, "OPEN RELAY: the relay policy of this chain refuses nothing, so anyone can send to any domain"
+        else:
+            yield where, "OPEN RELAY: this chain has no relay policy, so anyone can send through it to any domain"
+    if not any(settings.policy.name == "recipient" for settings in listener.chain.policies):
+        known = [domain.name for domain in config.domains.values() if domain.recipients and not domain.recipients.any]
+        if known:
+            yield where, f"the recipients of {_some(known)} are never looked at: this chain has no recipient policy"
+        else:
+            yield where, "this chain has no recipient policy; only the backend knows unknown recipients"
+
+
+def _refuses(settings: PolicySettings) -> bool:
+    refusing = {Action.DEFER, Action.REJECT, Action.DISCONNECT, Action.DISCARD}
+    denied = settings.on.get("denied")
+    return settings.mode is Mode.ENFORCE and denied is not None and denied.action in refusing
+
+
+def _on_exceptions(config: Config, today: date) -> Iterator[tuple[str, str]]:
+    for index, entry in enumerate(config.exceptions):
+        if entry.until is not None and entry.until < today:
+            yield f"exceptions[{index}]", f"has expired on {entry.until.isoformat()} and does nothing: {entry.reason}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004
