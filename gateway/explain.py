@@ -11,7 +11,8 @@ from ipaddress import ip_address
 from typing import TypeVar
 
 from gateway.assembly import build_chains, our_domains
-from gateway.config.model import BackendProtocol, Config, DelayReject, Listener
+from gateway.config.backend import BackendProtocol
+from gateway.config.model import Config, DelayReject, Listener
 from gateway.doors.smtp import engine_options
 from gateway.policy import Clock
 from gateway.reception import PROTOCOL, RESULTS, Reception, new_id

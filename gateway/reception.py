@@ -359,7 +359,9 @@ class Reception:
     def _decision(result: Result, verdict: Verdict | None, backend: BackendRecord | None) -> DecisionPart:
         if verdict is not None:
             return DecisionPart(result=result, policy=verdict.policy, stage=verdict.stage, outcome=verdict.outcome)
-        by = None if result in {"aborted", "none"} else "backend" if backend is not None else PROTOCOL
+        if result in {"aborted", "none"} or (result == "accepted" and backend is None):
+            return DecisionPart(result=result, policy=None, stage=None, outcome=None)
+        by = PROTOCOL if backend is None else "backend"
         return DecisionPart(result=result, policy=by, stage=None, outcome=None)
 
     def _write(

@@ -11,13 +11,20 @@ from typing import Annotated, Any, Final
 import typer
 
 from gateway.cli.check import check
+from gateway.cli.demo import demo
+from gateway.cli.explain import explain
 from gateway.cli.policies import policies
 from gateway.cli.schema import schema
+from gateway.cli.serve import reload, serve
 
 COMMANDS: Final[tuple[Callable[..., Any], ...]] = (
+    serve,
     check,
-    schema,
+    reload,
+    explain,
     policies,
+    schema,
+    demo,
 )
 """The commands in the order of the help; a command is called by its function's name."""
 

@@ -18,7 +18,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.cli.options import load_or_exit
+from gateway.cli.common import ExitCode, load_config
 from gateway.config.backend import NextHop
 from gateway.config.model import Config
 from gateway.log import configure, printable
@@ -34,7 +34,7 @@ def demo(
     maildir: Annotated[Path | None, typer.Option(help="Where accepted messages are kept; a temporary folder without it.")] = None,
 ) -> None:
     """Try the gateway: it listens on 127.0.0.1:2525, keeps what it accepts in a Maildir, and tells each decision."""
-    settings = load_or_exit(config or _demo_file())
+    settings = load_config(config or _demo_file())
     configure("warning", "text")
     console = Console(highlight=False, soft_wrap=True)
     folder = maildir or Path(tempfile.mkdtemp(prefix="lychgate-demo-")) / "Maildir"
@@ -42,7 +42,7 @@ def demo(
         asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_demo(settings, folder, console))
     except (ServiceError, OSError) as error:
         console.print(f"lychgate: {escape(str(error))}", style="red")
-        raise typer.Exit(1) from error
+        raise typer.Exit(ExitCode.CONFIG) from error
 
 
 def _demo_file() -> Path:

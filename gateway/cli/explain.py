@@ -13,9 +13,10 @@ from rich.markup import escape
 from gateway import records
 from gateway.adapters.dns import DnsResolver
 from gateway.adapters.zone import ZoneResolver
-from gateway.cli.options import ConfigOption, JsonOption, load_or_exit
+from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, load_config
 from gateway.config.model import Config, Listener
-from gateway.explain import Attempt, Explanation, Step, explain
+from gateway.explain import Attempt, Explanation, Step
+from gateway.explain import explain as walk
 from gateway.log import printable
 from gateway.reception import SystemClock
 from gateway.resolver import Resolver
@@ -31,27 +32,27 @@ _COLOURS: Final = {
 }  # fmt: skip
 
 
-def explain_command(  # noqa: PLR0917 - options of a command
+def explain(  # noqa: PLR0917 - options of a command
     client_address: Annotated[str, typer.Option(help="The client's IP address.")],
     mail_from: Annotated[str, typer.Option(help="The sender's address; '' or '<>' for the null reverse-path.")],
     rcpt: Annotated[list[str], typer.Option(help="A recipient's address; may be given several times.")],
     message: Annotated[
         Path | None, typer.Argument(help="A file with the message, '-' for standard input; without it, only the envelope.")
     ] = None,
-    config: ConfigOption = None,
+    config: ConfigPath = DEFAULT_CONFIG,
     helo: Annotated[str, typer.Option(help="What the client says in EHLO.")] = "client.invalid",
     login: Annotated[str | None, typer.Option(help="The name the client authenticated with.")] = None,
     listener: Annotated[str | None, typer.Option(help="The listener's address; the first one without it.")] = None,
     dns_zone: Annotated[
         Path | None, typer.Option(help="A YAML file that answers all DNS questions: name: {TXT: [..], A: [..], ...}.")
     ] = None,
-    json: JsonOption = False,
+    json: AsJson = False,
 ) -> None:
     """Run one message or envelope through the chain, without a socket or a backend, and tell every step.
 
     The exit status says what would happen: 0 accepted, 3 deferred, 4 rejected, 5 discarded, 6 disconnected.
     """
-    settings = load_or_exit(config)
+    settings = load_config(config)
     attempt = Attempt(
         client_address=_address(client_address),
         helo=helo,
@@ -75,10 +76,10 @@ async def _explain(config: Config, listener: Listener, attempt: Attempt, zone: P
             resolver = ZoneResolver.load(zone)
         except (OSError, ValueError) as error:
             raise typer.BadParameter(str(error), param_hint="--dns-zone") from error
-        return await explain(config, listener, attempt, resolver, SystemClock())
+        return await walk(config, listener, attempt, resolver, SystemClock())
     dns = DnsResolver(config.dns.servers, timeout=config.dns.timeout, cache=config.dns.cache)
     try:
-        return await explain(config, listener, attempt, dns, SystemClock())
+        return await walk(config, listener, attempt, dns, SystemClock())
     finally:
         await dns.close()
 
