@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gateway.config.advice import file_problems
 from gateway.config.load import load
 from gateway.config.model import Config
 from gateway.config.problems import ConfigError, Problem
@@ -60,17 +61,26 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def load_config(path: Path) -> Config:
-    """Load the configuration; on a problem print all of them to standard error and exit with ``ExitCode.CONFIG``.
+def load_config(path: Path, *, to_serve: bool = False) -> Config:
+    """Load the configuration, or print everything that is wrong to standard error.
+
+    Args:
+        path: The file.
+        to_serve: Whether certificates and keys must be usable by this process, too.
 
     Raises:
-        typer.Exit: It can't be used.
+        typer.Exit: It can't be used; with ``ExitCode.CONFIG``.
     """
     try:
-        return load(path)
+        config = load(path)
+        problems = file_problems(config) if to_serve else []
     except ConfigError as error:
         print_problems(error.problems)
         raise typer.Exit(ExitCode.CONFIG) from None
+    if problems:
+        print_problems(problems)
+        raise typer.Exit(ExitCode.CONFIG)
+    return config
 
 
 def print_problems(problems: Iterable[Problem]) -> None:
