@@ -35,7 +35,7 @@ def our_domains(config: Config) -> Callable[[str], Domain | None]:
 def _domain(options: DomainOptions, folder: Path) -> Domain:
     source = None
     if options.recipients is not None and not options.recipients.any:
-        source = AddressList.from_config(_as_table(options.recipients), folder)
+        source = AddressList.from_config(_as_table(options.recipients), folder, also=options.alias_of)
     return Domain(
         name=options.name,
         backend=options.backend,

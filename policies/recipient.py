@@ -39,16 +39,14 @@ class KnownRecipient(Policy[NoOptions]):
             return None
         try:
             known = await _is_known(domain.recipients, local_part, recipient.path.domain, domain.subaddress_separators)
-            if not known and domain.name != recipient.path.domain:  # settings of `.example.com`, or an alias's target
-                known = await _is_known(domain.recipients, local_part, domain.name, domain.subaddress_separators)
         except Exception as error:  # noqa: BLE001 - a source may raise whatever its driver does; all of it means 'not now'
-            return self.unverifiable(domain=domain.name, error=f"{type(error).__name__}: {error}")
-        return None if known else self.unknown(domain=domain.name, local_part=local_part)
+            return self.unverifiable(domain=recipient.path.domain, error=f"{type(error).__name__}: {error}")
+        return None if known else self.unknown(domain=recipient.path.domain, local_part=local_part)
 
 
-async def _is_known(source: RecipientSource, local_part: str, name: str, separators: str) -> bool:
-    if await source.find(local_part, name):
+async def _is_known(source: RecipientSource, local_part: str, domain: str, separators: str) -> bool:
+    if await source.find(local_part, domain):
         return True
     # As Postfix's recipient_delimiter: the first separator parts user and detail, unless nothing stands before it.
     ends = [end for end in map(local_part.find, separators) if end > 0]
-    return bool(ends) and await source.find(local_part[: min(ends)], name)
+    return bool(ends) and await source.find(local_part[: min(ends)], domain)

@@ -94,12 +94,13 @@ class AddressList:
         file: A file of them.
         aliases: Aliases written in the configuration.
         aliases_file: A file of them.
+        also: A domain whose addresses are those of every domain that asks: the target of a domain alias.
 
     Raises:
         ValueError: An entry or a file is wrong.
     """
 
-    __slots__ = ("_aliases", "_recipients")
+    __slots__ = ("_aliases", "_also", "_recipients")
 
     def __init__(
         self,
@@ -107,17 +108,21 @@ class AddressList:
         file: Path | None = None,
         aliases: Iterable[str] = (),
         aliases_file: Path | None = None,
+        *,
+        also: str | None = None,
     ) -> None:
+        self._also = also
         self._recipients = _RecipientTable(entries, file)
         self._aliases = _AliasTable(aliases, aliases_file)
 
     @classmethod
-    def from_config(cls, value: object, folder: Path) -> Self:
+    def from_config(cls, value: object, folder: Path, *, also: str | None = None) -> Self:
         """Make one of what stands in the configuration: a list, or ``list``, ``file`` and ``aliases``.
 
         Args:
             value: As read from YAML.
             folder: Where relative file names start.
+            also: The target of a domain alias.
 
         Raises:
             ValueError: The shape, an entry or a file is wrong.
@@ -126,7 +131,7 @@ class AddressList:
         if isinstance(value, dict) and "aliases" in value:
             aliases = value["aliases"]
             value = {key: item for key, item in value.items() if key != "aliases"} or ()
-        return cls(*read_setting(value, folder), *read_setting(aliases, folder))
+        return cls(*read_setting(value, folder), *read_setting(aliases, folder), also=also)
 
     def to_config(self) -> object:
         """What one would write in the configuration."""
@@ -144,8 +149,11 @@ class AddressList:
             domain: In lower case, A-labels.
         """
         local_part = normalize_local_part(local_part)
+        return self._has(local_part, domain) or (self._also is not None and self._has(local_part, self._also))
+
+    def _has(self, local_part: str, domain: str) -> bool:
         for index in (self._recipients.current(), self._aliases.current()):
-            if local_part in index.local_parts or (local_part, domain) in index.addresses or domain in index.domains:
+            if local_part in index.local_parts or domain in index.domains or (local_part, domain) in index.addresses:
                 return True
         return False
 

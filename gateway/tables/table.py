@@ -37,7 +37,7 @@ _COMMENT = re.compile(r"(?:^|\s)#.*")
 
 _Signature: TypeAlias = tuple[int, int, int]
 
-_log = structlog.get_logger()
+_log = structlog.get_logger("lychgate.tables")
 
 
 class Index(Protocol):
@@ -121,9 +121,9 @@ class Table(Generic[IndexT]):
         try:
             self._index = self._build()
         except ValueError as error:
-            _log.error("table_kept_old_content", file=str(self._file), reason=str(error))
+            _log.error("table kept its old content", file=str(self._file), reason=str(error))
         else:
-            _log.info("table_reloaded", file=str(self._file))
+            _log.info("table read again", file=str(self._file))
 
     def _build(self) -> IndexT:
         index: IndexT = self.index_type()

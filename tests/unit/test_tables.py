@@ -367,7 +367,7 @@ def test_a_changed_file_is_read_again_after_a_second(tmp_path: Path) -> None:
         assert "old.example" not in table
     assert "new.example.com" in table
     assert "inline.example" in table
-    assert [entry["event"] for entry in logs] == ["table_reloaded"]
+    assert [entry["event"] for entry in logs] == ["table read again"]
 
 
 def test_a_file_of_the_same_size_and_time_is_read_again_when_replaced(tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_a_broken_or_vanished_file_keeps_the_old_content_and_logs_once(
             seconds.now += 1.0
             assert "old.example" in table
             assert "good.example" not in table
-    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("table_kept_old_content", "error")]
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("table kept its old content", "error")]
     file.write_text("new.example.com\n")
     seconds.now += 1.0
     assert "new.example.com" in table
