@@ -7,7 +7,7 @@ deferred: another connection would not be authenticated. A fault is ``AUTH_UNAVA
 
 from typing import TYPE_CHECKING, Self
 
-from gateway.backend.client_info import announce
+from gateway.backend.client_info import announce, identity
 from gateway.backend.connection import BackendError, Connection
 from gateway.backend.delivery import Delivery
 from gateway.config.backend import ClientInfo
@@ -28,6 +28,7 @@ class AuthRelay:
         name: The group's name.
         options: The group's options.
         single_recipient: Whether a transaction should have one recipient.
+        announces: Whether each delivery announces its client by XCLIENT.
         mechanisms: What the server offers, empty without a connection.
     """
 
@@ -35,6 +36,7 @@ class AuthRelay:
         self.name = group.name
         self.options = group.options
         self.single_recipient = group.single_recipient
+        self.announces = False  # the client was announced once, before it authenticated
         self._found = found
         self.mechanisms: tuple[str, ...] = () if found is None else found[1].engine.capabilities.auth
 
@@ -51,7 +53,7 @@ class AuthRelay:
                 continue
             try:
                 if group.options.client_info is ClientInfo.XCLIENT:
-                    refusal = await announce(connection, server.opener, session, [])
+                    refusal = await announce(connection, server.opener, identity(session), [])
                     if refusal is not None:
                         continue
             except BackendError as error:
@@ -92,11 +94,17 @@ class AuthRelay:
             self._found[1].quit()
             self._found = None
 
-    def at_hand(self, tried: "set[Server]") -> "tuple[Server, Connection, bool] | None":  # noqa: ARG002 - of the protocol
+    def at_hand(self, tried: "set[Server]", client: dict[str, str] | None) -> "tuple[Server, Connection, bool] | None":  # noqa: ARG002 - of the protocol
         """The connection is had by ``connection`` only (``delivery.Source``)."""
         return None
 
-    async def connection(self, tried: "set[Server]", *, fresh: bool) -> "tuple[Server, Connection, bool]":
+    async def connection(
+        self,
+        tried: "set[Server]",
+        client: dict[str, str] | None,
+        *,
+        fresh: bool,  # noqa: ARG002 - of the protocol
+    ) -> "tuple[Server, Connection, bool]":
         """The connection (``delivery.Source``).
 
         Raises:

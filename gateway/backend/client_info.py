@@ -3,13 +3,14 @@
 Both take ``NAME=value`` pairs, values as xtext (RFC 3461 4). Only attributes that the server offers are sent. A command
 is no longer than 512 octets; more attributes go into further commands.
 
-XCLIENT makes the server act as if the client itself had connected. It holds until another client is announced; the
-server answers it with a greeting and wants EHLO again. Its refusal there is about the client, and goes on to the client.
-XFORWARD is for the server's log only, and the server forgets it at the end of each transaction.
+XCLIENT makes the server act as if the client itself had connected. The server answers it with a greeting and wants EHLO
+again; its refusal there is about the client, and goes on to the client. Who may use XCLIENT, Postfix asks again after each
+one, by the address just announced: so ADDR comes last, and a connection serves one client only, unless the server still
+offers XCLIENT afterwards. XFORWARD is for the server's log only; Postfix forgets it with each transaction, so it is sent
+with each.
 """
 
 import re
-from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import Final
 
@@ -51,62 +52,61 @@ def _address(session: Session) -> str:
     return f"IPV6:{address}" if isinstance(address, IPv6Address) else str(address)
 
 
-def _values(session: Session) -> dict[str, str]:
+def identity(session: Session) -> dict[str, str]:
+    """What a server can be told of a client."""
     server_address, _, server_port = session.server_address.rpartition(":")
     server_address = server_address.strip("[]")
     return {
         "NAME": _name(session),
-        "ADDR": _address(session),
-        "PORT": str(session.client_port) if session.client_port else UNAVAILABLE,
-        "PROTO": "ESMTP" if session.extended else "SMTP",
         "HELO": (session.helo_name or UNAVAILABLE)[:255],
+        "PROTO": "ESMTP" if session.extended else "SMTP",
         "LOGIN": session.login or UNAVAILABLE,
         "DESTADDR": (f"IPV6:{server_address}" if ":" in server_address else server_address) or UNAVAILABLE,
         "DESTPORT": server_port if server_port.isdecimal() else UNAVAILABLE,
         "SOURCE": "REMOTE",
+        "PORT": str(session.client_port) if session.client_port else UNAVAILABLE,
+        "ADDR": _address(session),
     }
 
 
-def _commands(verb: str, session: Session, names: tuple[str, ...], offered: frozenset[str]) -> tuple[str, ...]:
-    values = _values(session)
+def _commands(verb: str, values: dict[str, str], offered: frozenset[str]) -> list[str]:
     lines: list[str] = []
     line = verb
-    for name in names:
+    for name, value in values.items():
         if name not in offered:
             continue
-        attribute = f" {name}={xtext(values[name])}"
+        attribute = f" {name}={xtext(value)}"
         if len(line) + len(attribute) > MAX_COMMAND and line != verb:
             lines.append(line)
             line = verb
         line += attribute
     if line != verb:
         lines.append(line)
-    return tuple(lines)
+    return lines
 
 
-def xclient(session: Session, offered: frozenset[str]) -> tuple[str, ...]:
+def xclient(client: dict[str, str], offered: frozenset[str]) -> list[str]:
     """The XCLIENT commands for a client, none when the server takes no attribute.
 
     A client without a login gets ``LOGIN=[UNAVAILABLE]``, so that it does not inherit the one before it.
     """
-    names = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
-    return _commands("XCLIENT", session, names, offered)
+    return _commands("XCLIENT", client, offered - {"SOURCE"})
 
 
-def xforward(session: Session, offered: frozenset[str]) -> tuple[str, ...]:
+def xforward(client: dict[str, str], offered: frozenset[str]) -> list[str]:
     """The XFORWARD commands for a client, none when the server takes no attribute."""
-    return _commands("XFORWARD", session, ("NAME", "ADDR", "PORT", "PROTO", "HELO", "SOURCE"), offered)
+    return _commands("XFORWARD", client, offered - {"LOGIN", "DESTADDR", "DESTPORT"})
 
 
 async def announce(
-    connection: Connection, opener: Opener, session: Session, before: list[tuple[Command, str]]
+    connection: Connection, opener: Opener, client: dict[str, str], before: list[tuple[Command, str]]
 ) -> Reply | None:
-    """Tell the server by XCLIENT who the client is, unless it knows.
+    """Tell the server by XCLIENT who the client is, unless it knows or does not offer it.
 
     Args:
         connection: The connection.
         opener: Says EHLO.
-        session: The client's.
+        client: The client's identity.
         before: Commands to send first; the list is emptied when they were.
 
     Returns:
@@ -115,10 +115,9 @@ async def announce(
     Raises:
         BackendError: It refuses the command itself, or the connection is of no use.
     """
-    lines = xclient(session, connection.engine.capabilities.xclient)
-    if not lines or connection.client == lines:
+    lines = xclient(client, connection.engine.capabilities.xclient)
+    if not lines or connection.client == client:
         return None
-    offered = connection.engine.capabilities.xclient
     for kind, line in [*before, *((Command.XCLIENT, line) for line in lines)]:
         answer = await connection.command(kind, line, opener.timeouts.command)
         if answer.code in _NOT_ALLOWED:
@@ -128,13 +127,10 @@ async def announce(
             return answer
     before.clear()
     # The server takes this name for the client's.
-    name = session.helo_name
-    answer = await opener.hello(connection, name if name is not None and _HELO_NAME.fullmatch(name) else None)
+    name = client["HELO"]
+    answer = await opener.hello(connection, name if _HELO_NAME.fullmatch(name) and name != UNAVAILABLE else None)
     if not answer.is_positive:
         connection.quit()
         return answer
-    capabilities = connection.engine.capabilities
-    if not capabilities.xclient:  # Postfix offers XCLIENT by the real address, others may stop to: it was offered here
-        connection.engine.capabilities = replace(capabilities, xclient=offered)
-    connection.client = lines
+    connection.client = client
     return None

@@ -42,10 +42,10 @@ class Connection(asyncio.Protocol):
         engine: The conversation.
         fault: Why it is of no use any more, None while it is.
         pool: The pool that counts it, None outside one.
-        idle_since: The loop's time at which it was given back.
+        idle_until: The loop's time until which it is kept unused.
         messages: How many messages it carried.
         needs_reset: Whether a transaction was left open, so that RSET comes first.
-        client: Of which client the server was told by XCLIENT, as the command lines.
+        client: Of which client the server was told by XCLIENT, None where of none.
         secure: Whether it is under TLS.
     """
 
@@ -53,10 +53,10 @@ class Connection(asyncio.Protocol):
         self.engine = ClientConnection()
         self.fault: BackendError | None = None
         self.pool: Pool | None = None
-        self.idle_since = 0.0
+        self.idle_until = 0.0
         self.messages = 0
         self.needs_reset = False
-        self.client: tuple[str, ...] = ()
+        self.client: dict[str, str] | None = None
         self.secure = False
         self.transport: asyncio.Transport | None = None
         self.lost = loop.create_future()
@@ -118,6 +118,15 @@ class Connection(asyncio.Protocol):
     def is_paused(self) -> bool:
         """Whether the server takes data slower than it is written."""
         return self._paused
+
+    def serves(self, client: dict[str, str] | None) -> bool:
+        """Whether it can be used for this client (``client_info``); None where clients are not announced."""
+        return client is None or self.client is None or self.client == client or self.is_neutral
+
+    @property
+    def is_neutral(self) -> bool:
+        """Whether it can be used for any client."""
+        return self.client is None or bool(self.engine.capabilities.xclient)
 
     def write(self, data: bytes) -> None:
         """Send octets.

@@ -17,7 +17,7 @@ A message that was not sent to its end is never completed: the connection is clo
 import re
 from typing import TYPE_CHECKING, Final, Protocol
 
-from gateway.backend.client_info import announce, xforward
+from gateway.backend.client_info import announce, identity, xforward
 from gateway.backend.commands import mail_command, needed, rcpt_command
 from gateway.backend.connection import BackendError, Connection
 from gateway.config.backend import BackendOptions, ClientInfo
@@ -46,12 +46,15 @@ class Source(Protocol):
     name: str
     options: BackendOptions
     single_recipient: bool
+    announces: bool
 
-    def at_hand(self, tried: "set[Server]") -> "tuple[Server, Connection, bool] | None":
+    def at_hand(self, tried: "set[Server]", client: dict[str, str] | None) -> "tuple[Server, Connection, bool] | None":
         """A kept connection of the first server in line, None where that takes more than a look."""
         ...
 
-    async def connection(self, tried: "set[Server]", *, fresh: bool) -> "tuple[Server, Connection, bool]":
+    async def connection(
+        self, tried: "set[Server]", client: dict[str, str] | None, *, fresh: bool
+    ) -> "tuple[Server, Connection, bool]":
         """A connection, see ``ServerGroup.connection``."""
         ...
 
@@ -77,7 +80,7 @@ class Delivery:
     """
 
     __slots__ = (
-        "_accepted", "_broken", "_connection", "_options", "_parked", "_server", "_source", "_transaction",
+        "_accepted", "_broken", "_client", "_connection", "_options", "_parked", "_server", "_source", "_transaction",
         "group", "queue_id", "reply", "server",
     )  # fmt: skip
 
@@ -89,6 +92,7 @@ class Delivery:
         self._source = source
         self._options = source.options
         self._transaction = transaction
+        self._client = identity(transaction.session) if source.announces else None
         self._server: Server | None = None
         self._connection: Connection | None = None
         self._parked: Pool | None = None
@@ -197,8 +201,8 @@ class Delivery:
         problem = replies.BACKEND_UNAVAILABLE
         while True:
             try:
-                at_hand = None if fresh else self._source.at_hand(tried)
-                server, connection, kept = at_hand or await self._source.connection(tried, fresh=fresh)
+                at_hand = None if fresh else self._source.at_hand(tried, self._client)
+                server, connection, kept = at_hand or await self._source.connection(tried, self._client, fresh=fresh)
             except BackendError as error:
                 return problem if error.reply is None else _deferred(error.reply)
             self._server = server
@@ -228,15 +232,9 @@ class Delivery:
             BackendError: The connection is of no use.
             _LacksExtensionError: The server can't take the message.
         """
-        commands: list[tuple[Command, str]] = []
-        if connection.needs_reset:
-            commands.append((Command.RESET, "RSET"))
-            connection.needs_reset = False
-        if self._options.client_info is ClientInfo.XFORWARD:
-            lines = xforward(self._transaction.session, connection.engine.capabilities.xforward)
-            commands += [(Command.XFORWARD, line) for line in lines]
-        elif self._options.client_info is ClientInfo.XCLIENT and connection.pool is not None:
-            refusal = await announce(connection, server.opener, self._transaction.session, commands)
+        commands = self._prologue(connection)
+        if self._client is not None:
+            refusal = await announce(connection, server.opener, self._client, commands)
             if refusal is not None:
                 return _unless_closing(refusal)
         recipients = self._accepted if recipient is None else [*self._accepted, recipient]
@@ -255,18 +253,31 @@ class Delivery:
             raise
         if first and not all(answer.is_positive for answer in answers[:first]):
             raise BackendError("the server refused RSET or XFORWARD")
-        mail = answers[first]
+        return self._judged(connection, answers[first], answers[first + 1 :])
+
+    def _prologue(self, connection: Connection) -> list[tuple[Command, str]]:
+        """The commands before MAIL."""
+        commands: list[tuple[Command, str]] = []
+        if connection.needs_reset:
+            commands.append((Command.RESET, "RSET"))
+            connection.needs_reset = False
+        if self._options.client_info is ClientInfo.XFORWARD:
+            offered = connection.engine.capabilities.xforward
+            commands += [(Command.XFORWARD, line) for line in xforward(identity(self._transaction.session), offered)]
+        return commands
+
+    def _judged(self, connection: Connection, mail: Reply, rcpts: list[Reply]) -> Reply:
+        """Park the connection with its transaction open, or release it; returns the reply that counts."""
         if not mail.is_positive:
             self._release(connection)
             return mail
-        for answer in answers[first + 1 : first + 1 + len(self._accepted)]:
-            if not answer.is_positive:  # it had accepted this recipient before
-                connection.needs_reset = True
-                self._release(connection)
-                self._broken = replies.BACKEND_UNAVAILABLE
-                return self._broken
+        if not all(answer.is_positive for answer in rcpts[: len(self._accepted)]):  # it had accepted them before
+            connection.needs_reset = True
+            self._release(connection)
+            self._broken = replies.BACKEND_UNAVAILABLE
+            return self._broken
         self._park(connection)
-        return answers[-1]
+        return rcpts[-1]
 
     # The message.
 
@@ -277,30 +288,27 @@ class Delivery:
             raise RuntimeError("a message without recipients")
         problem = replies.BACKEND_UNAVAILABLE
         for _ in range(2):
-            connection = self._unpark()
-            if connection is None:
-                answer = await self._begin(None)
-                if not answer.is_positive:
-                    return answer if answer.is_transient else replies.BACKEND_UNAVAILABLE
-                connection = self._unpark()
-                if connection is None:
-                    continue
+            connection = self._unpark() or await self._reopened()
+            if isinstance(connection, Reply):
+                return connection
             try:
                 return await self._content(connection, added, content)
             except BackendError as error:
                 connection.fail(error)
-                if connection.engine.content_sent:
+                problem = replies.BACKEND_UNAVAILABLE if error.reply is None else _deferred(error.reply)
+                if connection.engine.content_sent or error.timed_out:
                     self._note(error)
-                    return replies.BACKEND_UNKNOWN if error.reply is None else _deferred(error.reply)
-                if error.reply is not None:
-                    problem = _deferred(error.reply)
-                if error.timed_out:
-                    self._note(error)
-                    return problem
+                    unknown = connection.engine.content_sent and error.reply is None
+                    return replies.BACKEND_UNKNOWN if unknown else problem
             except BaseException:
                 connection.abort("cancelled")
                 raise
         return problem
+
+    async def _reopened(self) -> Connection | Reply:
+        """A connection on which MAIL and all recipients were accepted once more; a 4xx reply where there is none."""
+        answer = await self._begin(None)
+        return self._unpark() or (answer if answer.is_transient else replies.BACKEND_UNAVAILABLE)
 
     async def _content(self, connection: Connection, added: list[bytes], content: Content) -> Reply:
         """DATA, or BDAT for a message that DATA would change, and the message; returns the reply to its end.
@@ -309,6 +317,7 @@ class Delivery:
             BackendError: The connection is of no use any more.
         """
         engine = connection.engine
+        engine.content_sent = False
         count = len(self._accepted) if self._source.single_recipient else 1
         if not content.ends_with_newline and "CHUNKING" in engine.capabilities.keywords:
             stuffer = None

@@ -19,7 +19,7 @@ from gateway.backend.delivery import Delivery
 from gateway.backend.next_hop import Found, expand
 from gateway.backend.opening import Endpoint, Opener, tls_context
 from gateway.backend.server import Server
-from gateway.config.backend import BackendOptions, BackendProtocol, NextHop, NextHopKind, Order
+from gateway.config.backend import BackendOptions, BackendProtocol, ClientInfo, NextHop, NextHopKind, Order
 from gateway.resolver import Resolver
 from gateway.session import Session, Transaction
 from gateway.smtp.client import Capabilities
@@ -51,6 +51,7 @@ class ServerGroup:
         self._resolver = resolver
         self._context = tls_context(options.tls)
         self._next = 0
+        self.announces = options.client_info is ClientInfo.XCLIENT
         self._rotate = options.order is Order.ROUND_ROBIN
         self._task: asyncio.Task[None] | None = None
         self._known: Capabilities | None = None
@@ -117,21 +118,24 @@ class ServerGroup:
             return servers[self._next :] + servers[: self._next]
         return servers
 
-    def at_hand(self, tried: set[Server]) -> tuple[Server, Connection, bool] | None:
-        """A kept connection of the first server in line, None where that takes more than a look (``delivery.Source``)."""
+    def at_hand(self, tried: set[Server], client: dict[str, str] | None) -> tuple[Server, Connection, bool] | None:
+        """A kept connection of the first server in line, None where it takes more than a look (``delivery.Source``)."""
         if not self._servers or self._rotate:
             return None
         server = self._servers[0]
         if not server.is_up or server in tried:
             return None
-        connection = server.pool.take()
+        connection = server.pool.take(client)
         return None if connection is None else (server, connection, True)
 
-    async def connection(self, tried: set[Server], *, fresh: bool) -> tuple[Server, Connection, bool]:
+    async def connection(
+        self, tried: set[Server], client: dict[str, str] | None, *, fresh: bool
+    ) -> tuple[Server, Connection, bool]:
         """A connection to a server that is up and was not tried; servers that fail here are added to ``tried``.
 
         Args:
             tried: Servers not to use.
+            client: The client to be announced, None where clients are not.
             fresh: Whether it must be a new one, because a kept one just failed.
 
         Returns:
@@ -144,18 +148,16 @@ class ServerGroup:
         while servers := [server for server in self.candidates() if server.is_up and server not in tried]:
             for server in servers:
                 pool = server.pool
-                if fresh:
-                    pool.make_room()
-                else:
-                    connection = pool.take()
-                    if connection is not None:
-                        return server, connection, True
+                connection = None if fresh else pool.take(client)
+                if connection is not None:
+                    return server, connection, True
+                pool.make_room()
                 if pool.has_room:
                     pool.enter()
                     break
             else:  # every place is taken
                 server = servers[0]
-                connection = await server.pool.wait(self.options.queue)
+                connection = await server.pool.wait(self.options.queue, client)
                 if connection is not None:
                     return server, connection, True
             try:

@@ -13,6 +13,9 @@ from typing import Final, Protocol
 
 from gateway.backend.connection import BackendError, Connection
 
+ANNOUNCED_IDLE: Final = 5.0
+"""Seconds for which a connection is kept that only the client announced on it can use: for its next message."""
+
 PARKED_GRACE: Final = 0.05
 """Seconds for which a parked delivery keeps its connection: most clients have sent their data by then."""
 
@@ -43,7 +46,7 @@ class Pool:
         self._count = 0
         self._idle: list[Connection] = []
         self._parked: dict[Parked, float] = {}
-        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
+        self._waiters: deque[tuple[asyncio.Future[Connection | None], dict[str, str] | None]] = deque()
         self._reaper: asyncio.TimerHandle | None = None
         self._caller: asyncio.TimerHandle | None = None
         self._closed = False
@@ -63,14 +66,29 @@ class Pool:
         """Whether one more may be opened."""
         return self._count < self._limit and not self._waiters
 
-    def take(self) -> Connection | None:
-        """A free connection, None without one."""
-        return self._idle.pop() if self._idle else None
+    def take(self, client: dict[str, str] | None) -> Connection | None:
+        """A free connection that serves the client, None without one.
+
+        Args:
+            client: The client to be announced, None where clients are not.
+        """
+        if client is None:
+            return self._idle.pop() if self._idle else None
+        found: Connection | None = None
+        for connection in reversed(self._idle):
+            if connection.client == client:
+                found = connection
+                break
+            if found is None and connection.is_neutral:
+                found = connection
+        if found is not None:
+            self._idle.remove(found)
+        return found
 
     def make_room(self) -> None:
-        """Close a free connection, the oldest, where there is no room for a new one."""
+        """Close the oldest free connection where there is no room for a new one."""
         if self._count >= self._limit and self._idle:
-            self._idle.pop(0).quit()
+            self._idle[0].quit()
 
     def enter(self) -> None:
         """Take a place for a new connection; there must be room. ``open`` follows."""
@@ -94,8 +112,12 @@ class Pool:
             raise connection.fault
         return connection
 
-    async def wait(self, within: float) -> Connection | None:
+    async def wait(self, within: float, client: dict[str, str] | None) -> Connection | None:
         """Wait in line.
+
+        Args:
+            within: For how long, in seconds.
+            client: The client to be announced, None where clients are not.
 
         Returns:
             A connection, or None for a place taken for a new one: ``open`` follows.
@@ -105,14 +127,15 @@ class Pool:
         """
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Connection | None] = loop.create_future()
-        self._waiters.append(waiter)
+        entry = (waiter, client)
+        self._waiters.append(entry)
         self._call_back()
         try:
             async with asyncio.timeout(within):
                 return await waiter
         except BaseException as error:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+            if entry in self._waiters:
+                self._waiters.remove(entry)
             elif not waiter.cancelled():  # served in the moment in which it gave up
                 self._pass_on(waiter.result())
             if isinstance(error, TimeoutError):
@@ -143,15 +166,23 @@ class Pool:
             connection.quit()
             return
         while self._waiters:
-            waiter = self._waiters.popleft()
+            waiter, client = self._waiters[0]
+            if not waiter.done() and not connection.serves(client):
+                connection.quit()  # its place goes to the waiter
+                return
+            self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(connection)
                 return
         loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        keep = self._idle_time if connection.is_neutral else min(self._idle_time, ANNOUNCED_IDLE)
+        connection.idle_until = loop.time() + keep
         self._idle.append(connection)
         if self._reaper is None:
-            self._reaper = loop.call_later(self._idle_time, self._reap)
+            self._reaper = loop.call_at(connection.idle_until, self._reap)
+        elif self._reaper.when() > connection.idle_until:
+            self._reaper.cancel()
+            self._reaper = loop.call_at(connection.idle_until, self._reap)
 
     def drop(self) -> None:
         """Close the free connections at once: the server is down."""
@@ -183,7 +214,7 @@ class Pool:
 
     def _leave(self) -> None:
         while self._waiters:
-            waiter = self._waiters.popleft()
+            waiter, _ = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)  # the place is the waiter's: it opens a connection
                 return
@@ -192,11 +223,11 @@ class Pool:
     def _reap(self) -> None:
         self._reaper = None
         loop = asyncio.get_running_loop()
-        oldest = loop.time() - self._idle_time + 0.001  # the resolution of the loop's clock
-        while self._idle and self._idle[0].idle_since <= oldest:
-            self._idle.pop(0).quit()
+        now = loop.time() + 0.001  # the resolution of the loop's clock
+        for connection in [each for each in self._idle if each.idle_until <= now]:
+            connection.quit()
         if self._idle:
-            self._reaper = loop.call_at(self._idle[0].idle_since + self._idle_time, self._reap)
+            self._reaper = loop.call_at(min(each.idle_until for each in self._idle), self._reap)
 
     def _call_back(self) -> None:
         """Give the waiters the connections of the deliveries that are parked longest."""

@@ -224,6 +224,5 @@ class ClientConnection:
             line: The command, None without one.
             replies: How many replies its end has (LMTP: one a recipient, RFC 2033 4.2).
         """
-        self.content_sent = False
         self.pending.extend((Command.CONTENT,) * replies)
         return b"" if line is None else line.encode("ascii") + b"\r\n"
