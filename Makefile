@@ -35,7 +35,7 @@ bench:  ## measure against peers in the same run
 
 docs:  ## write the pages that are made from the code anew
 	@deploy/setup.sh dev
-	$(BIN)/python -m gateway.cli policies --write-docs docs/policies
+	$(BIN)/python -m gateway.config.reference
 
 clean:  ## remove what was made here
 	rm -rf .venv build dist demo-data bench-results htmlcov .coverage .hypothesis .mypy_cache .ruff_cache .pytest_cache

@@ -48,6 +48,14 @@ def test_wheels_hold_both_packages_with_their_types(package: str) -> None:
     assert all((folder / "__init__.py").is_file() for folder in folders)
 
 
+def test_every_file_that_a_wheel_takes_from_elsewhere_exists() -> None:
+    """What a wheel takes from outside the packages is there, and is part of the source distribution, too."""
+    build = PROJECT["tool"]["hatch"]["build"]["targets"]
+    for source in build["wheel"]["force-include"]:
+        assert (ROOT / source).is_file()
+        assert source.split("/")[0] in build["sdist"]["include"]
+
+
 def test_the_version_is_the_same_everywhere() -> None:
     """The package, its metadata and the code name one version."""
     assert PROJECT["project"]["version"] == gateway.__version__ == version("lychgate")
