@@ -1,11 +1,12 @@
 """The chain: runs one stage's policies and says what follows.
 
-For each policy of a stage, in the operator's order: look whether an exception keeps it from running, call its hook, map what it
-found to an action by the settings that hold here, leave a ``Check``, and stop at the first action that ends the stage. A policy that
-raises or runs out of time does what its ``on_error`` says; it never refuses for good and never passes silently (design, promise 2).
+For each policy of a stage, in the operator's order: look whether an exception keeps it from running, call its hook,
+map what it found to an action by the settings that hold here, leave a ``Check``, and stop at the first action that
+ends the stage. A policy that raises or runs out of time does what its ``on_error`` says; it never refuses for good and
+never passes silently (design, promise 2).
 
-A ``Chain`` belongs to a listener. Its ``Variant``s are the same policies with other settings: one for all, and one for each set of
-per-domain overrides. Chains hold no state of a session; ``reception`` walks a session through them.
+A ``Chain`` belongs to a listener. Its ``Variant``s are the same policies with other settings: one for all, and one for
+each set of per-domain overrides. Chains hold no state of a session; ``reception`` walks a session through them.
 """
 
 import asyncio
@@ -136,8 +137,8 @@ class Variant:
     Attributes:
         steps: Each stage's policies in order.
         by_id: Every policy of the chain.
-        after_data: What distinguishes it from other variants once the data has come: recipients whose values differ can not
-            share a transaction, because the end of data has one answer for all.
+        after_data: What distinguishes it from other variants once the data has come: recipients whose values differ
+            can not share a transaction, because the end of data has one answer for all.
     """
 
     steps: Mapping[Stage, Sequence[Step]]

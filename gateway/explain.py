@@ -1,8 +1,8 @@
 """Explain: walk one imagined session through a listener's chain and tell every step.
 
-It uses the SMTP engine and the ``Reception`` that the SMTP door uses, with no socket and no backend: what the chain lets through counts
-as accepted by the backend. DNS questions are asked for real or of a zone file; each is told with its answer. What comes out is the list of
-steps and the decision record that a real session would have left.
+It uses the SMTP engine and the ``Reception`` that the SMTP door uses, with no socket and no backend: what the chain
+lets through counts as accepted by the backend. DNS questions are asked for real or of a zone file; each is told with
+its answer. What comes out is the list of steps and the decision record that a real session would have left.
 """
 
 from collections.abc import Sequence
@@ -109,7 +109,9 @@ class _Overheard:
         return answer
 
 
-async def explain(config: Config, listener: Listener, attempt: Attempt, resolver: Resolver, clock: Clock) -> Explanation:
+async def explain(
+    config: Config, listener: Listener, attempt: Attempt, resolver: Resolver, clock: Clock
+) -> Explanation:
     """Walk an attempt through a listener's chain.
 
     Raises:
@@ -189,13 +191,19 @@ class _Walk:
             await self._end(verdict)
         self._engine.greet(reply)
         hello = await self._command(f"EHLO {attempt.helo}", Hello)
-        await self._answer(await self._reception.helo(hello.name, extended=True), self._engine.hello_reply(), f"EHLO {hello.name}")
+        await self._answer(
+            await self._reception.helo(hello.name, extended=True), self._engine.hello_reply(), f"EHLO {hello.name}"
+        )
         await self._mail()
         for recipient in attempt.recipients:
             await self._rcpt(recipient)
         transaction = self._reception.transaction
-        if attempt.message is None or transaction is None or not any(
-            recipient.reply is not None and recipient.reply.is_positive for recipient in transaction.recipients
+        if (
+            attempt.message is None
+            or transaction is None
+            or not any(
+                recipient.reply is not None and recipient.reply.is_positive for recipient in transaction.recipients
+            )
         ):
             await self._envelope_only()
         else:

@@ -1,31 +1,31 @@
 """What a policy is: the base class, its options, and what the gateway hands it.
 
-A policy is a class in a file of its own. The hooks it defines say at which stages it runs; each returns ``None`` (nothing to
-say) or a finding: one of the ``Outcome`` attributes that the class declares, called with the evidence. A hook that has to wait for
-something is ``async def``; a plain ``def`` is run in place and must not block.
+A policy is a class in a file of its own. The hooks it defines say at which stages it runs; each returns ``None``
+(nothing to say) or a finding: one of the ``Outcome`` attributes that the class declares, called with the evidence. A
+hook that has to wait for something is ``async def``; a plain ``def`` is run in place and must not block.
 
     class Loop(Policy[LoopOptions]):
-        looping = Outcome("looping", Action.REJECT, Reply(554, "5.4.6", "Too many hops"), "The message goes in circles.")
+        looping = Outcome("looping", Action.REJECT, Reply(554, "5.4.6", "Too many hops"), "It goes in circles.")
 
         def on_message(self, transaction: Transaction, message: Message) -> Finding | None:
             hops = len(message.all("Received"))
             return self.looping(hops=hops) if hops > self.options.hops else None
 
-Options are a frozen pydantic model with a description for each field; documentation and JSON Schema are made from them. What
-goes wrong in a policy is its own business to raise: the chain does what ``on_error`` says.
+Options are a frozen pydantic model with a description for each field; documentation and JSON Schema are made from
+them. What goes wrong in a policy is its own business to raise: the chain does what ``on_error`` says.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, Protocol, TypeAlias, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from gateway.resolver import Resolver
-from gateway.session import Domain, Message, Recipient, Session, Transaction
-from gateway.verdict import Action, Finding, Outcome, Stage
+from gateway.session import Domain
+from gateway.verdict import Finding, Outcome, Stage
 
 __all__ = ["Clock", "Context", "NoOptions", "OnError", "Options", "Policy"]
 
@@ -89,8 +89,8 @@ class Policy(Generic[OptionsT]):
 
     Attributes:
         name: The name in the configuration; set by the subclass.
-        on_error: What happens when it raises or times out, unless the operator says otherwise. ``DEFER`` where a wrong pass
-            admits what the policy exists to keep out.
+        on_error: What happens when it raises or times out, unless the operator says otherwise. ``DEFER`` where a wrong
+            pass admits what the policy exists to keep out.
         timeout: Seconds a hook may wait, unless the operator says otherwise.
         outcomes: The declared outcomes by name, gathered from the class's attributes.
         options: The operator's options.
@@ -106,7 +106,10 @@ class Policy(Generic[OptionsT]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.outcomes = {
-            value.name: value for base in reversed(cls.__mro__) for value in vars(base).values() if isinstance(value, Outcome)
+            value.name: value
+            for base in reversed(cls.__mro__)
+            for value in vars(base).values()
+            if isinstance(value, Outcome)
         }
         for base in getattr(cls, "__orig_bases__", ()):
             for argument in get_args(base):

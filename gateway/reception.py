@@ -1,13 +1,15 @@
 """Reception: one client's way through the chain, step by step, and the decision record at its end.
 
 It knows no socket and no backend: the SMTP door walks a connection through it, ``explain`` an imagined one. Each step
-updates the ``Session`` or ``Transaction``, runs the chain's stage and gives the ``Verdict``; a verdict with a reply is what the client
-is told. Here live the two rules that span stages:
+updates the ``Session`` or ``Transaction``, runs the chain's stage and gives the ``Verdict``; a verdict with a reply is
+what the client is told. Here live the two rules that span stages:
 
 * ``delay_reject``: refusals at connect, helo and mail are held back and given to each recipient, so that the record has
-  the envelope, and a recipient's own settings and exceptions have their say. ``disconnect`` is not held back: it protects.
-* Recipients whose settings behind the data or whose backends differ are split: the later ones get ``452 4.5.3``, because the end of
-  data has one answer for all; the sender brings them in a transaction of their own (RFC 5321 4.5.3.1.10).
+  the envelope, and a recipient's own settings and exceptions have their say. ``disconnect`` is not held back: it
+  protects.
+* Recipients whose settings behind the data or whose backends differ are split: the later ones get ``452 4.5.3``,
+  because the end of data has one answer for all; the sender brings them in a transaction of their own (RFC 5321
+  4.5.3.1.10).
 
 Each transaction leaves one record, and each connection that never came to one. A record is written before the reply it
 describes is sent.
@@ -18,14 +20,25 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from ipaddress import IPv6Address
 from typing import Final
 
 from gateway import records
 from gateway.chain import Chain, Ruling, Seen, applied, recipient_seen
 from gateway.policy import Clock
 from gateway.records import (
-    BackendRecord, CheckRecord, ClientRecord, DecisionPart, DecisionRecord, HeloRecord, MessageRecord, RecipientRecord,
-    RecordSink, ReplyRecord, Result, TlsRecord,
+    BackendRecord,
+    CheckRecord,
+    ClientRecord,
+    DecisionPart,
+    DecisionRecord,
+    HeloRecord,
+    MessageRecord,
+    RecipientRecord,
+    RecordSink,
+    ReplyRecord,
+    Result,
+    TlsRecord,
 )  # fmt: skip
 from gateway.session import Domain, Message, Recipient, RecipientState, Session, Transaction
 from gateway.smtp import reply as replies
@@ -79,9 +92,24 @@ class Reception:
     """
 
     __slots__ = (
-        "_after_data", "_backend", "_clock", "_delay", "_domain", "_held", "_hostname", "_recipient_limit", "_single_recipient", "_sink", "_started",
-        "_tags", "_written", "chain", "latest", "session", "transaction",
-    )  # fmt: skip
+        "_after_data",
+        "_backend",
+        "_clock",
+        "_delay",
+        "_domain",
+        "_held",
+        "_hostname",
+        "_recipient_limit",
+        "_single_recipient",
+        "_sink",
+        "_started",
+        "_tags",
+        "_written",
+        "chain",
+        "latest",
+        "session",
+        "transaction",
+    )
 
     def __init__(
         self,
@@ -152,7 +180,7 @@ class Reception:
         return verdict
 
     async def rcpt(self, path: Mailbox, parameters: tuple[Parameter, ...]) -> tuple[Recipient, Verdict]:
-        """RCPT: a verdict with a reply refuses the recipient (or discards it); otherwise the backend has the next word."""
+        """RCPT: a verdict with a reply refuses or discards the recipient; otherwise the backend has the next word."""
         transaction = self._open()
         recipient = Recipient(path=path, parameters=parameters, domain=self._domain(path.domain))
         if len(transaction.recipients) >= self._recipient_limit:  # not noted, or a client could fill the memory
@@ -188,7 +216,7 @@ class Reception:
         return await self._late_stage(Stage.DATA, (self._open(),))
 
     async def message(self, message: Message) -> Verdict:
-        """The message has come: a verdict without a reply means that it may be forwarded, with ``message.added`` on top."""
+        """The message has come: without a reply in the verdict it may be forwarded, with ``message.added`` on top."""
         transaction = self._open()
         transaction.message = message
         verdict = await self._late_stage(Stage.MESSAGE, (transaction, message))
@@ -202,7 +230,9 @@ class Reception:
         session = self.session
         name = session.client_name.name if session.client_name is not None else None
         literal = (
-            f"[IPv6:{session.client_address}]" if session.client_address.version == 6 else f"[{session.client_address}]"
+            f"[IPv6:{session.client_address}]"
+            if isinstance(session.client_address, IPv6Address)
+            else f"[{session.client_address}]"
         )
         protocol = session.protocol
         if any(parameter.keyword == "SMTPUTF8" for parameter in transaction.parameters):

@@ -1,8 +1,8 @@
 """The decision record: one for each transaction, and one for each connection that never came to one.
 
 The record says what was asked, every check that ran, what it found, how long it took, which one decided, and what the
-client was told. It is a published format: ``docs/decision-record.md`` describes it and ``lychgate schema record`` prints its JSON
-Schema, which is made from the classes here. A change that breaks a reader raises ``VERSION``.
+client was told. It is a published format: ``docs/decision-record.md`` describes it and ``lychgate schema record``
+prints its JSON Schema, which is made from the classes here. A change that breaks a reader raises ``VERSION``.
 """
 
 import json
@@ -18,8 +18,8 @@ from gateway.verdict import Action, Stage
 VERSION: Final = 1
 
 Result: TypeAlias = Literal["accepted", "deferred", "rejected", "discarded", "disconnected", "aborted", "none"]
-"""How an attempt ended: accepted (the backend took it), deferred, rejected, discarded, disconnected (by the gateway), aborted (the client
-went away or gave up), none (nothing was asked)."""
+"""How an attempt ended: accepted (the backend took it), deferred, rejected, discarded, disconnected (by the gateway),
+aborted (the client went away or gave up), none (nothing was asked)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ class MessageRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionPart:
-    """How it ended, and what made it so: ``policy`` is the deciding policy's id, ``backend`` or ``smtp`` (the protocol)."""
+    """How it ended, and who decided: ``policy`` is a policy's id, ``backend`` or ``smtp`` (the protocol)."""
 
     result: Result
     policy: str | None
@@ -115,7 +115,7 @@ class BackendRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionRecord:
-    """One decision. Times are ISO 8601 in UTC; ``reverse_path`` is "" for the null reverse-path and null without MAIL."""
+    """One decision. The time is ISO 8601 in UTC; ``reverse_path`` is "" for the null reverse-path, null before MAIL."""
 
     version: int
     id: str

@@ -1,7 +1,8 @@
 """The interface of DNS: questions, answers, and why there is none.
 
 An adapter implements ``Resolver``; policies and backends are handed one. NXDOMAIN, no data, SERVFAIL and time-out stay
-apart (``Status``), because what follows from each differs. ``lookup`` never raises for what a server answers or fails to.
+apart (``Status``), because what follows from each differs. ``lookup`` never raises for what a server answers or fails
+to.
 """
 
 import asyncio
@@ -90,7 +91,7 @@ async def client_name(resolver: Resolver, address: str) -> ClientName:
     pointers = await resolver.lookup(ip.reverse_pointer, RecordType.PTR)
     if pointers.status is not Status.FOUND:
         return ClientName(None, NameStatus.TEMPORARY if pointers.status.is_temporary else NameStatus.UNKNOWN)
-    record_type = RecordType.A if ip.version == 4 else RecordType.AAAA
+    record_type = RecordType.AAAA if isinstance(ip, ipaddress.IPv6Address) else RecordType.A
     names = pointers.records[:5]
     answers = await asyncio.gather(*(resolver.lookup(name, record_type) for name in names))
     for name, answer in zip(names, answers, strict=True):

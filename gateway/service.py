@@ -1,19 +1,23 @@
 """The service: a supervisor that binds the ports, drops privileges, and keeps the workers running.
 
-The supervisor does no mail. It binds the listeners' addresses, becomes the configured user, forks the workers, and then waits for signals:
+The supervisor does no mail. It binds the listeners' addresses, becomes the configured user, forks the workers, and
+then waits for signals:
 
 * a worker that dies is replaced, at once the first time and with growing pauses if it keeps dying;
-* SIGHUP loads the configuration again. An invalid file changes nothing and is said in the log. A valid one is served by new workers, which begin with
-  the configuration whole; when they are ready the old ones retire: they accept nothing more, and their sessions go on to their end;
+* SIGHUP loads the configuration again. An invalid file changes nothing and is said in the log. A valid one is served
+  by new workers, which begin with the configuration whole; when they are ready the old ones retire: they accept
+  nothing more, and their sessions go on to their end;
 * SIGTERM and SIGINT drain the workers and end the service.
 
-systemd is told when it is ready, reloading and stopping (sd_notify(3)). If the supervisor is killed its workers notice and drain.
+systemd is told when it is ready, reloading and stopping (sd_notify(3)). If the supervisor is killed its workers notice
+and drain.
 """
 
 import asyncio
 import grp
 import os
 import pwd
+import select
 import signal
 import socket
 import sys
@@ -64,7 +68,7 @@ def bind(endpoint: Endpoint) -> list[socket.socket]:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listening.bind(address)
             listening.listen(BACKLOG)
-            listening.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            listening.setblocking(False)
     except OSError as error:
         for listening in sockets:
             listening.close()
@@ -180,8 +184,7 @@ class Supervisor:
         pipes = [self._fork(generation) for _ in range(generation.config.workers)]
         ready = True
         for pipe in pipes:
-            with open(pipe, "rb", closefd=True) as reader:  # a worker that dies closes it without a word
-                ready = reader.read(1) == b"1" and ready
+            ready = _says_ready(pipe) and ready
         return ready
 
     def _fork(self, generation: Generation) -> int:
@@ -199,7 +202,7 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             self._serve(generation, writer)
             status = 0
-        except Exception:  # noqa: BLE001 - the last place before the process ends: it is said, and the status tells
+        except Exception:
             log.exception("worker failed")
         finally:
             sys.stdout.flush()
@@ -239,10 +242,9 @@ class Supervisor:
         generation.restart_at = late
         for _ in range(count):
             pipe = self._fork(generation)
-            with open(pipe, "rb", closefd=True) as reader:
-                if reader.read(1) == b"1":
-                    generation.deaths = 0
-                    log.info("worker replaced")
+            if _says_ready(pipe):
+                generation.deaths = 0
+                log.info("worker replaced")
 
     # Reload and stop.
 
@@ -253,7 +255,7 @@ class Supervisor:
             config = load(self._path)
             new = Generation(config, self._bind(config))
         except (ConfigError, ServiceError, OSError) as error:
-            log.error("reload refused: the old configuration stays", error=str(error))
+            log.error("reload refused: the old configuration stays", error=str(error))  # noqa: TRY400 - not a fault of the code
         else:
             self._current = new
             if self._start(new):
@@ -306,6 +308,15 @@ class Supervisor:
         for name in set(self._sockets) - used:
             for listening in self._sockets.pop(name):
                 listening.close()
+
+
+def _says_ready(pipe: int) -> bool:
+    """Wait until a worker says that it is ready; one that ends, or takes too long, never says it."""
+    try:
+        ready, _, _ = select.select([pipe], [], [], READY_WITHIN)
+        return bool(ready) and os.read(pipe, 1) == b"1"
+    finally:
+        os.close(pipe)
 
 
 def _kill(pid: int, number: signal.Signals) -> None:

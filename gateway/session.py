@@ -1,8 +1,8 @@
 """The central types: a connection's ``Session``, its ``Transaction``s, their ``Recipient``s and the ``Message``.
 
-A ``Session`` lives as long as the connection, a ``Transaction`` from MAIL to RSET or the end of data (RFC 5321 3.3). They hold
-what is known and what was decided; doors fill them in, policies read them, and the decision record is made of them. What
-one policy finds and another uses is a typed field here, never an entry in a bag.
+A ``Session`` lives as long as the connection, a ``Transaction`` from MAIL to RSET or the end of data (RFC 5321 3.3).
+They hold what is known and what was decided; doors fill them in, policies read them, and the decision record is made
+of them. What one policy finds and another uses is a typed field here, never an entry in a bag.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -147,7 +147,7 @@ class Recipient:
 
     @property
     def decided_by(self) -> str | None:
-        """The id of the policy that refused it, ``smtp`` for the protocol, or ``backend``; None when it was not refused."""
+        """Who refused it: a policy's id, ``smtp`` (the protocol) or ``backend``; None when it was not refused."""
         if self.state in {None, RecipientState.ACCEPTED}:
             return None
         return "backend" if self.verdict is None else self.verdict.policy

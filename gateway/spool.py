@@ -1,8 +1,9 @@
 """Where a message waits while it is received and checked: in memory up to a limit, in an unnamed file above it.
 
-The octets are kept exactly as they came. The header section is gathered on the way, so that policies can read it without
-touching the rest. Files are written and read in a thread, because a busy disk blocks whoever writes; what waits to be written is
-bounded by ``BLOCK``. The file has no name: it is gone when the spool is closed, or the process is.
+The octets are kept exactly as they came. The header section is gathered on the way, so that policies can read it
+without touching the rest. Files are written and read in a thread, because a busy disk blocks whoever writes; what
+waits to be written is bounded by ``BLOCK``. The file has no name: it is gone when the spool is closed, or the process
+is.
 
 Raises ``OSError`` (no space, no folder) out of ``write`` and ``chunks``; the caller answers it with a 4xx reply.
 """
@@ -111,7 +112,7 @@ def _unnamed_file(folder: Path | None) -> int:
         return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except (OSError, AttributeError):  # a file system without O_TMPFILE
         descriptor, name = tempfile.mkstemp(prefix="lychgate-", dir=directory)
-        os.unlink(name)
+        Path(name).unlink()
         return descriptor
 
 

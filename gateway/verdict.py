@@ -51,7 +51,8 @@ class Outcome:
     Attributes:
         name: The word by which the operator's ``on:`` names it; the standard's own word where there is one.
         action: What is done about it unless the operator says otherwise.
-        reply: What the client is told when the action is defer, reject or disconnect; put in the class the action needs.
+        reply: What the client is told when the action is defer, reject or disconnect; put in the class the action
+            needs.
         help: One sentence for the documentation.
     """
 

@@ -1,11 +1,12 @@
 """One worker: a process, or a part of one, that serves the listeners.
 
-``Worker`` builds what the configuration speaks of and opens the doors; ``run`` serves until it is told to stop. It is told by signals of the
-supervisor, or by its end: SIGTERM drains (transactions under way finish, idle clients get 421), SIGUSR1 retires (no new connections,
-sessions go on to their end: what a reload does to the old workers).
+``Worker`` builds what the configuration speaks of and opens the doors; ``run`` serves until it is told to stop. It is
+told by signals of the supervisor, or by its end: SIGTERM drains (transactions under way finish, idle clients get 421),
+SIGUSR1 retires (no new connections, sessions go on to their end: what a reload does to the old workers).
 """
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Sequence
@@ -133,8 +134,8 @@ async def run(
     worker = Worker(config, listening)
     await worker.start()
     if ready is not None:
-        with open(ready, "wb", closefd=True) as pipe:
-            pipe.write(b"1")
+        os.write(ready, b"1")
+        os.close(ready)
     log.info("worker ready", listeners=[door.name for door in worker.doors])
     told = [asyncio.ensure_future(event.wait()) for event in (stopping, retiring)]
     await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)

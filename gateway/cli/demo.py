@@ -19,19 +19,26 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.cli.common import ExitCode, load_config
-from gateway.config.backend import NextHop
 from gateway.config.model import Config
 from gateway.log import configure, printable
 from gateway.records import DecisionRecord
 from gateway.service import ServiceError, bind
 from gateway.worker import Worker
 
-_STYLES: Final = {"accepted": "green", "deferred": "yellow", "rejected": "red", "discarded": "magenta", "disconnected": "red"}
+_STYLES: Final = {
+    "accepted": "green",
+    "deferred": "yellow",
+    "rejected": "red",
+    "discarded": "magenta",
+    "disconnected": "red",
+}
 
 
 def demo(
     config: Annotated[Path | None, typer.Option(help="A configuration instead of the demo's own.")] = None,
-    maildir: Annotated[Path | None, typer.Option(help="Where accepted messages are kept; a temporary folder without it.")] = None,
+    maildir: Annotated[
+        Path | None, typer.Option(help="Where accepted messages are kept; a temporary folder without it.")
+    ] = None,
 ) -> None:
     """Try the gateway: it listens on 127.0.0.1:2525, keeps what it accepts in a Maildir, and tells each decision."""
     settings = load_config(config or _demo_file())
@@ -58,9 +65,9 @@ class _Maildir:
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._maildir = mailbox.Maildir(folder)
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's name
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: ARG002, N802 - aiosmtpd's
         key = self._maildir.add(envelope.content or b"")
-        return f"250 2.0.0 Ok: kept as {key.partition('.')[0]}"
+        return f"250 2.0.0 Ok: kept as {key}"
 
 
 class _Teller:
@@ -92,7 +99,7 @@ class _Teller:
 async def _demo(config: Config, folder: Path, console: Console) -> None:
     loop = asyncio.get_running_loop()
     handler = _Maildir(folder)
-    hop: NextHop = next(iter(config.backends.values())).servers[0]
+    hop = next(iter(config.backends.values())).servers[0]
     server = await loop.create_server(
         lambda: SMTP(handler, hostname="demo-backend", enable_SMTPUTF8=True, loop=loop), hop.target, hop.port
     )
@@ -114,7 +121,9 @@ def _welcome(console: Console, config: Config, folder: Path) -> None:
     host = "127.0.0.1" if listener.host in {"0.0.0.0", "::"} else listener.host
     server = f"{host}:{listener.port}"
     domain = next(iter(config.domains), "example.com")
-    console.print(f"[bold]Lychgate is listening on {server}.[/bold] Its mail server keeps what it accepts in {folder}.\n")
+    console.print(
+        f"[bold]Lychgate is listening on {server}.[/bold] Its mail server keeps what it accepts in {folder}.\n"
+    )
     console.print("Try, in another terminal:\n")
     for comment, recipient in (
         ("accepted: a recipient that exists", f"alice@{domain}"),

@@ -4,7 +4,7 @@ import asyncio
 import sys
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
@@ -19,9 +19,10 @@ from gateway.explain import Attempt, Explanation, Step
 from gateway.explain import explain as walk
 from gateway.log import printable
 from gateway.reception import SystemClock
-from gateway.resolver import Resolver
-from gateway.units import format_duration
 from gateway.verdict import Action, Check
+
+if TYPE_CHECKING:
+    from gateway.resolver import Resolver
 
 EXIT: Final = {"accepted": 0, "none": 0, "deferred": 3, "rejected": 4, "discarded": 5, "disconnected": 6, "aborted": 4}
 """Exit statuses by the record's result; 1 is a bad configuration, 2 a bad command line."""
@@ -32,12 +33,13 @@ _COLOURS: Final = {
 }  # fmt: skip
 
 
-def explain(  # noqa: PLR0917 - options of a command
+def explain(
     client_address: Annotated[str, typer.Option(help="The client's IP address.")],
     mail_from: Annotated[str, typer.Option(help="The sender's address; '' or '<>' for the null reverse-path.")],
     rcpt: Annotated[list[str], typer.Option(help="A recipient's address; may be given several times.")],
     message: Annotated[
-        Path | None, typer.Argument(help="A file with the message, '-' for standard input; without it, only the envelope.")
+        Path | None,
+        typer.Argument(help="A file with the message, '-' for standard input; without it, only the envelope."),
     ] = None,
     config: ConfigPath = DEFAULT_CONFIG,
     helo: Annotated[str, typer.Option(help="What the client says in EHLO.")] = "client.invalid",
@@ -46,6 +48,7 @@ def explain(  # noqa: PLR0917 - options of a command
     dns_zone: Annotated[
         Path | None, typer.Option(help="A YAML file that answers all DNS questions: name: {TXT: [..], A: [..], ...}.")
     ] = None,
+    *,
     json: AsJson = False,
 ) -> None:
     """Run one message or envelope through the chain, without a socket or a backend, and tell every step.
@@ -124,7 +127,9 @@ def _print_step(console: Console, step: Step) -> None:
         _print_check(console, check)
     for question in step.questions:
         answer = ", ".join(question.answer.records) if question.answer.records else question.answer.status.value
-        console.print(f"    [dim]DNS {escape(printable(question.name))} {question.record_type}: {escape(printable(answer))}[/dim]")
+        console.print(
+            f"    [dim]DNS {escape(printable(question.name))} {question.record_type}: {escape(printable(answer))}[/dim]"
+        )
     colour = "green" if step.reply.is_positive else "yellow" if step.reply.is_transient else "red"
     console.print(f"  [{colour}]-> {escape(printable(str(step.reply)))}[/{colour}]")
     if step.note:
@@ -141,5 +146,5 @@ def _print_check(console: Console, check: Check) -> None:
     observed = " [dim](observed: not applied)[/dim]" if check.observed and check.outcome is not None else ""
     evidence = ", ".join(f"{name}={value}" for name, value in check.evidence.items())
     shown = f"  [dim]{escape(printable(evidence))}[/dim]" if evidence else ""
-    took = format_duration(check.duration / 1_000_000) if check.duration >= 1000 else "<1ms"
+    took = f"{check.duration / 1000:.1f} ms"
     console.print(f"  {check.policy:<14} {escape(what)}{action}{observed}{shown}  [dim]{took}[/dim]")

@@ -16,8 +16,8 @@ from gateway.service import ServiceError, Supervisor
 def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
     """Serve mail: bind the listeners, become the configured user, start the workers.
 
-    SIGHUP reloads the configuration, SIGTERM lets transactions finish and stops. The exit status is 1 when the configuration is wrong or the
-    service can't start.
+    SIGHUP reloads the configuration, SIGTERM lets transactions finish and stops. The exit status is 1 when the
+    configuration is wrong or the service can't start.
     """
     settings = load_config(config)
     configure(settings.log.level, settings.log.format)
@@ -30,7 +30,9 @@ def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
 
 def reload(
     config: ConfigPath = DEFAULT_CONFIG,
-    pid_file: Annotated[Path | None, typer.Option(help="The supervisor's pid file, if the configuration names none.")] = None,
+    pid_file: Annotated[
+        Path | None, typer.Option(help="The supervisor's pid file, if the configuration names none.")
+    ] = None,
 ) -> None:
     """Check the configuration and tell the running service to load it again.
 
@@ -40,7 +42,9 @@ def reload(
     file = pid_file or settings.pid_file
     console = Console(stderr=True, highlight=False, markup=False)
     if file is None:
-        console.print("lychgate: the configuration names no pid_file; give --pid-file, or use your service manager's reload")
+        console.print(
+            "lychgate: the configuration names no pid_file; give --pid-file, or use your service manager's reload"
+        )
         raise typer.Exit(ExitCode.USAGE)
     try:
         pid = int(file.read_text())

@@ -1,12 +1,13 @@
 """One client's conversation: from the octets of its connection to the reply to its message.
 
-``Conversation`` is the asyncio protocol of a connection and the one task that serves it. The engine (``smtp.server``) turns octets into
-events; each event is a step of the ``Reception`` (the chain has its say), and where the chain lets through, of the backend's ``Delivery``.
-Read ``_serve`` and the methods below it in order: they are a message's way.
+``Conversation`` is the asyncio protocol of a connection and the one task that serves it. The engine (``smtp.server``)
+turns octets into events; each event is a step of the ``Reception`` (the chain has its say), and where the chain lets
+through, of the backend's ``Delivery``. Read ``_serve`` and the methods below it in order: they are a message's way.
 
-What holds here: the client's 250 at the end of data is the backend's own; whatever goes wrong is a 4xx; no more is read from the
-client than the engine can take; a client that vanishes leaves nothing behind at the backend. Deadlines are kept by the door,
-which looks at ``deadline`` of every conversation once in a while and calls ``expire``: no timer a command.
+What holds here: the client's 250 at the end of data is the backend's own; whatever goes wrong is a 4xx; no more is
+read from the client than the engine can take; a client that vanishes leaves nothing behind at the backend. Deadlines
+are kept by the door, which looks at ``deadline`` of every conversation once in a while and calls ``expire``: no timer
+a command.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ import structlog
 
 from gateway.backend import AuthRelay, Delivery
 from gateway.doors.tls import tls_info
-from gateway.reception import PROTOCOL, RESULTS, Reception, new_id, reply_record
+from gateway.reception import PROTOCOL, RESULTS, new_id, reply_record
 from gateway.records import BackendRecord, Result
 from gateway.resolver import ClientName
 from gateway.session import Message, Recipient, Session
@@ -44,18 +45,18 @@ from gateway.smtp.events import (
 )
 from gateway.smtp.reply import Reply
 from gateway.smtp.sasl import login_name
-from gateway.smtp.server import ServerConnection, TlsState
-from gateway.spool import Spool
+from gateway.smtp.server import ServerConnection
 from gateway.verdict import Action, Stage, Verdict
 
 if TYPE_CHECKING:
     from gateway.doors.proxy_protocol import Addresses
     from gateway.doors.smtp import SmtpDoor
+    from gateway.spool import Spool
 
 log = structlog.get_logger("lychgate.smtp")
 
 READ_AHEAD: Final = 65_536
-"""Octets the engine may hold unread before the connection is not read from; uvloop hands over up to 256 KiB at a time."""
+"""Octets the engine may hold unread before reading pauses; uvloop hands over up to 256 KiB at a time."""
 
 
 class _EndError(Exception):
@@ -89,9 +90,28 @@ class Conversation(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_auth", "_buffering", "_client_address", "_delivery", "_door", "_draining", "_engine", "_expired", "_gone", "_idle", "_proxied",
-        "_reception", "_relay", "_session", "_session_end", "_spool", "_transport", "_waiter", "_writable", "deadline", "task",
-    )  # fmt: skip
+        "_auth",
+        "_buffering",
+        "_client_address",
+        "_delivery",
+        "_door",
+        "_draining",
+        "_engine",
+        "_expired",
+        "_gone",
+        "_idle",
+        "_proxied",
+        "_reception",
+        "_relay",
+        "_session",
+        "_session_end",
+        "_spool",
+        "_transport",
+        "_waiter",
+        "_writable",
+        "deadline",
+        "task",
+    )
 
     def __init__(self, door: "SmtpDoor", proxied: "Addresses | None" = None) -> None:
         self.deadline = float("inf")
@@ -136,7 +156,7 @@ class Conversation(asyncio.Protocol):
         self._gone = True
         self._wake()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102 - asyncio.Protocol
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002, D102 - asyncio.Protocol
         self._gone = self._writable = True
         self._wake()
 
@@ -209,7 +229,7 @@ class Conversation(asyncio.Protocol):
             self._transport.close()
             self._door.forget(self)
 
-    async def _serve(self, refusal: Reply | None) -> None:
+    async def _serve(self, refusal: Reply | None) -> None:  # noqa: C901, PLR0912 - a table of events, read in order
         """The session, command by command."""
         if refusal is not None:
             raise _protocol_end(refusal, "too_many_connections")
@@ -227,7 +247,7 @@ class Conversation(asyncio.Protocol):
                 case Data():
                     await self._data()
                 case Bdat():
-                    await self._bdat(event)
+                    await self._bdat()
                 case Hello():
                     await self._hello(event)
                 case Quit():
@@ -314,7 +334,7 @@ class Conversation(asyncio.Protocol):
         assert isinstance(event, EndOfData)  # noqa: S101 - the engine's order
         await self._end_of_data(problem or event.problem)
 
-    async def _bdat(self, event: Bdat) -> None:
+    async def _bdat(self) -> None:  # noqa: C901, PLR0912 - a table of events, read in order
         """A message in chunks (RFC 3030): the octets of every chunk are read, also those of a refused one."""
         verdict = await self._reception.data()
         problem = verdict.reply
@@ -364,7 +384,7 @@ class Conversation(asyncio.Protocol):
         try:
             await self._spool.write(data)
         except OSError as error:
-            log.error("spool failed", session=self._session.id, error=str(error))
+            log.error("spool failed", session=self._session.id, error=str(error))  # noqa: TRY400 - the disk, not the code
             return replies.INSUFFICIENT_STORAGE
         return None
 

@@ -1,7 +1,7 @@
 """The PROXY protocol, versions 1 and 2: who a load balancer says the client is (HAProxy's proxy-protocol.txt).
 
-``read_header`` takes exactly the header's octets from a fresh socket, so that what follows, be it a TLS handshake or SMTP, is left
-for whoever comes next. Only a listener's trusted peers are asked for one; the door decides that.
+``read_header`` takes exactly the header's octets from a fresh socket, so that what follows, be it a TLS handshake or
+SMTP, is left for whoever comes next. Only a listener's trusted peers are asked for one; the door decides that.
 
 Raises ``ProxyError`` for anything that is not a header of version 1 or 2, ``OSError`` when the peer goes away.
 """

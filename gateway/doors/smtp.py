@@ -1,8 +1,9 @@
 """The SMTP door: a listener's sockets and the conversations behind them.
 
-It accepts connections, reads the PROXY header of trusted peers, keeps the limits on connections, and hands each connection to a
-``Conversation``. It looks at the deadlines of all conversations a few times a second, which costs less than a timer for each command.
-On shutdown it stops accepting, lets transactions under way finish, and tells idle clients 421 (RFC 5321 3.8).
+It accepts connections, reads the PROXY header of trusted peers, keeps the limits on connections, and hands each
+connection to a ``Conversation``. It looks at the deadlines of all conversations a few times a second, which costs less
+than a timer for each command. On shutdown it stops accepting, lets transactions under way finish, and tells idle
+clients 421 (RFC 5321 3.8).
 """
 
 import asyncio
@@ -313,7 +314,7 @@ class SmtpDoor:
 
     async def _accept_proxied(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        listening.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        listening.setblocking(False)
         while True:
             try:
                 connection, _ = await loop.sock_accept(listening)
@@ -331,7 +332,7 @@ class SmtpDoor:
         proxy = self._listener.proxy_protocol
         addresses: Addresses | None = None
         try:
-            connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if proxy is not None and proxy.trusts(connection.getpeername()[0]):
                 async with asyncio.timeout(self.timeouts.proxy):

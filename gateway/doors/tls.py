@@ -1,7 +1,8 @@
 """TLS of a listener: the context, and the certificate that renews itself under it.
 
-``Certificate`` loads the files once and again when they change on disk, into the same context: sessions under way keep theirs, new
-handshakes get the new one. New files that can't be read or don't fit together leave the old ones in place and say so once.
+``Certificate`` loads the files once and again when they change on disk, into the same context: sessions under way keep
+theirs, new handshakes get the new one. New files that can't be read or don't fit together leave the old ones in place
+and say so once.
 """
 
 import ssl

@@ -69,8 +69,8 @@ class Reply:
         """Make a reply of what a backend sent: the lines after the code and its separator, without CRLF.
 
         Code, enhanced code and text stay as they are. Where all lines begin with one enhanced code of the code's class
-        it becomes ``enhanced``; otherwise it stays part of the text. Control characters become ``?``, and a line that is
-        too long is cut, because both could break the client's reading of the reply.
+        it becomes ``enhanced``; otherwise it stays part of the text. Control characters become ``?``, and a line that
+        is too long is cut, because both could break the client's reading of the reply.
         """
         texts = [_CONTROL.sub("?", line.decode("utf-8", "surrogateescape")) for line in lines] or [""]
         enhanced: str | None = None
@@ -194,7 +194,9 @@ TOO_MANY_CONNECTIONS: Final = Reply(421, "4.7.0", "Too many connections, try aga
 LOCAL_ERROR: Final = Reply(451, "4.3.0", "Local error in processing, try again later")
 POLICY_UNAVAILABLE: Final = Reply(451, "4.7.1", "A check is not available now, try again later")
 INSUFFICIENT_STORAGE: Final = Reply(452, "4.3.1", "Insufficient system storage, try again later")
-BACKEND_UNAVAILABLE: Final = Reply(451, "4.4.1", "The mail server behind this gateway is not available, try again later")
+BACKEND_UNAVAILABLE: Final = Reply(
+    451, "4.4.1", "The mail server behind this gateway is not available, try again later"
+)
 BACKEND_UNKNOWN: Final = Reply(451, "4.4.2", "The mail server behind this gateway gave no answer, try again later")
 BACKEND_LACKS_EXTENSION: Final = Reply(451, "4.3.3", "The mail server behind this gateway cannot take this now")
 ACCEPTED: Final = Reply(250, "2.0.0", "Message accepted")

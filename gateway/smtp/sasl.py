@@ -1,6 +1,7 @@
 """Who authenticates: the name in a SASL exchange that passes through (RFC 4954, RFC 4616, RFC 5802).
 
-The gateway checks no password; it reads the name only for the record and the log. What it can't read it calls by the mechanism.
+The gateway checks no password; it reads the name only for the record and the log. What it can't read it calls by the
+mechanism.
 """
 
 import base64
