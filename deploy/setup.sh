@@ -22,7 +22,7 @@ log=$venv/setup.log
 say() { printf 'setup: %s\n' "$*" >&2; }
 state() { { pwd; cat pyproject.toml deploy/setup.sh; } | cksum; }
 is_done() { [ -f "$venv/.done-$1" ] && [ "$(cat "$venv/.done-$1")" = "$(state)" ]; }
-is_sound() { "$venv/bin/python" -I -c 'import gateway, pip' >/dev/null 2>&1; }
+is_sound() { "$venv/bin/python" -I -c 'import gateway.policy, pip' >/dev/null 2>&1; }
 
 if { is_done dev || is_done "$what"; } && is_sound; then
   exit 0
