@@ -85,11 +85,6 @@ class Table(Generic[IndexT]):
         """Whether nothing was configured: neither an entry nor a file."""
         return not self._entries and self._file is None
 
-    @property
-    def file(self) -> Path | None:
-        """The file, if it has one."""
-        return self._file
-
     def current(self) -> IndexT:
         """The index to look things up in; reads the file again when it has changed."""
         if self._file is not None:

@@ -1,6 +1,7 @@
 """The look-up tables: what each kind of entry matches, what is refused, what a look-up costs, how files reload."""
 
 import os
+import threading
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -408,21 +409,35 @@ def test_a_broken_or_vanished_file_keeps_the_old_content_and_logs_once(
 
 
 def test_a_large_file_is_read_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a large file is read the old content answers, and then the new; no second reading begins meanwhile."""
-    file, seconds = tmp_path / "names.txt", Seconds()
+    """While a large file is read the old content answers and no second reading begins; then the new one answers."""
+    file, seconds, go_on = tmp_path / "names.txt", Seconds(), threading.Event()
     file.write_text("old.example\n")
     table = NameTable(file=file, monotonic=seconds)
+    table.settle()
+
+    def read_slowly(file: Path) -> str:
+        assert go_on.wait(60)
+        return read_text(file)
+
+    read_text = table_module.read_text
+    monkeypatch.setattr(table_module, "read_text", read_slowly)
     monkeypatch.setattr(table_module, "_SMALL_FILE", 20)
     file.write_text("new.example.com\nmore.example.com\n")
     seconds.now = 1.0
-    table.find("old.example")
-    assert table._loading is not None
+    assert "old.example" in table
     reading = table._loading
-    table.settle()
+    assert reading is not None
+    file.write_text("newest.example.com\nmore.example.com\n")
     seconds.now = 2.0
-    assert "new.example.com" in table
-    assert "old.example" not in table
+    assert "old.example" in table
     assert table._loading is reading
+    go_on.set()
+    table.settle()
+    assert "old.example" not in table
+    seconds.now = 3.0
+    table.find("any")
+    table.settle()
+    assert "newest.example.com" in table
 
 
 class CountedSet(set[int]):
@@ -471,6 +486,7 @@ def test_tables_of_the_same_settings_are_equal(tmp_path: Path) -> None:
     assert NameTable(["a.example"]) != NameTable(["b.example"])
     assert NameTable() != AddressTable()
     assert NameTable() != "other"
+    assert repr(AddressList(["a"])) == "AddressList(['a'])"
     assert repr(NameTable(["a.example"], file)) == f"NameTable({{'list': ['a.example'], 'file': '{file}'}})"
 
 
