@@ -174,8 +174,9 @@ class SizeMeter:
         if self._header_limit:
             window = self._tail + data
             end = window.find(b"\r\n\r\n")
-            # The header section ends with the CRLF of its last line. Not found: it is that long at least.
-            header = self.size - 1 if end < 0 else before - len(self._tail) + end + 2
+            # The header section ends with the CRLF of its last line; not found: with what there is, at the earliest,
+            # or before a CR that may begin the empty line.
+            header = before - len(self._tail) + end + 2 if end >= 0 else self.size - window.endswith(b"\r\n\r")
             if header > self._header_limit:
                 return reply.HEADER_TOO_BIG
             if end >= 0:

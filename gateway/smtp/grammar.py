@@ -322,8 +322,8 @@ _NOTIFY = re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DEL
 # orcpt-parameter = "ORCPT=" addr-type ";" xtext             (RFC 3461 4.2)
 # for addr-type utf-8: utf-8-addr-xtext / utf-8-addr-unitext (RFC 6533 3)
 _ORCPT = re.compile(
-    rf"(?:(?!utf-8;)[A-Za-z0-9-]+;{_XTEXT}*|utf-8;(?:[!-*,-<>-\[\]-~\u0080-\U0010ffff]|\\x\{{[0-9A-F]{{2,6}}\}})+)",
-    re.IGNORECASE,
+    rf"(?!(?i:utf-8);)[A-Za-z0-9-]+;{_XTEXT}*"
+    r"|(?i:utf-8);(?:[!-*,-<>-\[\]-~\u0080-\U0010ffff]|\\x\{[0-9A-F]{2,6}\})+"
 )
 
 MAIL_PARAMETERS: Final[KnownParameters] = {

@@ -1,9 +1,9 @@
 r"""The server side of an SMTP conversation without I/O (RFC 5321 and the extensions the gateway offers).
 
 ``receive_data`` takes octets as they arrive, ``next_event`` yields what the client did, ``reply`` answers the event
-that awaits it, ``data_to_send`` gives the octets to write. The engine keeps what the protocol needs and nothing else: the
-state (``states.TABLE``), the terms of the connection (``commands.Terms``), the octets not yet read, the decoder of the
-message that comes in, counters of errors. Whether a sender is welcome is not its business.
+that awaits it, ``data_to_send`` gives the octets to write. The engine keeps what the protocol needs and nothing else:
+the state (``states.TABLE``), the terms of the connection (``commands.Terms``), the octets not yet read, the decoder of
+the message that comes in, counters of errors. Whether a sender is welcome is not its business.
 
 It implements RFC 5321 4 with PIPELINING (2920), 8BITMIME (6152), SMTPUTF8 (6531), SIZE (1870), DSN (3461), CHUNKING
 (3030), ENHANCEDSTATUSCODES (2034), STARTTLS (3207) and AUTH (4954). It answers itself what needs no decision: NOOP,

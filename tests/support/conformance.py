@@ -1,0 +1,20 @@
+"""Where the public conformance data is; tests that need it are skipped without it, and fail in CI."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def conformance_file(name: str) -> Path:
+    """A file of the folder that ``CONFORMANCE_DATA`` names."""
+    folder = os.environ.get("CONFORMANCE_DATA")
+    if folder is None:
+        missing = f"CONFORMANCE_DATA is not set: {name} is not tested"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    path = Path(folder) / name
+    if not path.is_file():
+        pytest.fail(f"CONFORMANCE_DATA has no {name}")
+    return path
