@@ -32,14 +32,12 @@ import uvloop
 
 from gateway import worker
 from gateway.config.load import load
-from gateway.config.model import Config, Endpoint
+from gateway.config.model import Config
 from gateway.config.problems import ConfigError
+from gateway.doors.listening import ListenError, bind
 from gateway.log import configure as configure_log
 
 log = structlog.get_logger("lychgate.service")
-
-BACKLOG: Final = 1024
-"""Connections that wait in the kernel to be accepted."""
 
 READY_WITHIN: Final = 60.0
 """Seconds that new workers have to become ready before a reload counts as failed."""
@@ -49,31 +47,6 @@ _SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 class ServiceError(Exception):
     """The service can't start: a port can't be bound, a user does not exist."""
-
-
-def bind(endpoint: Endpoint) -> list[socket.socket]:
-    """Bind and listen on an address; a name with several addresses gives several sockets.
-
-    Raises:
-        ServiceError: It can't be bound.
-    """
-    sockets: list[socket.socket] = []
-    try:
-        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            listening = socket.socket(family, kind, protocol)
-            sockets.append(listening)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listening.bind(address)
-            listening.listen(BACKLOG)
-            listening.setblocking(False)
-    except OSError as error:
-        for listening in sockets:
-            listening.close()
-        raise ServiceError(f"can not listen on {endpoint}: {error.strerror or error}") from error
-    return sockets
 
 
 def drop_privileges(user: str | None, group: str | None) -> None:
@@ -299,7 +272,10 @@ class Supervisor:
         for listener in config.listeners:
             name = str(listener.smtp)
             if name not in self._sockets:
-                self._sockets[name] = bind(listener.smtp)
+                try:
+                    self._sockets[name] = bind(listener.smtp)
+                except ListenError as error:
+                    raise ServiceError(str(error)) from error
             bound.append(self._sockets[name])
         return bound
 

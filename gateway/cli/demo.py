@@ -20,9 +20,9 @@ from rich.markup import escape
 
 from gateway.cli.common import ExitCode, load_config
 from gateway.config.model import Config
+from gateway.doors.listening import ListenError, bind
 from gateway.log import configure, printable
 from gateway.records import DecisionRecord
-from gateway.service import ServiceError, bind
 from gateway.worker import Worker
 
 _STYLES: Final = {
@@ -47,7 +47,7 @@ def demo(
     folder = maildir or Path(tempfile.mkdtemp(prefix="lychgate-demo-")) / "Maildir"
     try:
         asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_demo(settings, folder, console))
-    except (ServiceError, OSError) as error:
+    except (ListenError, OSError) as error:
         console.print(f"lychgate: {escape(str(error))}", style="red")
         raise typer.Exit(ExitCode.CONFIG) from error
 

@@ -20,6 +20,7 @@ from gateway.backend import AuthRelay, ServerGroup
 from gateway.chain import Chain
 from gateway.config.model import Config, DelayReject, Listener, TlsMode
 from gateway.doors.conversation import Conversation
+from gateway.doors.listening import BACKLOG
 from gateway.doors.proxy_protocol import Addresses, ProxyError, read_header
 from gateway.doors.tls import Certificate
 from gateway.policy import Clock
@@ -37,9 +38,6 @@ log = structlog.get_logger("lychgate.smtp")
 
 END_TO_END: Final = frozenset({"8BITMIME", "SMTPUTF8", "DSN"})
 """Extensions that can only be offered where the backend offers them too."""
-
-BACKLOG: Final = 1024
-"""Connections that the kernel keeps until they are accepted."""
 
 KNOWN_NAMES: Final = 10_000
 """Clients whose names are remembered."""

@@ -1,0 +1,38 @@
+"""Listening sockets: bound once by the supervisor while it may, and handed to the workers."""
+
+import socket
+from typing import Final
+
+from gateway.config.model import Endpoint
+
+BACKLOG: Final = 1024
+"""Connections that wait in the kernel to be accepted."""
+
+
+class ListenError(Exception):
+    """An address can't be listened on."""
+
+
+def bind(endpoint: Endpoint) -> list[socket.socket]:
+    """Bind and listen on an address; a name with several addresses gives several sockets.
+
+    Raises:
+        ListenError: It can't be bound.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            listening = socket.socket(family, kind, protocol)
+            sockets.append(listening)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind(address)
+            listening.listen(BACKLOG)
+            listening.setblocking(False)
+    except OSError as error:
+        for listening in sockets:
+            listening.close()
+        raise ListenError(f"can not listen on {endpoint}: {error.strerror or error}") from error
+    return sockets
