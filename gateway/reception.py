@@ -301,7 +301,8 @@ class Reception:
         rulings = await chain.run(stage, chain.common, seen, arguments, checks, to_the_end=self._delay)
         if not rulings:
             return GO_ON
-        at_once = {Action.DISCONNECT} if self._delay else {action for action in Action if action.ends_stage}
+        # What is discarded must look accepted, so it too waits for RCPT.
+        at_once = {Action.DISCONNECT} if self._delay else {Action.DISCONNECT, Action.DEFER, Action.REJECT}
         for ruling in applied(rulings, *at_once):
             return self._verdict(ruling)
         self._held += rulings
@@ -442,7 +443,8 @@ def _outcome_of(transaction: Transaction) -> tuple[Result, Verdict | None, Reply
     if not transaction.recipients or any(recipient.state not in refused for recipient in transaction.recipients):
         return "aborted", None, None
     last = transaction.recipients[-1]
-    return refused[last.state], last.verdict, last.reply
+    result = refused[last.state] if last.verdict is None else RESULTS[last.verdict.action]
+    return result, last.verdict, last.reply
 
 
 def _client_record(session: Session) -> ClientRecord:

@@ -193,7 +193,7 @@ TABLE: Final[Mapping[State, Row]] = {
             Command.RSET: State.READY,
             Command.MAIL: reply.NESTED_MAIL,
             Command.RCPT: State.RCPT,
-            Command.DATA: Transition(State.RCPT, State.RCPT, intermediate=State.DATA),
+            Command.DATA: Transition(State.READY, refused=State.READY, intermediate=State.DATA),
             Command.BDAT: State.CHUNK,
             Command.STARTTLS: reply.BAD_SEQUENCE,
             Command.AUTH: reply.BAD_SEQUENCE,
