@@ -166,6 +166,38 @@ def test_the_frame_of_mail(argument: str, refusal: Reply | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("argument", "refusal"),
+    [
+        ("", reply.SYNTAX_ERROR),
+        ("TO <a@b>", reply.SYNTAX_ERROR),
+        ("FROM:<a@b>", reply.SYNTAX_ERROR),
+        ("TO:", reply.BAD_RECIPIENT_ADDRESS),
+        ("to:a@b", reply.BAD_RECIPIENT_ADDRESS),
+        ("TO:<postmaster>X", reply.BAD_RECIPIENT_ADDRESS),
+    ],
+)
+def test_the_frame_of_rcpt(argument: str, refusal: Reply) -> None:
+    """TO, colon, path and parameters stand where RFC 5321 4.1.1.3 puts them."""
+    with pytest.raises(GrammarError) as caught:
+        grammar.parse_rcpt(argument)
+    assert caught.value.reply is refusal
+
+
+def test_spaces_between_parameters_are_no_parameters() -> None:
+    """More than one space before a parameter is taken, and is not counted against the limit."""
+    assert grammar.parse_mail("FROM:<>" + " " * 40 + "X" + " " * 40 + "Y", 2)[1] == (
+        Parameter("X", None),
+        Parameter("Y", None),
+    )
+
+
+def test_an_address_in_a_configuration_has_no_route() -> None:
+    """Source routes are for the wire only."""
+    with pytest.raises(GrammarError):
+        grammar.parse_mailbox("@r.one:a@b")
+
+
+@pytest.mark.parametrize(
     ("parameter", "is_good"),
     [
         ("SIZE=0", True),
