@@ -17,6 +17,7 @@ import asyncio
 import grp
 import os
 import pwd
+import resource
 import select
 import signal
 import socket
@@ -73,6 +74,19 @@ def drop_privileges(user: str | None, group: str | None) -> None:
         os.setuid(entry.pw_uid)
 
 
+def raise_descriptor_limit(config: Config) -> None:
+    """Let each worker open what its limits allow: a descriptor for every client, and as many for backends and spools."""
+    wanted = 2 * -(-config.limits.connections // config.workers) + 1000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted:
+        return
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+        soft = min(wanted, hard)
+    if soft < wanted:
+        log.warning("few file descriptors: more connections than these allow are refused", limit=soft, wanted=wanted)
+
+
 def notify(state: str) -> None:
     """Tell systemd, where it asked to be told (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET")
@@ -119,6 +133,7 @@ class Supervisor:
         self._current.listening = self._bind(config)
         if config.pid_file is not None:
             _write_pid_file(config.pid_file)
+        raise_descriptor_limit(config)
         drop_privileges(config.user, config.group)
         if not self._start(self._current):
             self._stop()

@@ -4,9 +4,9 @@ Runs when the message has arrived, and counts its ``Received`` fields: every ser
 Two signs count:
 
 - more than ``hops`` fields in all. RFC 5321 6.3 wants a large limit, normally 100; the default is 50 as that of
-Postfix (hopcount_limit), because a Postfix behind the gateway refuses such messages anyway; - more than ``own``
-fields that this gateway added itself, found by its own name behind ``by``. Forwarding may rightly bring a message
-back once or twice, and a loop through here shows sooner by it.
+  Postfix (hopcount_limit), because a Postfix behind the gateway refuses such messages anyway;
+- more than ``own`` fields that this gateway added itself, found by its own name behind ``by``. Forwarding may rightly
+  bring a message back once or twice, and a loop through here shows sooner by it.
 
 Whoever writes a false ``Received`` field only makes their own message be refused.
 """
