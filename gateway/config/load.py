@@ -292,7 +292,7 @@ class _Loader:
         return differing
 
     def _check_listeners(self, options: FileOptions | None) -> None:
-        seen: dict[str, int] = {}
+        seen: dict[str, Place] = {}
         for index, place in enumerate(self._items("listeners")):
             auth = place.at("auth")
             if auth is not None and isinstance(auth.value, YamlMapping | None):
@@ -300,9 +300,9 @@ class _Loader:
             if options is None or index >= len(options.listeners) or not options.listeners[index].smtp.port:
                 continue
             address = str(options.listeners[index].smtp)
-            line = seen.setdefault(address, place.position.line)
-            if line != place.position.line:
-                self._note(place, f"listens on {address} like the one in line {line}")
+            first = seen.setdefault(address, place)
+            if first is not place:
+                self._note(place, f"listens on {address} like the one in line {first.position.line}")
 
     def _listener(
         self, section: ListenerSection, message_size: int, common: ChainSettings | None, own: ChainSettings | None

@@ -70,7 +70,7 @@ class Place:
 
     Attributes:
         value: The value.
-        position: Where it stands; for a mapping or list, its key where it has one.
+        position: Where it stands; for a mapping, a list or nothing at all, its key where it has one.
         where: Its path.
     """
 
@@ -83,7 +83,7 @@ class Place:
         value = self.value
         if isinstance(value, YamlMapping) and part in value and isinstance(part, str):
             inner = value[part]
-            marks = value.keys_at if isinstance(inner, YamlMapping | YamlList) else value.values_at
+            marks = value.keys_at if isinstance(inner, YamlMapping | YamlList | None) else value.values_at
             return Place(inner, marks[part], join(self.where, part))
         if isinstance(value, YamlList) and isinstance(part, int) and part < len(value):
             return Place(value[part], value.items_at[part], f"{self.where}[{part}]")
