@@ -75,7 +75,7 @@ def drop_privileges(user: str | None, group: str | None) -> None:
 
 
 def raise_descriptor_limit(config: Config) -> None:
-    """Let each worker open what its limits allow: a descriptor for every client, and as many for backends and spools."""
+    """Let a worker open what its limits allow: a descriptor for every client, as many for backends and spools."""
     wanted = 2 * -(-config.limits.connections // config.workers) + 1000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:

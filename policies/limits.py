@@ -1,9 +1,10 @@
 """limits: bounds on what one client may do in one session.
 
 - ``recipients``: recipients of one message, at RCPT. The rest is deferred with ``452 4.5.3``, and the sender brings
-them in a further transaction (RFC 5321 4.5.3.1.10). At least 100 must be possible (RFC 5321 4.5.3.1.8). -
-``messages``: messages of one session, at MAIL. - ``refusals``: refused recipients, senders and messages and protocol
-errors of one session, together, at MAIL and RCPT. It ends sessions that try out addresses.
+  them in a further transaction (RFC 5321 4.5.3.1.10). At least 100 must be possible (RFC 5321 4.5.3.1.8).
+- ``messages``: messages of one session, at MAIL.
+- ``refusals``: refused recipients, senders and messages and protocol errors of one session, together, at MAIL and
+  RCPT. It ends sessions that try out addresses.
 
 The last two end the session with ``421``: a sender in good faith comes back on a new connection and goes on there.
 Rates over many sessions are not counted here.
