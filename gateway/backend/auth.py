@@ -94,16 +94,20 @@ class AuthRelay:
             self._found[1].quit()
             self._found = None
 
-    def at_hand(self, tried: "set[Server]", client: dict[str, str] | None) -> "tuple[Server, Connection, bool] | None":  # noqa: ARG002 - of the protocol
+    def at_hand(
+        self,
+        tried: "set[Server]",  # noqa: ARG002 - of the protocol
+        client: dict[str, str] | None,  # noqa: ARG002 - of the protocol
+    ) -> "tuple[Server, Connection, bool] | None":
         """The connection is had by ``connection`` only (``delivery.Source``)."""
         return None
 
     async def connection(
         self,
         tried: "set[Server]",
-        client: dict[str, str] | None,
+        client: dict[str, str] | None,  # noqa: ARG002 - of the protocol
         *,
-        fresh: bool,  # noqa: ARG002 - of the protocol
+        fresh: bool,
     ) -> "tuple[Server, Connection, bool]":
         """The connection (``delivery.Source``).
 

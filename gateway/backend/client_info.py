@@ -3,16 +3,20 @@
 Both take ``NAME=value`` pairs, values as xtext (RFC 3461 4). Only attributes that the server offers are sent. A command
 is no longer than 512 octets; more attributes go into further commands.
 
-XCLIENT makes the server act as if the client itself had connected. The server answers it with a greeting and wants EHLO
-again; its refusal there is about the client, and goes on to the client. Who may use XCLIENT, Postfix asks again after each
-one, by the address just announced: so ADDR comes last, and a connection serves one client only, unless the server still
-offers XCLIENT afterwards. XFORWARD is for the server's log only; Postfix forgets it with each transaction, so it is sent
-with each.
+XCLIENT makes the server act as if the client itself had connected. The server answers it with a greeting and wants
+EHLO again; its refusal there is about the client, and goes on to the client. Who may use XCLIENT Postfix asks again
+after each one, by the address just announced: so ADDR comes last, and a connection serves one client only, unless the
+server still offers XCLIENT afterwards. A Postfix that speaks IPv4 only takes no IPv6 address: it is told that the
+address is unknown.
+
+XFORWARD is for the server's log only; Postfix forgets it with each transaction, so it is sent with each.
 """
 
 import re
 from ipaddress import IPv6Address
 from typing import Final
+
+import structlog
 
 from gateway.backend.connection import BackendError, Connection
 from gateway.backend.opening import Opener
@@ -28,6 +32,11 @@ UNAVAILABLE: Final = "[UNAVAILABLE]"
 
 # xchar = any ASCII CHAR between "!" (33) and "~" (126) inclusive, except for "+" and "="   (RFC 3461 4)
 _NOT_XCHAR: Final = re.compile(rb"[^!-*,-<>-~]")
+_log = structlog.get_logger("gateway.backend")
+
+_SYNTAX_ERROR: Final = 501
+_V6_ADDRESS: Final = re.compile(" ADDR=IPV6:[^ ]*")
+
 _NOT_ALLOWED: Final = frozenset({500, 501, 502, 503, 550})
 """Replies about the command, not about the client: unknown, malformed, out of order, or not permitted to us."""
 
@@ -120,8 +129,12 @@ async def announce(
         return None
     for kind, line in [*before, *((Command.XCLIENT, line) for line in lines)]:
         answer = await connection.command(kind, line, opener.timeouts.command)
+        if answer.code == _SYNTAX_ERROR and " ADDR=IPV6:" in line:  # a Postfix with inet_protocols = ipv4
+            unknown = _V6_ADDRESS.sub(f" ADDR={UNAVAILABLE}", line)
+            answer = await connection.command(kind, unknown, opener.timeouts.command)
         if answer.code in _NOT_ALLOWED:
-            raise BackendError(f"the server refused {kind}: {answer}")
+            _log.warning("backend_refused_client_info", server=str(opener.endpoint), command=kind, reply=str(answer))
+            raise BackendError(f"the server refused {kind}: {answer}", counts=False)
         if not answer.is_positive:
             connection.quit()
             return answer

@@ -26,11 +26,15 @@ class BackendError(Exception):
         reply: The server's own words, when it had any (421, or a refusing greeting).
         replies: The replies to the first commands of the exchange that failed.
         timed_out: Whether it stalled, so that asking it again means waiting again.
+        counts: Whether it counts against the server's health.
     """
 
-    def __init__(self, reason: str, *, reply: Reply | None = None, timed_out: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, reply: Reply | None = None, timed_out: bool = False, counts: bool = True
+    ) -> None:
         super().__init__(reason)
         self.reply = reply
+        self.counts = counts
         self.replies: list[Reply] = []
         self.timed_out = timed_out
 
@@ -78,7 +82,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio.Protocol
         for reply in self.engine.receive_data(data):
             if reply.code == SERVICE_CLOSING:
-                self.fail(BackendError(f"the server said {reply}", reply=reply))
+                self.fail(BackendError(f"the server said {reply}", reply=reply, counts=False))
                 return
             self._replies.append(reply)
         if self.engine.problem is not None:

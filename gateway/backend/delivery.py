@@ -269,6 +269,7 @@ class Delivery:
     def _judged(self, connection: Connection, mail: Reply, rcpts: list[Reply]) -> Reply:
         """Park the connection with its transaction open, or release it; returns the reply that counts."""
         if not mail.is_positive:
+            connection.needs_reset = True  # Postfix holds the SIZE of a refused MAIL against the next one
             self._release(connection)
             return mail
         if not all(answer.is_positive for answer in rcpts[: len(self._accepted)]):  # it had accepted them before
@@ -276,7 +277,11 @@ class Delivery:
             self._release(connection)
             self._broken = replies.BACKEND_UNAVAILABLE
             return self._broken
-        self._park(connection)
+        if rcpts[-1].is_positive:
+            self._park(connection)
+        else:  # the transaction has no recipient: others can use the connection until one comes
+            connection.needs_reset = True
+            self._release(connection)
         return rcpts[-1]
 
     # The message.
@@ -378,8 +383,8 @@ class Delivery:
         return True
 
     def _note(self, error: BackendError) -> None:
-        """Tell the server's health, unless it only said 421: that may be about this client."""
-        if self._server is not None and error.reply is None:
+        """Tell the server's health, unless it is perhaps about this client: a 421, a refused announcement."""
+        if self._server is not None and error.counts:
             self._server.failed(error)
 
 

@@ -160,7 +160,7 @@ class Opener:
         reply = await connection.command(Command.STARTTLS, "STARTTLS", self.timeouts.command)
         if not reply.is_positive:
             raise BackendError(f"the server refused STARTTLS: {reply}", reply=reply)
-        if connection.engine.has_early_bytes or connection.has_reply or connection.transport is None:
+        if connection.engine.has_early_bytes or connection.fault is not None or connection.transport is None:
             raise BackendError("the server sent octets behind its reply to STARTTLS")
         assert self._context is not None  # noqa: S101 - asked by the caller
         try:

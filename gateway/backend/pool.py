@@ -2,8 +2,8 @@
 
 A connection counts from the moment it is being opened until it is closed. Free ones are used last in, first out, so
 that those no longer needed grow old and are closed. When all are taken, the one is called back whose delivery has
-waited longest for its client ("parked": between RCPT and the end of data), so that slow clients can't starve the others;
-its delivery repeats MAIL and RCPT later. Waiters are served in order.
+waited longest for its client ("parked": between RCPT and the end of data), so that slow clients can't starve the
+others; its delivery repeats MAIL and RCPT later. Waiters are served in order.
 """
 
 import asyncio

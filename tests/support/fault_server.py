@@ -7,12 +7,12 @@
 A script says what happens at a step: ``greeting``, ``ehlo`` (also HELO, LHLO), ``starttls``, ``auth``, ``xclient``,
 ``xforward``, ``mail``, ``rcpt``, ``data``, ``content`` (the first octets of a message have come), ``end`` (the whole
 message has come), ``rset``, ``noop``, ``quit``. Steps without an entry go well. An action may be limited to its first
-``times`` times. A message counts as accepted (``messages``) when the server said 250 to its end, or was about to.
+``times`` times. A message counts as accepted (``messages``) when its end went well, or the action says so.
 """
 
 import asyncio
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -55,10 +55,10 @@ def stall(times: int | None = None, *, accept: bool = False) -> Act:
     return Act(then=Then.STALL, times=times, accept=accept)
 
 
-def say(text: str | bytes, times: int | None = None, *, then: Then = Then.CONTINUE) -> Act:
+def say(text: str | bytes, times: int | None = None, *, then: Then = Then.CONTINUE, accept: bool = False) -> Act:
     """Say this in place of the right reply; a text gets its CRLF, octets are sent as they are."""
     octets = text.encode() + b"\r\n" if isinstance(text, str) else text
-    return Act(say=octets, then=then, times=times)
+    return Act(say=octets, then=then, times=times, accept=accept)
 
 
 def say_and_close(text: str, times: int | None = None) -> Act:
@@ -90,6 +90,10 @@ class _Transaction:
 
 class _EndedError(Exception):
     """The connection is over."""
+
+
+class _StalledError(Exception):
+    """Nothing is said any more."""
 
 
 EXTENSIONS: Final = ("PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE 50000000", "DSN", "ENHANCEDSTATUSCODES")
@@ -136,7 +140,7 @@ class FaultServer:
         self._counts: dict[str, int] = {}
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Condition()
+        self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -167,49 +171,66 @@ class FaultServer:
 
     async def until(self, command: str, count: int = 1) -> None:
         """Wait until a command that begins so has come so many times."""
-        async with asyncio.timeout(30), self._changed:
-            await self._changed.wait_for(lambda: sum(c.upper().startswith(command) for c in self.commands) >= count)
+        await self._until(lambda: sum(each.upper().startswith(command) for each in self.commands) >= count)
+
+    async def until_step(self, step: str, count: int = 1) -> None:
+        """Wait until a step was reached so many times."""
+        await self._until(lambda: self._counts.get(step, 0) >= count)
 
     async def until_open(self, count: int) -> None:
         """Wait until so many connections are open."""
-        async with asyncio.timeout(30), self._changed:
-            await self._changed.wait_for(lambda: self.open == count)
+        await self._until(lambda: self.open == count)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._waiters.append((condition, future))
+        self._notify()
+        async with asyncio.timeout(30):
+            await future
+
+    def _notify(self) -> None:
+        for condition, future in self._waiters:
+            if not future.done() and condition():
+                future.set_result(None)
+        self._waiters = [each for each in self._waiters if not each[1].done()]
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        await self._opened(1)
+        self._opened(1)
         self.connections += 1
         try:
-            await self._serve(reader, writer)
+            try:
+                await self._serve(reader, writer)
+            except _StalledError:
+                while await reader.read(65536):
+                    pass
         except (_EndedError, ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.transport.abort()
             self._tasks.discard(task)
-            await self._opened(-1)
+            self._opened(-1)
 
-    async def _opened(self, change: int) -> None:
-        async with self._changed:
-            self.open += change
-            self._changed.notify_all()
+    def _opened(self, change: int) -> None:
+        self.open += change
+        self._notify()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transaction = _Transaction()
         await self._step("greeting", "220 fault.example ESMTP", writer)
         while line := await reader.readline():
             command = line.decode("utf-8", "replace").rstrip("\r\n")
-            async with self._changed:
-                self.commands.append(command)
-                self._changed.notify_all()
+            self.commands.append(command)
+            self._notify()
             match command.upper().split(" ")[0]:
                 case "EHLO" | "HELO" | "LHLO":
                     await self._step("ehlo", self._hello(writer), writer)
                 case "STARTTLS":
-                    await self._step("starttls", "220 2.0.0 Go ahead", writer)
-                    assert self._context is not None
-                    await writer.start_tls(self._context)
+                    if await self._step("starttls", "220 2.0.0 Go ahead", writer):
+                        assert self._context is not None
+                        await writer.start_tls(self._context)
                 case "AUTH":
                     await self._auth(command, reader, writer)
                 case "XCLIENT":
@@ -261,7 +282,10 @@ class FaultServer:
             if not chunk:
                 raise _EndedError
             if data == b"\r\n":
-                refused = not await self._step("content", None, writer)
+                try:
+                    refused = not await self._step("content", None, writer)
+                except _StalledError:
+                    await asyncio.Event().wait()  # until the server is stopped: what is not read makes the sender wait
             data += chunk
         if refused:
             return
@@ -282,7 +306,7 @@ class FaultServer:
         received = Received(transaction.mail, tuple(transaction.recipients), data)
         act = self._act("end")
         if act is not None:
-            if act.accept or (act.say or b"").startswith(b"250"):
+            if act.accept:
                 self.messages.append(received)
             await self._do(act, "250 2.0.0 Ok", writer)
             return
@@ -294,6 +318,7 @@ class FaultServer:
     def _act(self, step: str) -> Act | None:
         act = self.script.get(step)
         count = self._counts[step] = self._counts.get(step, 0) + 1
+        self._notify()
         return None if act is None or (act.times is not None and count > act.times) else act
 
     async def _step(self, step: str, good: str | None, writer: asyncio.StreamWriter) -> bool:
@@ -320,6 +345,6 @@ class FaultServer:
                 writer.transport.abort()
                 raise _EndedError
             case Then.STALL:
-                await asyncio.Event().wait()
+                raise _StalledError
             case Then.CONTINUE:
                 pass

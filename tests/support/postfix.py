@@ -195,7 +195,7 @@ class Postfix:
             "alias_maps": "",
             "local_recipient_maps": "",
             "inet_interfaces": "127.0.0.1",
-            "inet_protocols": "ipv4",
+            "inet_protocols": "all",
             "smtp_host_lookup": "native",
             "smtpd_peername_lookup": "no",
             "smtpd_relay_restrictions": "reject_unauth_destination",
