@@ -19,7 +19,7 @@ def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
     SIGHUP reloads the configuration, SIGTERM lets transactions finish and stops. The exit status is 1 when the
     configuration is wrong or the service can't start.
     """
-    settings = load_config(config)
+    settings = load_config(config, to_serve=True)
     configure(settings.log.level, settings.log.format)
     try:
         Supervisor(settings.path, settings).run()
@@ -38,7 +38,7 @@ def reload(
 
     A wrong configuration is told here and changes nothing. The exit status is 1 then, and when no service is running.
     """
-    settings = load_config(config)
+    settings = load_config(config, to_serve=True)
     file = pid_file or settings.pid_file
     console = Console(stderr=True, highlight=False, markup=False)
     if file is None:

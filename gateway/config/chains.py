@@ -19,7 +19,7 @@ from gateway.config.problems import listed, suggestion
 from gateway.config.reading import Document, YamlMapping
 from gateway.config.registry import Registry, UnknownPolicyError
 from gateway.config.translate import Place, problems_of
-from gateway.policy import OnError, Policy
+from gateway.policy import OnError, Options, Policy
 from gateway.smtp.reply import Reply
 from gateway.units import Duration
 from gateway.verdict import Action, Response
@@ -203,7 +203,7 @@ class ChainBuilder:
         own = {key: value for key, value in values.items() if key not in COMMON_KEYS}
         common = {key: value for key, value in values.items() if key in COMMON_KEYS}
         settings = validated(CommonSettings, common, self._document, written)
-        options = validated(entry.policy.options_type, own, self._document, written, COMMON_KEYS)
+        options = self._options(entry, own, written)
         responses = self._responses(entry.policy, written.at("on")) if settings is not None and settings.on else {}
         if settings is None or options is None or len(self._document.problems) > before:
             return None
@@ -218,6 +218,13 @@ class ChainBuilder:
             on_error=settings.on_error or entry.policy.on_error,
             timeout=entry.policy.timeout if settings.timeout is None else settings.timeout,
         )
+
+    def _options(self, entry: Entry, own: Mapping[str, Any], written: Place) -> Options | None:
+        try:
+            return validated(entry.policy.options_type, own, self._document, written, COMMON_KEYS)
+        except Exception as error:  # noqa: BLE001 - validators are the policy's own code, perhaps another package's
+            self._note(written, f"the policy fails to read its options: {type(error).__name__}: {error}")
+            return None
 
     def _responses(self, policy: type[Policy[Any]], on: Place | None) -> dict[str, Response]:
         """What the operator set for outcomes."""

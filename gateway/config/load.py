@@ -102,6 +102,12 @@ class _Written:
         return value if isinstance(value, str) else None
 
 
+def _given(place: Place, key: str) -> Place | None:
+    """The value of a key; None when there is none, or nothing stands behind it."""
+    found = place.at(key)
+    return None if found is None or found.value is None else found
+
+
 class _Loader:
     """Makes the configuration of one document.
 
@@ -175,7 +181,7 @@ class _Loader:
                     yield found.down([index])
 
     def _default_backend(self) -> str | None:
-        written = self._root.at("default_backend")
+        written = _given(self._root, "default_backend")
         if written is None:
             return self._backends[0] if len(self._backends) == 1 else None
         self._check_backend(written)
@@ -192,7 +198,7 @@ class _Loader:
         """Whether a domain or a listener has a backend, its own or the default one."""
         if written is not None:
             self._check_backend(written)
-        elif self._default is None and self._root.at("default_backend") is None:
+        elif self._default is None and _given(self._root, "default_backend") is None:
             count = "none" if not self._backends else "more than one"
             self._note(
                 place, f"names no backend, and there is {count}; give 'backend' here or 'default_backend' for all"
@@ -219,8 +225,8 @@ class _Loader:
 
     def _check_domain(self, written: _Written, domains: Mapping[str, _Written]) -> None:
         place = written.place
-        if place.value is None or "alias_of" not in place.value:
-            self._check_has_backend(place, place.at("backend"))
+        if _given(place, "alias_of") is None:
+            self._check_has_backend(place, _given(place, "backend"))
             return
         target = self._target(written, domains)
         alias = place.down(["alias_of"])
@@ -253,7 +259,7 @@ class _Loader:
                 written = listeners.down([index]).at("policies")
                 if written is not None and isinstance(written.value, YamlList):
                     own[index] = ChainBuilder(self._document, self._registry, mode, written)
-            if "policies" not in self._document.root and len(own) < len(listeners.value):
+            if _given(self._root, "policies") is None and len(own) < len(listeners.value):
                 self._note(self._root.key("policies"), "is missing, and not every listener has a chain of its own")
         return common, own
 
@@ -296,7 +302,7 @@ class _Loader:
         for index, place in enumerate(self._items("listeners")):
             auth = place.at("auth")
             if auth is not None and isinstance(auth.value, YamlMapping | None):
-                self._check_has_backend(auth, auth.at("backend"))
+                self._check_has_backend(auth, _given(auth, "backend"))
             if options is None or index >= len(options.listeners) or not options.listeners[index].smtp.port:
                 continue
             address = str(options.listeners[index].smtp)

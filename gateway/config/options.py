@@ -87,9 +87,18 @@ def _checked(check: Callable[[str], str]) -> Callable[[object], object]:
     return lambda value: check(value) if isinstance(value, str) else value
 
 
-def _network(value: object) -> object:
-    if not isinstance(value, str):
+def _day(value: object) -> object:
+    """Text only: a number is no date, though it could count seconds."""
+    if isinstance(value, str | date):
         return value
+    raise ValueError("must be a date such as 2027-01-31")
+
+
+def _network(value: object) -> object:
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be a network such as 192.0.2.0/24, or an address")  # noqa: TRY004 - pydantic reports it
     try:
         return ip_network(value)
     except ValueError:
@@ -385,7 +394,7 @@ class ExceptionEntry(Section):
     """The recipient: `user@example.com` or `@example.com`."""
     domain: DomainName | None = None
     """The recipient's domain."""
-    until: date | None = None
+    until: Annotated[date, BeforeValidator(_day)] | None = None
     """The last day on which it holds, in UTC; without it, it holds until it is removed."""
     reason: str = Field(min_length=1)
     """Why; it stands in the decision record."""

@@ -4,10 +4,11 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from pydantic import Field, field_validator
 
 from gateway.config.model import Mode
 from gateway.config.registry import GROUP, Registry, UnknownPolicyError
-from gateway.policy import OnError
+from gateway.policy import OnError, Options, Policy
 from gateway.smtp.reply import Reply
 from gateway.verdict import Action, Response
 from tests.support.configuring import GOOD, Relay, SizeLimit, SizeOptions, loaded, problems
@@ -227,6 +228,29 @@ def test_settings_shared_by_an_alias_are_told_once(tmp_path: Path) -> None:
         "a.test: {policies: {size: &s {limit: x}}}\n  b.test: {policies: {size: *s}}\n  example.com: {",
     )
     assert len(problems(tmp_path, text)) == 1
+
+
+class BrokenOptions(Options):
+    """Options whose validator has a fault of its own."""
+
+    table: dict[str, int] = Field(default={})
+
+    @field_validator("table")
+    @classmethod
+    def _look(cls, value: dict[str, int]) -> dict[str, int]:
+        return {"found": value["wanted"]}
+
+
+class Broken(Policy[BrokenOptions]):
+    """Has such options."""
+
+    name = "broken"
+
+
+def test_a_fault_in_a_policys_validator_is_a_problem(tmp_path: Path) -> None:
+    """When a policy's own code fails on its options, the file is refused with the place, as for other problems."""
+    found = problems(tmp_path, HEAD + "policies: [broken: {table: {a: 1}}]\n", registry=Registry.of(Broken))
+    assert found == ["3:12: policies[0].broken: the policy fails to read its options: KeyError: 'wanted'"]
 
 
 class _Offer:

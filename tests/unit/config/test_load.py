@@ -231,6 +231,14 @@ exceptions:
             "exceptions: [{policy: relay, sender: example.com, reason: x}]",
             "1:38: exceptions[0].sender: 'example.com' is not an address such as user@example.com, @example.com or <>",
         ),
+        (
+            "exceptions: [{policy: relay, client: 5, reason: x}]",
+            "1:38: exceptions[0].client: must be a network such as 192.0.2.0/24, or an address",
+        ),
+        (
+            "exceptions: [{policy: relay, domain: a.b, until: 86400, reason: x}]",
+            "1:50: exceptions[0].until: must be a date such as 2027-01-31",
+        ),
         ("exceptions: [{policy: relay, domain: a.b, reason: ''}]", "1:51: exceptions[0].reason: must not be empty"),
         (
             "listeners: [{smtp: '0.0.0.0:25'}, {smtp: '0.0.0.0:25'}]",
