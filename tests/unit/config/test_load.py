@@ -232,6 +232,18 @@ exceptions:
             "1:38: exceptions[0].sender: 'example.com' is not an address such as user@example.com, @example.com or <>",
         ),
         (
+            "exceptions: [{policy: relay, client: 192.0.2.300, reason: x}]",
+            "1:38: exceptions[0].client: '192.0.2.300' is not a network such as 192.0.2.0/24, or an address",
+        ),
+        (
+            "domains: {a.test: {recipients: {aliases: ['@: x']}}}",
+            "1:43: domains.a.test.recipients.aliases[0]: '@': '' is not a domain name",
+        ),
+        (
+            "domains: {a.test: {recipients: {aliases: {file: none}}}}",
+            "1:49: domains.a.test.recipients.aliases.file: there is no file '{folder}/none'",
+        ),
+        (
             "exceptions: [{policy: relay, client: 5, reason: x}]",
             "1:38: exceptions[0].client: must be a network such as 192.0.2.0/24, or an address",
         ),
