@@ -29,6 +29,9 @@ from gateway.verdict import Action, Check, Finding, Outcome, Response, Stage
 
 log = structlog.get_logger("lychgate.chain")
 
+EARLY: Final = (Stage.CONNECT, Stage.HELO, Stage.MAIL)
+"""The stages at which no recipient is known yet, so that the common settings hold."""
+
 ERROR: Final = Outcome("error", Action.DEFER, replies.POLICY_UNAVAILABLE, "The policy could not run.")
 """What a policy comes to that raised or ran out of time; ``on_error`` maps it."""
 
@@ -92,23 +95,27 @@ class Step:
 
     async def run(self, stage: Stage, arguments: tuple[object, ...]) -> Finding | None:
         """Call the hook; an exception or a time-out becomes a finding of ``ERROR``."""
+        timer: asyncio.Timeout | None = None
         try:
-            result = self.hooks[stage](*arguments)
-            if stage not in self.waits:
-                return cast("Finding | None", result)
-            coroutine = cast("Coroutine[Any, Any, Finding | None]", result)
-            try:
-                awaited = coroutine.send(None)
-            except StopIteration as done:  # it did not have to wait, so it needs no timer
-                return cast("Finding | None", done.value)
-            async with asyncio.timeout(self.timeout):
-                return await _resume(coroutine, awaited)
-        except TimeoutError:
-            log.warning("policy timed out", policy=self.id, stage=stage.value, timeout=self.timeout)
-            return ERROR(error=f"no result within {self.timeout:g} seconds")
+            finding = self.hooks[stage](*arguments)
+            if stage in self.waits:
+                coroutine = cast("Coroutine[Any, Any, Finding | None]", finding)
+                try:
+                    awaited = coroutine.send(None)
+                except StopIteration as done:  # it did not have to wait, so it needs no timer
+                    finding = done.value
+                else:
+                    async with asyncio.timeout(self.timeout) as timer:
+                        finding = await _resume(coroutine, awaited)
+            if finding is not None and finding.outcome.name not in self.responses:
+                raise ValueError(f"the outcome {finding.outcome.name!r} is not declared")  # noqa: TRY301 - as if the policy had raised it
         except Exception as error:  # whatever a policy raises must neither refuse mail nor end the session
+            if timer is not None and timer.expired():
+                log.warning("policy timed out", policy=self.id, stage=stage.value, timeout=self.timeout)
+                return ERROR(error=f"no result within {self.timeout:g} seconds")
             log.exception("policy failed", policy=self.id, stage=stage.value)
             return ERROR(error=f"{type(error).__name__}: {error}")
+        return cast("Finding | None", finding)
 
     def respond(self, finding: Finding) -> Response:
         """What the settings say to a finding."""
@@ -139,11 +146,14 @@ class Variant:
         by_id: Every policy of the chain.
         after_data: What distinguishes it from other variants once the data has come: recipients whose values differ
             can not share a transaction, because the end of data has one answer for all.
+        anew: The steps whose options are not the common ones, with the early stages at which they run: what the common
+            options found there says nothing about these domains.
     """
 
     steps: Mapping[Stage, Sequence[Step]]
     by_id: Mapping[str, Step]
     after_data: object
+    anew: Mapping[tuple[Stage, str], Step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +197,7 @@ class Chain:
             mine.id for own in overrides.values() for mine, common in zip(own, settings, strict=True) if mine != common
         }
         varied |= {entry.policy for entry in exceptions}
-        self._final = frozenset(setting.id for setting in settings) - varied
+        self._varied = frozenset(varied)
 
     def variant(self, domain: Domain | None) -> Variant:
         """The settings that hold for recipients of a domain."""
@@ -224,7 +234,7 @@ class Chain:
             to_the_end: Go on behind a refusal that a recipient's own settings or exceptions may lift.
 
         Returns:
-            The rulings whose action is not ``pass``, in order.
+            The rulings in order; ``pass`` only where a recipient's settings may say something else.
         """
         rulings: list[Ruling] = []
         steps = variant.steps.get(stage)
@@ -244,7 +254,7 @@ class Chain:
             if finding is None:
                 continue
             ruling = self._rule(step, stage, finding, check)
-            if ruling.response.action is Action.PASS:
+            if ruling.response.action is Action.PASS and (stage not in EARLY or step.id not in self._varied):
                 continue
             rulings.append(ruling)
             if self.is_final(ruling) if to_the_end else ruling.applies and ruling.response.action.ends_stage:
@@ -253,7 +263,47 @@ class Chain:
 
     def is_final(self, ruling: Ruling) -> bool:
         """Whether a refusal stands for every recipient: none has settings or exceptions that could lift it."""
-        return ruling.applies and ruling.response.action.ends_stage and ruling.step.id in self._final
+        return ruling.applies and ruling.response.action.ends_stage and ruling.step.id not in self._varied
+
+    async def early(
+        self,
+        variant: Variant,
+        held: Sequence[Ruling],
+        seen: Seen,
+        transaction: Transaction,
+        found: dict[tuple[Stage, int], Finding | None],
+    ) -> list[Ruling]:
+        """What the early stages come to for a recipient.
+
+        Args:
+            variant: The settings that hold for it.
+            held: What the common settings came to.
+            seen: The envelope.
+            transaction: Its transaction, which gets the checks.
+            found: What policies with options of the domain's own found earlier in this transaction; added to here.
+        """
+        rulings: list[Ruling] = []
+        checks = transaction.checks
+        for ruling in held:
+            if (ruling.stage, ruling.step.id) not in variant.anew:
+                again = self.rule_again(ruling, variant, seen, checks)
+                if again is not None:
+                    rulings.append(again)
+        for (stage, _), step in variant.anew.items():
+            check = Check(policy=step.id, stage=stage, recipient=seen.recipient.text if seen.recipient else None)
+            checks.append(check)
+            check.exempted = step.exemption(seen, self.today()) if step.exemptions else None
+            if check.exempted is not None:
+                continue
+            key = (stage, id(step))
+            if key not in found:
+                started = perf_counter_ns()
+                found[key] = await step.run(stage, (transaction if stage is Stage.MAIL else transaction.session,))
+                check.duration = (perf_counter_ns() - started) // 1000
+            finding = found[key]
+            if finding is not None:
+                rulings.append(self._rule(step, stage, finding, check))
+        return rulings
 
     def rule_again(self, ruling: Ruling, variant: Variant, seen: Seen, checks: list[Check]) -> Ruling | None:
         """What an early stage's ruling comes to for a recipient; None when an exception lifts it.
@@ -305,7 +355,13 @@ class Chain:
             for mine, theirs in zip(own, common, strict=True)
             if mine != theirs and not set(mine.policy.hooks()) <= {Stage.RCPT, Stage.CLOSE}
         )
-        return Variant(by_stage, {step.id: step for step in steps}, differing)
+        anew = {
+            (stage, step.id): step
+            for stage in EARLY
+            for step, mine, theirs in zip(steps, own, common, strict=True)
+            if stage in step.hooks and mine.options != theirs.options
+        }
+        return Variant(by_stage, {step.id: step for step in steps}, differing, anew)
 
     def _step(self, settings: PolicySettings) -> Step:
         for known, step in self._made:

@@ -24,7 +24,7 @@ from gateway.smtp.events import Chunk, EndOfData, Fatal, Hello, Mail, Rcpt, Refu
 from gateway.smtp.reply import Reply
 from gateway.smtp.server import ServerConnection, TlsState
 from gateway.spool import Spool
-from gateway.verdict import Action, Check, Stage, Verdict
+from gateway.verdict import Action, Check, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +168,7 @@ class _Walk:
             engine_options(config, listener),
             tls=TlsState.NONE,
             extensions=frozenset({"8BITMIME", "SMTPUTF8", "DSN", "PIPELINING", "CHUNKING"}),
+            auth_required=listener.auth is not None and listener.auth.required and attempt.login is None,
         )
         self._checks_told = 0
         self._questions_told = 0
@@ -185,11 +186,12 @@ class _Walk:
     async def _steps(self) -> None:
         attempt = self._attempt
         verdict = await self._reception.connect()
-        reply = verdict.reply or Reply(220, None, f"{self._config.hostname} ESMTP Lychgate")
-        self._tell("connect", reply)
         if verdict.reply is not None:
+            self._tell("connect", self._reception.refuse_client(verdict))
             await self._end(verdict)
-        self._engine.greet(reply)
+        greeting = Reply(220, None, f"{self._config.hostname} ESMTP Lychgate")
+        self._tell("connect", greeting)
+        self._engine.greet(greeting)
         hello = await self._command(f"EHLO {attempt.helo}", Hello)
         await self._answer(
             await self._reception.helo(hello.name, extended=True), self._engine.hello_reply(), f"EHLO {hello.name}"
@@ -246,7 +248,7 @@ class _Walk:
             event = await self._receive(content, spool)
             what = f"the message, {len(content)} octets"
             if event.problem is not None:
-                await self._finish(Verdict(Action.REJECT, event.problem, PROTOCOL, None, Stage.MESSAGE), what)
+                await self._finish(self._reception.problem(event.problem), what)
                 return
             message = Message(spool, spool.header)
             verdict = await self._reception.message(message)

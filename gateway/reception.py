@@ -18,6 +18,7 @@ describes is sent.
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from ipaddress import IPv6Address
@@ -43,8 +44,8 @@ from gateway.records import (
 from gateway.session import Domain, Message, Recipient, RecipientState, Session, Transaction
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
-from gateway.smtp.reply import Reply
-from gateway.verdict import GO_ON, Action, Check, Stage, Verdict
+from gateway.smtp.reply import MAX_REPLY_LINE, Reply
+from gateway.verdict import GO_ON, Action, Check, Finding, Stage, Verdict
 
 _DIGITS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no letter that is taken for another
 
@@ -93,13 +94,18 @@ class Reception:
 
     __slots__ = (
         "_after_data",
+        "_anew",
         "_backend",
         "_clock",
         "_delay",
+        "_discarded",
         "_domain",
         "_held",
         "_hostname",
+        "_pending",
         "_recipient_limit",
+        "_recorded",
+        "_refused",
         "_single_recipient",
         "_sink",
         "_started",
@@ -138,8 +144,13 @@ class Reception:
         self._hostname = hostname
         self._delay = delay_reject
         self._held: list[Ruling] = []
+        self._anew: dict[tuple[Stage, int], Finding | None] = {}
+        self._pending: list[Ruling] = []  # of the recipient whose answer the backend is asked for
         self._tags: list[bytes] = []
         self._after_data: object = None
+        self._refused: Verdict | None = None  # the connection or HELO, at once
+        self._discarded: Verdict | None = None  # at DATA: the message is read first
+        self._recorded: Verdict | None = None
         self._started = time.perf_counter()
         self._written = False
 
@@ -149,12 +160,20 @@ class Reception:
         """The client has connected; runs before the greeting."""
         return await self._session_stage(Stage.CONNECT)
 
+    def refuse_client(self, verdict: Verdict) -> Reply:
+        """What a client that is refused at connect is greeted with: 554, or 421 (RFC 5321 3.1)."""
+        reply = verdict.reply or replies.LOCAL_ERROR
+        reply = _greeting(self._hostname, reply) if verdict.action is Action.REJECT else reply.as_disconnection()
+        self._refused = replace(verdict, reply=reply)
+        return reply
+
     async def helo(self, name: str, *, extended: bool) -> Verdict:
         """HELO or EHLO; a repeated one forgets what the earlier one found (RFC 5321 4.1.4)."""
         self.abort()
         self.session.helo_name = name
         self.session.extended = extended
         self._held = [ruling for ruling in self._held if ruling.stage is Stage.CONNECT]
+        self.session.checks[:] = [check for check in self.session.checks if check.stage is Stage.CONNECT]
         return await self._session_stage(Stage.HELO)
 
     async def mail(self, path: ReversePath, parameters: tuple[Parameter, ...]) -> Verdict:
@@ -171,9 +190,10 @@ class Reception:
         )
         self.transaction = self.latest = transaction
         self._after_data = None
-        if self._held and self._refusal_stands():
-            return GO_ON
-        verdict = await self._early_stage(Stage.MAIL, Seen(session, path), (transaction,), transaction.checks)
+        self._anew.clear()
+        verdict = self._refused or await self._early_stage(
+            Stage.MAIL, Seen(session, path), (transaction,), transaction.checks
+        )
         if verdict.reply is not None:
             session.refusals += 1
             self.finish(RESULTS[verdict.action], verdict, verdict.reply)
@@ -189,9 +209,10 @@ class Reception:
         transaction.recipients.append(recipient)
         variant = self.chain.variant(recipient.domain)
         seen = recipient_seen(transaction, recipient)
-        held = [self.chain.rule_again(ruling, variant, seen, transaction.checks) for ruling in self._held]
-        rulings = [ruling for ruling in held if ruling is not None and ruling.applies]
-        if not any(ruling.response.action.ends_stage for ruling in rulings):
+        rulings: list[Ruling] = []
+        if self._held or variant.anew:
+            rulings = await self.chain.early(variant, self._held, seen, transaction, self._anew)
+        if not any(ruling.applies and ruling.response.action.ends_stage for ruling in rulings):
             rulings += await self.chain.run(Stage.RCPT, variant, seen, (transaction, recipient), transaction.checks)
         for ruling in rulings:
             if ruling.applies and ruling.response.action.ends_stage:
@@ -199,7 +220,7 @@ class Reception:
         split = self._split(recipient, seen)
         if split is not None:
             return recipient, self._refuse(recipient, split)
-        self._tag(rulings)
+        self._pending = rulings
         return recipient, GO_ON
 
     def answered(self, recipient: Recipient, reply: Reply) -> None:
@@ -207,22 +228,38 @@ class Reception:
         recipient.reply = reply
         if reply.is_positive:
             recipient.state = RecipientState.ACCEPTED
+            self._tag(self._pending)
             return
         recipient.state = RecipientState.DEFERRED if reply.is_transient else RecipientState.REJECTED
         self.session.refusals += 1
 
     async def data(self) -> Verdict:
-        """DATA or the first BDAT: before the message is asked for."""
-        return await self._late_stage(Stage.DATA, (self._open(),))
+        """DATA or the first BDAT: before the message is asked for. One that is to be discarded is asked for, too."""
+        transaction = self._open()
+        if not transaction.accepted:  # every recipient is discarded
+            discarded = (each.verdict for each in transaction.recipients if each.state is RecipientState.DISCARDED)
+            verdict = next(discarded, None) or GO_ON
+        else:
+            verdict = await self._late_stage(Stage.DATA, (transaction,))
+        if verdict.action is not Action.DISCARD:
+            return verdict
+        self._discarded = replace(verdict, reply=replies.ACCEPTED)
+        return GO_ON
 
     async def message(self, message: Message) -> Verdict:
         """The message has come: without a reply in the verdict it may be forwarded, with ``message.added`` on top."""
         transaction = self._open()
         transaction.message = message
-        verdict = await self._late_stage(Stage.MESSAGE, (transaction, message))
+        verdict = self._discarded or await self._late_stage(Stage.MESSAGE, (transaction, message))
         if verdict.reply is None:
             message.added[:0] = [self.received(), *self._tags]
         return verdict
+
+    def problem(self, reply: Reply) -> Verdict:
+        """The protocol's refusal of a message, or the gateway's inability to take it."""
+        self.session.refusals += 1
+        action = Action.DEFER if reply.is_transient else Action.REJECT
+        return Verdict(action, reply.with_reference(self.reference), PROTOCOL, None, Stage.MESSAGE)
 
     def received(self) -> bytes:
         """The Received field for this transaction (RFC 5321 4.4)."""
@@ -262,6 +299,8 @@ class Reception:
         """
         transaction = self._open()
         self.transaction = None
+        self._recorded = verdict
+        self._discarded = None
         self._held = [ruling for ruling in self._held if ruling.stage is not Stage.MAIL]
         self._tags = []
         if result == "accepted":
@@ -274,23 +313,39 @@ class Reception:
         if self.transaction is not None:
             self.finish(*_outcome_of(self.transaction), backend=backend)
 
-    async def close(self, verdict: Verdict | None = None, reply: Reply | None = None) -> None:
-        """The connection has ended, or is being ended by the gateway with a reply."""
-        self.abort()
+    async def close(
+        self, verdict: Verdict | None = None, reply: Reply | None = None, backend: BackendRecord | None = None
+    ) -> None:
+        """The connection has ended, or is being ended by the gateway with a reply.
+
+        Args:
+            verdict: Why the gateway ends it, None when the client did. A policy's refusal of the client, told before,
+                counts more than how the connection came to its end.
+            reply: The last reply to the client.
+            backend: The backend's part in an open transaction.
+        """
+        if self._refused is not None and (verdict is None or verdict.policy == PROTOCOL):
+            verdict, reply = self._refused, self._refused.reply
+        by_policy = verdict is not None and verdict.policy != PROTOCOL
+        if self.transaction is not None:
+            result, decided, last = _outcome_of(self.transaction)
+            if verdict is not None and (by_policy or result == "aborted"):
+                result, decided, last = RESULTS[verdict.action], verdict, reply
+            self.finish(result, decided, last, backend)
         session = self.session
         checks: list[Check] = []
         await self.chain.run(Stage.CLOSE, self.chain.common, Seen(session), (session,), checks)
-        if not self._written:
+        if not self._written or (by_policy and verdict is not self._recorded):
             session.checks += checks
-            result: Result = (
-                "none" if reply is None else RESULTS[verdict.action] if verdict is not None else "disconnected"
-            )
+            result = "none" if verdict is None else RESULTS[verdict.action]
             self._write(None, self._decision(result, verdict, None), reply, None)
 
     # How stages are run.
 
     async def _session_stage(self, stage: Stage) -> Verdict:
-        return await self._early_stage(stage, Seen(self.session), (self.session,), self.session.checks)
+        verdict = await self._early_stage(stage, Seen(self.session), (self.session,), self.session.checks)
+        self._refused = None if verdict.reply is None else verdict
+        return verdict
 
     async def _early_stage(
         self, stage: Stage, seen: Seen, arguments: tuple[object, ...], checks: list[Check]
@@ -323,7 +378,7 @@ class Reception:
 
     async def _late_stage(self, stage: Stage, arguments: tuple[object, ...]) -> Verdict:
         transaction = self._open()
-        first = transaction.accepted[0] if transaction.accepted else transaction.recipients[0]
+        first = transaction.accepted[0]
         variant = self.chain.variant(first.domain)
         seen = recipient_seen(transaction, first)
         rulings = await self.chain.run(stage, variant, seen, arguments, transaction.checks)
@@ -427,6 +482,15 @@ class Reception:
             backend=backend,
         )
         self._sink.write(record)
+
+
+def _greeting(hostname: str, reply: Reply) -> Reply:
+    """A refusal as a greeting: the gateway's name comes first, and an enhanced code is mere text (RFC 2034 3)."""
+    lines = reply.text.split("\n")
+    if reply.enhanced is not None:
+        lines = [f"{reply.enhanced} {line}" for line in lines]
+    fits = len(f"554 {hostname} {lines[0]}\r\n".encode("utf-8", "surrogateescape")) <= MAX_REPLY_LINE
+    return Reply(554, None, f"{hostname}{' ' if fits else chr(10)}" + "\n".join(lines))
 
 
 def reply_record(reply: Reply | None) -> ReplyRecord | None:

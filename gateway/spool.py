@@ -12,6 +12,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,7 @@ class Spool:
         size: Octets written so far.
     """
 
-    __slots__ = ("_descriptor", "_folder", "_header", "_header_done", "_memory", "_parts", "_tail", "_waiting", "size")
+    __slots__ = ("_file", "_folder", "_header", "_header_done", "_memory", "_parts", "_tail", "_waiting", "size")
 
     def __init__(self, memory: int, folder: Path | None) -> None:
         self.size = 0
@@ -41,7 +42,7 @@ class Spool:
         self._parts: list[bytes] = []
         self._waiting = 0
         self._tail = b"\r\n"
-        self._descriptor: int | None = None
+        self._file: _File | None = None
         self._header = bytearray(b"\r\n")  # so that an empty first line reads as the end too
         self._header_done = False
 
@@ -52,7 +53,7 @@ class Spool:
         self._tail = (self._tail + data[-2:])[-2:]
         self._parts.append(data)
         self._waiting += len(data)
-        if self._waiting > (self._memory if self._descriptor is None else BLOCK):
+        if self._waiting > (self._memory if self._file is None else BLOCK):
             await self._flush()
 
     @property
@@ -67,7 +68,7 @@ class Spool:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The octets from the start, in chunks. Can be read more than once."""
-        if self._descriptor is None:
+        if self._file is None:
             for part in self._parts:
                 yield part
             return
@@ -75,7 +76,7 @@ class Spool:
             await self._flush()
         offset = 0
         while offset < self.size:
-            data = await asyncio.to_thread(os.pread, self._descriptor, BLOCK, offset)
+            data = await asyncio.to_thread(self._file.read, offset)
             if not data:
                 raise OSError(f"the spool file ends after {offset} of {self.size} octets")
             offset += len(data)
@@ -84,15 +85,13 @@ class Spool:
     def close(self) -> None:
         """Forget the content."""
         self._parts.clear()
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._file = None
 
     async def _flush(self) -> None:
         parts, self._parts, self._waiting = self._parts, [], 0
-        if self._descriptor is None:
-            self._descriptor = await asyncio.to_thread(_unnamed_file, self._folder)
-        await asyncio.to_thread(_write_all, self._descriptor, parts)
+        if self._file is None:
+            self._file = await asyncio.to_thread(_File, self._folder)
+        await asyncio.to_thread(self._file.write, parts)
 
     def _gather_header(self, data: bytes) -> None:
         """Keep what comes before the first empty line. An empty line at the very start is a header without fields."""
@@ -106,18 +105,34 @@ class Spool:
             del self._header[end + 2 :]
 
 
-def _unnamed_file(folder: Path | None) -> int:
-    directory = str(folder or tempfile.gettempdir())
-    try:
-        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except (OSError, AttributeError):  # a file system without O_TMPFILE
-        descriptor, name = tempfile.mkstemp(prefix="lychgate-", dir=directory)
-        Path(name).unlink()
-        return descriptor
+class _File:
+    """A file without a name. It is closed when nobody refers to it any more.
 
+    A thread may be writing to it when the spool is closed, because a thread can't be cancelled. If the descriptor were
+    closed then, its number could be another file's or a client's by the thread's next write.
+    """
 
-def _write_all(descriptor: int, parts: list[bytes]) -> None:
-    for part in parts:
-        view = memoryview(part)
-        while view:
-            view = view[os.write(descriptor, view) :]
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, folder: Path | None) -> None:
+        directory = str(folder or tempfile.gettempdir())
+        try:
+            self._descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except (OSError, AttributeError):  # a file system without O_TMPFILE
+            self._descriptor, name = tempfile.mkstemp(prefix="lychgate-", dir=directory)
+            Path(name).unlink()
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # it could not be made
+            os.close(self._descriptor)
+
+    def write(self, parts: list[bytes]) -> None:
+        """Append octets."""
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+
+    def read(self, offset: int) -> bytes:
+        """The octets from an offset, at most ``BLOCK``."""
+        return os.pread(self._descriptor, BLOCK, offset)

@@ -11,8 +11,8 @@ a command.
 """
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NoReturn, cast
 
@@ -46,7 +46,7 @@ from gateway.smtp.events import (
 from gateway.smtp.reply import Reply
 from gateway.smtp.sasl import login_name
 from gateway.smtp.server import ServerConnection
-from gateway.verdict import Action, Stage, Verdict
+from gateway.verdict import Action, Verdict
 
 if TYPE_CHECKING:
     from gateway.doors.proxy_protocol import Addresses
@@ -85,6 +85,7 @@ class Conversation(asyncio.Protocol):
         proxied: What the PROXY header said, None where there was none.
 
     Attributes:
+        client_address: By which connections are counted.
         deadline: The loop's time at which the door calls ``expire``.
         task: The task that serves the connection, None before it is connected.
     """
@@ -92,10 +93,10 @@ class Conversation(asyncio.Protocol):
     __slots__ = (
         "_auth",
         "_buffering",
-        "_client_address",
         "_delivery",
         "_door",
         "_draining",
+        "_ended",
         "_engine",
         "_expired",
         "_gone",
@@ -109,11 +110,13 @@ class Conversation(asyncio.Protocol):
         "_transport",
         "_waiter",
         "_writable",
+        "client_address",
         "deadline",
         "task",
     )
 
     def __init__(self, door: "SmtpDoor", proxied: "Addresses | None" = None) -> None:
+        self.client_address = ""
         self.deadline = float("inf")
         self.task: asyncio.Task[None] | None = None
         self._door = door
@@ -121,7 +124,8 @@ class Conversation(asyncio.Protocol):
         self._engine = ServerConnection(
             door.engine_options, tls=door.initial_tls, extensions=door.extensions(), auth_required=door.auth_required
         )
-        self._gone = False  # the client, or the connection to it
+        self._gone = False  # the connection to the client
+        self._ended = False  # the client sends nothing more
         self._expired = False
         self._draining = False
         self._idle = False  # waiting for a command with no transaction open
@@ -139,6 +143,11 @@ class Conversation(asyncio.Protocol):
         if self.task is not None:
             return  # the same connection, now under TLS
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        if self._proxied is not None:
+            self.client_address = str(self._proxied.client)
+        else:
+            peer = transport.get_extra_info("peername")
+            self.client_address = str(peer[0]) if peer else "0.0.0.0"
         if self._door.implicit_tls:
             self._transport.pause_reading()
         refusal = self._door.admit(self)
@@ -146,15 +155,17 @@ class Conversation(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio.Protocol
         self._engine.receive_data(data)
-        if self._waiter is not None:
+        if self._waiter is not None and self._writable:
             self._wake()
         elif self._engine.buffered > READ_AHEAD and not self._buffering:
             self._buffering = True
             self._transport.pause_reading()
 
-    def eof_received(self) -> None:  # noqa: D102 - asyncio.Protocol
-        self._gone = True
+    def eof_received(self) -> bool:
+        """The client sends nothing more; what it sent before is still answered, which TLS does not allow."""
+        self._ended = True
         self._wake()
+        return self._transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002, D102 - asyncio.Protocol
         self._gone = self._writable = True
@@ -172,14 +183,6 @@ class Conversation(asyncio.Protocol):
             self._waiter.set_result(None)
 
     # What the door calls.
-
-    @property
-    def client_address(self) -> str:
-        """By which connections are counted."""
-        if self._proxied is not None:
-            return str(self._proxied.client)
-        peer = self._transport.get_extra_info("peername")
-        return str(peer[0]) if peer else "0.0.0.0"
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -204,8 +207,6 @@ class Conversation(asyncio.Protocol):
             await self._serve(refusal)
         except _EndError as ended:
             end = ended
-        except (ConnectionError, ssl.SSLError, TimeoutError) as error:
-            log.info("TLS handshake failed", session=self._session.id, error=str(error))
         except asyncio.CancelledError:
             end = _protocol_end(replies.SHUTTING_DOWN, "shutdown")
         except Exception:
@@ -217,10 +218,10 @@ class Conversation(asyncio.Protocol):
         """Leave nothing behind: at the backend, in the record, on the wire."""
         reply = None if end.verdict is None else end.verdict.reply
         try:
-            await self._abort_delivery()
+            backend = await self._abort_delivery()
             if self._relay is not None:
                 await self._relay.close()
-            await self._reception.close(end.verdict, reply)
+            await self._reception.close(end.verdict, reply, backend)
         finally:
             self._forget_message()
             self._send()
@@ -269,19 +270,15 @@ class Conversation(asyncio.Protocol):
 
     async def _refuse_client(self, verdict: Verdict) -> None:
         """Refused before the greeting: 554, behind which only QUIT is taken (RFC 5321 3.1), or 421."""
-        reply = verdict.reply or replies.LOCAL_ERROR
-        if verdict.action is Action.REJECT:
-            self._engine.greet(
-                Reply(554, None, f"{self._door.hostname} {reply.enhanced or ''} {reply.text}".replace("  ", " "))
-            )
-            while not isinstance(event := await self._event(), Quit | Fatal):
-                self._session.errors += isinstance(event, Refused)
-            if isinstance(event, Quit):
-                self._engine.reply(replies.BYE)
-            raise _EndError(verdict, told=True)
-        raise _EndError(
-            Verdict(verdict.action, reply.as_disconnection(), verdict.policy, verdict.outcome, verdict.stage)
-        )
+        greeting = self._reception.refuse_client(verdict)
+        if verdict.action is not Action.REJECT:
+            raise _EndError(replace(verdict, reply=greeting))
+        self._engine.greet(greeting)
+        while not isinstance(event := await self._event(), Quit | Fatal):
+            self._session.errors += isinstance(event, Refused)
+        if isinstance(event, Quit):
+            self._engine.reply(replies.BYE)
+        raise _EndError
 
     async def _hello(self, event: Hello) -> None:
         await self._reset()
@@ -297,28 +294,31 @@ class Conversation(asyncio.Protocol):
 
     async def _reset(self) -> None:
         """The client gives up the transaction, if there is one."""
-        backend = None if self._delivery is None else _backend_record(self._delivery)
-        await self._abort_delivery()
+        backend = await self._abort_delivery()
+        self._forget_message()
         self._reception.abort(backend)
 
     async def _rcpt(self, event: Rcpt) -> None:
         recipient, verdict = await self._reception.rcpt(event.path, event.parameters)
         if verdict.reply is None:
-            delivery = self._delivery_for(recipient)
+            delivery = await self._delivery_for(recipient)
             reply = await delivery.recipient(recipient)
             self._reception.answered(recipient, reply)
             self._engine.reply(reply)
             return
         self._answer(verdict, verdict.reply)
 
-    def _delivery_for(self, recipient: Recipient) -> Delivery:
+    async def _delivery_for(self, recipient: Recipient) -> Delivery:
+        group = self._door.group(self._session, recipient)
+        if self._delivery is not None and self._delivery.group != group.name:
+            await self._abort_delivery()  # it took none of the recipients before: those it takes decide the group
         if self._delivery is None:
             transaction = self._reception.transaction
             assert transaction is not None  # noqa: S101 - RCPT comes behind MAIL
             if self._relay is not None and self._session.login is not None:
                 self._delivery = self._relay.delivery(transaction)
             else:
-                self._delivery = self._door.group(self._session, recipient).delivery(transaction)
+                self._delivery = group.delivery(transaction)
         return self._delivery
 
     async def _data(self) -> None:
@@ -350,7 +350,8 @@ class Conversation(asyncio.Protocol):
                 case EndOfChunk():
                     refusal = problem or following.problem
                     if refusal is not None:
-                        await self._end_message(verdict if verdict.reply is not None else self._problem(refusal))
+                        decided = verdict if verdict.reply is not None else self._reception.problem(refusal)
+                        await self._end_message(decided)
                         return
                     self._engine.reply(replies.CHUNK_OK)
                 case EndOfData():
@@ -393,38 +394,33 @@ class Conversation(asyncio.Protocol):
         reception, spool = self._reception, self._spool
         assert spool is not None  # noqa: S101 - made when the message began
         if problem is not None:
-            await self._end_message(self._problem(problem))
+            await self._end_message(reception.problem(problem))
             return
         message = Message(spool, spool.header)
         verdict = await reception.message(message)
         if verdict.reply is not None:
             await self._end_message(verdict)
             return
-        delivery, self._delivery = self._delivery, None
-        if delivery is None:  # every recipient is discarded
-            recipient = reception.transaction.recipients[0] if reception.transaction is not None else None
-            decided = recipient.verdict if recipient is not None else None
-            await self._end_message(decided or Verdict(Action.DISCARD, replies.ACCEPTED), replies.ACCEPTED)
+        delivery = self._delivery
+        assert delivery is not None  # noqa: S101 - a recipient was accepted
+        try:
+            reply = await delivery.send(message.added, spool)
+        except OSError as error:
+            log.error("spool failed", session=self._session.id, error=str(error))  # noqa: TRY400 - no programming error
+            await self._end_message(reception.problem(replies.INSUFFICIENT_STORAGE))
             return
-        reply = await delivery.send(message.added, spool)
+        self._delivery = None
         result: Result = "accepted" if reply.is_positive else "deferred" if reply.is_transient else "rejected"
         reception.finish(result, None, reply, _backend_record(delivery))
         self._forget_message()
         self._engine.reply(reply)
 
-    def _problem(self, reply: Reply) -> Verdict:
-        """The protocol's refusal of a message."""
-        self._session.refusals += 1
-        action = Action.DEFER if reply.is_transient else Action.REJECT
-        return Verdict(action, reply.with_reference(self._reception.reference), PROTOCOL, None, Stage.MESSAGE)
-
-    async def _end_message(self, verdict: Verdict, reply: Reply | None = None) -> None:
+    async def _end_message(self, verdict: Verdict) -> None:
         """The transaction ends without the backend: refused or discarded at DATA or at the end of data."""
-        await self._abort_delivery()
-        answer = reply or verdict.reply
-        self._reception.finish(RESULTS[verdict.action], verdict, answer)
+        backend = await self._abort_delivery()
+        self._reception.finish(RESULTS[verdict.action], verdict, verdict.reply, backend)
         self._forget_message()
-        self._answer(verdict, answer or replies.ACCEPTED)
+        self._answer(verdict, replies.ACCEPTED)
 
     def _forget_message(self) -> None:
         if self._spool is not None:
@@ -437,10 +433,13 @@ class Conversation(asyncio.Protocol):
             raise _EndError(verdict)
         self._engine.reply(verdict.reply or reply)
 
-    async def _abort_delivery(self) -> None:
+    async def _abort_delivery(self) -> BackendRecord | None:
+        """Give up what the backend has of the transaction; returns its part for the record."""
         delivery, self._delivery = self._delivery, None
-        if delivery is not None:
-            await delivery.abort()
+        if delivery is None:
+            return None
+        await delivery.abort()
+        return _backend_record(delivery)
 
     # TLS and AUTH.
 
@@ -465,13 +464,18 @@ class Conversation(asyncio.Protocol):
         certificate = self._door.certificate
         assert certificate is not None  # noqa: S101 - a listener with TLS has one
         loop = asyncio.get_running_loop()
-        transport = await loop.start_tls(
-            self._transport,
-            self,
-            certificate.context,
-            server_side=True,
-            ssl_handshake_timeout=self._door.timeouts.tls_handshake,
-        )
+        try:
+            transport = await loop.start_tls(
+                self._transport,
+                self,
+                certificate.context,
+                server_side=True,
+                ssl_handshake_timeout=self._door.timeouts.tls_handshake,
+            )
+        except OSError as error:  # ssl.SSLError and TimeoutError, too
+            log.info("TLS handshake failed", session=self._session.id, error=str(error))
+            self._gone = True
+            raise _EndError from None
         assert transport is not None  # noqa: S101 - what start_tls returns
         self._transport = transport
         self._buffering = False
@@ -521,13 +525,13 @@ class Conversation(asyncio.Protocol):
         try:
             while event is None or not self._writable:
                 self._send()
-                if self._gone:
+                if self._gone or (self._ended and event is None):
                     raise _EndError
                 if self._expired:
                     raise _protocol_end(replies.TIMEOUT, "timeout")
                 if self._draining and self._idle:
                     raise _protocol_end(replies.SHUTTING_DOWN, "shutdown")
-                if self._buffering:
+                if self._buffering and event is None and self._writable:
                     self._buffering = False
                     self._transport.resume_reading()
                 self._waiter = loop.create_future()
@@ -569,7 +573,7 @@ class Conversation(asyncio.Protocol):
             resolve_client_name=_not_asked,
         )
         session.resolve_client_name = _name_finder(session, door.client_name)
-        session.client_name = door.known_client_name(str(session.client_address))
+        door.name_client(session)
         return session
 
 

@@ -11,7 +11,6 @@ import socket
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -117,6 +116,8 @@ class SmtpDoor:
         self._names: OrderedDict[str, tuple[float, ClientName]] = OrderedDict()
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._naming: set[asyncio.Task[None]] = set()
+        self._proxying = 0
         self._accepting: list[asyncio.Task[None]] = []
         self._draining = False
         self._extensions_of: tuple[object, ...] | None = None
@@ -261,14 +262,15 @@ class SmtpDoor:
 
     # Clients' names.
 
-    def known_client_name(self, address: str) -> ClientName | None:
-        """A name that is remembered; otherwise, where names are looked up at all, it is asked for in the background."""
-        known = self._names.get(address)
+    def name_client(self, session: Session) -> None:
+        """Give the client its name if it is remembered; where names are looked up at all, ask in the background."""
+        known = self._names.get(str(session.client_address))
         if known is not None and known[0] > time.monotonic():
-            return known[1]
-        if self._config.dns.client_names:
-            self._own(self._remember_name(address))
-        return None
+            session.client_name = known[1]
+        elif self._config.dns.client_names and len(self._naming) < KNOWN_NAMES:
+            task = self._own(self._name(session))
+            self._naming.add(task)
+            task.add_done_callback(self._naming.discard)
 
     async def client_name(self, address: str) -> ClientName:
         """A client's name, looked up if it is not remembered."""
@@ -283,8 +285,9 @@ class SmtpDoor:
             self._names.popitem(last=False)
         return found
 
-    async def _remember_name(self, address: str) -> None:
-        await self.client_name(address)
+    @staticmethod
+    async def _name(session: Session) -> None:
+        await session.resolve_client_name()
 
     # Tasks of its own.
 
@@ -320,27 +323,32 @@ class SmtpDoor:
                 log.warning("accept failed", listener=self.name, error=str(error))
                 await asyncio.sleep(0.1)
                 continue
-            if len(self._tasks) > self._limit:
+            if self._proxying >= self._limit:
                 connection.close()
                 continue
+            self._proxying += 1
             self._own(self._proxied(connection))
 
     async def _proxied(self, connection: socket.socket) -> None:
         """Read the PROXY header where the peer is trusted to send one, then begin the conversation."""
         proxy = self._listener.proxy_protocol
         addresses: Addresses | None = None
+        loop = asyncio.get_running_loop()
         try:
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if proxy is not None and proxy.trusts(connection.getpeername()[0]):
                 async with asyncio.timeout(self.timeouts.proxy):
                     addresses = await read_header(connection)
+            await loop.connect_accepted_socket(lambda: Conversation(self, addresses), connection)
         except (ProxyError, OSError, TimeoutError) as error:
             log.warning("no PROXY header from a trusted peer", listener=self.name, error=str(error) or "timeout")
             connection.close()
-            return
-        with suppress(OSError):
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: Conversation(self, addresses), connection)
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        finally:
+            self._proxying -= 1
 
 
 def engine_options(config: Config, listener: Listener) -> ServerOptions:
