@@ -1,0 +1,122 @@
+"""Measure the gateway against its peers and print one table: ``python -m tests.bench`` (``make bench``).
+
+Everything in the table comes from one run on this machine: smtp-sink itself, a Postfix ``smtpd_proxy_filter`` before
+it, and the gateway before it (``servers``), measured in turns (``figures``). Absolute figures drift from run to run and
+from machine to machine; the ratios are what to look at. Nothing is asserted: the table states what is aimed at.
+
+Options: ``--quick`` for one short round, ``--rounds N``, ``--only NAME`` (repeatable) for some of the measurements, and
+``--base FOLDER`` to measure the gateway of another working copy (``git worktree add FOLDER COMMIT``) in the same turns,
+which is how a change is judged.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.status import Status
+
+from tests.bench import figures, report
+from tests.bench.figures import Effort
+from tests.bench.processes import BenchError
+from tests.bench.servers import Server, gateway, postfix_proxy, smtp_sink, why_no_postfix
+from tests.support.peers import is_installed
+
+_WIDTH: Final = 160
+_WITH_PEERS: Final = ("new", "kept", "big", "latency")
+MEASUREMENTS: Final = (*_WITH_PEERS, "idle", "memory")
+
+
+def main() -> int:
+    """Measure and print."""
+    arguments = _arguments()
+    effort = Effort(rounds=1, seconds=1.0, transactions=500) if arguments.quick else Effort()
+    if arguments.rounds is not None:
+        effort = replace(effort, rounds=arguments.rounds)
+    chosen = frozenset(arguments.only or MEASUREMENTS)
+    console = _console()
+    if not is_installed("smtp-source"):
+        console.print("smtp-source is not installed (apt-get install postfix): nothing can be measured")
+        return 2
+    try:
+        _measure(console, effort, chosen, arguments.base)
+    except BenchError as error:
+        console.print(f"[red]{error}")
+        return 1
+    return 0
+
+
+def _console() -> Console:
+    """The terminal; into a file, as wide as the table is."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--rounds", type=int, metavar="N", help="how many rounds (5)")
+    parser.add_argument("--only", action="append", choices=MEASUREMENTS, metavar="NAME", help=", ".join(MEASUREMENTS))
+    parser.add_argument("--base", type=Path, metavar="FOLDER", help="a working copy to compare the gateway with")
+    return parser.parse_args()
+
+
+def _measure(console: Console, effort: Effort, chosen: frozenset[str], base: Path | None) -> None:
+    sources = {"base": base.resolve()} if base is not None else {}
+    sources["Lychgate"] = Path(__file__).parents[2]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lychgate-bench-")))
+        folder.chmod(0o755)  # smtp-sink becomes another user
+        status = stack.enter_context(console.status("starting"))
+        sink = stack.enter_context(smtp_sink(folder))
+        missing = why_no_postfix()
+        servers: list[Server] = [sink]
+        if missing is None:
+            servers.append(stack.enter_context(postfix_proxy(sink)))
+        gateways = {name: partial(gateway, sink, folder, name=name, source=source) for name, source in sources.items()}
+        if not chosen.isdisjoint(_WITH_PEERS):
+            servers += [stack.enter_context(start()) for start in gateways.values()]
+        table = report.Report(effort, ["smtp-sink", *([] if missing else ["Postfix proxy"]), *gateways], missing)
+        for name in MEASUREMENTS:
+            if name in chosen:
+                _one(name, table, servers, gateways, _progress(status, name))
+        status.stop()
+        console.print(table.render())
+
+
+def _progress(status: Status, name: str) -> figures.Progress:
+    return lambda text: status.update(f"{name}: {text}")
+
+
+def _one(
+    name: str,
+    table: report.Report,
+    servers: Sequence[Server],
+    gateways: Mapping[str, figures.Start],
+    progress: figures.Progress,
+) -> None:
+    effort = table.effort
+    match name:
+        case "new" | "kept":
+            found = figures.throughput(servers, effort, progress, size=figures.SMALL, sessions=20, kept=name == "kept")
+            table.throughput(name, found)
+        case "big":
+            table.big(figures.throughput(servers, effort, progress, size=figures.BIG, sessions=4, kept=True))
+        case "latency":
+            table.latency(figures.latency(servers, effort, progress))
+        case "idle":
+            for after_message in (False, True):
+                idle = partial(figures.idle_memory, effort=effort, progress=progress, after_message=after_message)
+                table.idle({name: idle(start) for name, start in gateways.items()}, after_message=after_message)
+        case _:
+            table.memory({name: figures.big_memory(start, effort, progress) for name, start in gateways.items()})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

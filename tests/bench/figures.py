@@ -1,0 +1,151 @@
+"""The measurements: each returns the figures of every server, from rounds that take turns.
+
+A round measures one server after the other, so that whatever else the machine does falls on all of them; the median of
+the rounds counts, and a ratio is the median of each round's ratio. How many messages a run has is set once, from a
+short run of its own, so that it lasts about ``seconds``.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from statistics import median, quantiles
+from typing import Final, TypeAlias
+
+from tests.bench import load, processes
+from tests.bench.servers import Gateway, Server
+
+MEGABYTE: Final = 1_000_000
+BIG: Final = 25 * MEGABYTE
+SMALL: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How long to measure.
+
+    Attributes:
+        rounds: How many.
+        seconds: Of one run.
+        transactions: For the latency, with each server.
+        connections: That are held idle.
+        messages: Big ones, held at the same time.
+    """
+
+    rounds: int = 5
+    seconds: float = 2.0
+    transactions: int = 2000
+    connections: int = 5000
+    messages: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """What a server did in each round.
+
+    Attributes:
+        rates: Messages a second.
+        costs: Microseconds of processor time a message.
+    """
+
+    rates: list[float] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """The median."""
+        return median(self.rates)
+
+    @property
+    def cost(self) -> float:
+        """The median."""
+        return median(self.costs)
+
+    def over(self, other: "Throughput") -> float:
+        """How many times the other's rate: the median of the rounds."""
+        return median(mine / theirs for mine, theirs in zip(self.rates, other.rates, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long one transaction takes, in milliseconds."""
+
+    median: float
+    p99: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the gateway's worker holds, in octets.
+
+    Attributes:
+        idle: Before.
+        used: Beyond that.
+        seconds: What it took.
+    """
+
+    idle: int
+    used: int
+    seconds: float
+
+
+Progress: TypeAlias = Callable[[str], None]
+Start: TypeAlias = Callable[[], AbstractContextManager[Gateway]]
+
+
+def throughput(
+    servers: Sequence[Server], effort: Effort, progress: Progress, *, size: int, sessions: int, kept: bool
+) -> Mapping[str, Throughput]:
+    """Messages a second, and what one costs."""
+
+    def run(server: Server, messages: int) -> float:
+        return load.smtp_source(server.port, messages=messages, size=size, sessions=sessions, kept=kept)
+
+    counts = {}
+    for server in servers:
+        first = sessions * (1 if size > MEGABYTE else 25)
+        run(server, first)  # what is loaded and opened on first use
+        counts[server.name] = max(sessions, round(first / run(server, first) * effort.seconds))
+    found = {server.name: Throughput() for server in servers}
+    for number in range(effort.rounds):
+        for server in servers:
+            progress(f"round {number + 1} of {effort.rounds}, {server.name}")
+            messages = counts[server.name]
+            before = server.cpu()
+            found[server.name].rates.append(messages / run(server, messages))
+            found[server.name].costs.append((server.cpu() - before) / messages * 1e6)
+    return found
+
+
+def latency(servers: Sequence[Server], effort: Effort, progress: Progress) -> Mapping[str, Latency]:
+    """The time of one transaction, message after message, on an otherwise idle server."""
+    progress(f"{effort.transactions} transactions with each")
+    ports = [server.port for server in servers]
+    load.alternate(ports, messages=100, size=SMALL)
+    times = load.alternate(ports, messages=effort.transactions, size=SMALL)
+    return {
+        server.name: Latency(median(taken) * 1000, quantiles(taken, n=100)[98] * 1000)
+        for server, taken in zip(servers, times, strict=True)
+    }
+
+
+def idle_memory(start: Start, effort: Effort, progress: Progress, *, after_message: bool) -> Memory:
+    """What idle connections hold, in a gateway that is started for it."""
+    with start() as gateway:
+        progress(f"{effort.connections} connections to {gateway.name}")
+        load.alternate([gateway.port], messages=100, size=SMALL)  # what is loaded on first use
+        idle = processes.memory(gateway.worker)
+        started = time.perf_counter()
+        with load.idle_connections(gateway.port, effort.connections, after_message=after_message):
+            return Memory(idle, processes.memory(gateway.worker) - idle, time.perf_counter() - started)
+
+
+def big_memory(start: Start, effort: Effort, progress: Progress) -> Memory:
+    """The most that big messages hold which are under way at the same time, in a gateway that is started for it."""
+    with start() as gateway:
+        progress(f"{effort.messages} messages of {BIG // MEGABYTE} MB to {gateway.name}")
+        load.alternate([gateway.port], messages=100, size=SMALL)
+        idle = processes.memory(gateway.worker)
+        processes.reset_peak(gateway.worker)
+        seconds = load.hold_messages(gateway.port, count=effort.messages, size=BIG)
+        return Memory(idle, processes.peak_memory(gateway.worker) - idle, seconds)
