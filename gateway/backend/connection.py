@@ -48,6 +48,8 @@ class Connection(asyncio.Protocol):
         pool: The pool that counts it, None outside one.
         idle_until: The loop's time until which it is kept unused.
         messages: How many messages it carried.
+        refusals: How many replies were refusals since the server last took a message.
+        resets: How many transactions were given up since then.
         needs_reset: Whether a transaction was left open, so that RSET comes first.
         client: Of which client the server was told by XCLIENT, None where of none.
         secure: Whether it is under TLS.
@@ -59,6 +61,8 @@ class Connection(asyncio.Protocol):
         self.pool: Pool | None = None
         self.idle_until = 0.0
         self.messages = 0
+        self.refusals = 0
+        self.resets = 0
         self.needs_reset = False
         self.client: dict[str, str] | None = None
         self.secure = False
@@ -84,6 +88,8 @@ class Connection(asyncio.Protocol):
             if reply.code == SERVICE_CLOSING:
                 self.fail(BackendError(f"the server said {reply}", reply=reply, counts=False))
                 return
+            if not reply.is_positive:
+                self.refusals += 1
             self._replies.append(reply)
         if self.engine.problem is not None:
             self.fail(BackendError(self.engine.problem))

@@ -261,6 +261,7 @@ class Delivery:
         if connection.needs_reset:
             commands.append((Command.RESET, "RSET"))
             connection.needs_reset = False
+            connection.resets += 1
         if self._options.client_info is ClientInfo.XFORWARD:
             offered = connection.engine.capabilities.xforward
             commands += [(Command.XFORWARD, line) for line in xforward(identity(self._transaction.session), offered)]
@@ -346,6 +347,7 @@ class Delivery:
             match = _QUEUE_ID.search(answer.text)
             if match is not None:
                 self.queue_id = match[match.lastindex or 0]
+            connection.refusals = connection.resets = 0
         connection.messages += 1
         self._accepted.clear()
         if self._server is not None:

@@ -16,6 +16,13 @@ from gateway.backend.connection import BackendError, Connection
 ANNOUNCED_IDLE: Final = 5.0
 """Seconds for which a connection is kept that only the client announced on it can use: for its next message."""
 
+REFUSALS: Final = 5
+"""Refusals without a message between them after which a connection is not kept. A server counts them as errors of its
+client, and makes it wait: Postfix behind 10 (smtpd_soft_error_limit). They were errors of other clients."""
+
+RESETS: Final = 50
+"""The same for transactions that were given up: Postfix waits a second at each behind 100 (smtpd_junk_command_limit)."""
+
 PARKED_GRACE: Final = 0.05
 """Seconds for which a parked delivery keeps its connection: most clients have sent their data by then."""
 
@@ -162,7 +169,8 @@ class Pool:
         """Take a connection back that is free again."""
         if connection.fault is not None:
             return
-        if self._closed or connection.messages >= self._messages or self._idle_time <= 0:
+        worn = connection.messages >= self._messages or connection.refusals >= REFUSALS or connection.resets >= RESETS
+        if self._closed or worn or self._idle_time <= 0:
             connection.quit()
             return
         while self._waiters:

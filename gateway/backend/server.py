@@ -1,10 +1,11 @@
 """One server of a group: its kept connections and its health.
 
-A server is down after ``health.failures`` faults in a row, or when the first contact with it fails. Faults are a
-refused or stalled connection, a refusing greeting, garbage, a time-out, a loss in the middle of a transaction; not the
-loss of a connection that was kept for a while, and not a 421 within a session, which may be about the client that
-XCLIENT announced. A server that is down gets no mail; it is asked again after an eighth of ``health.interval``, then
-after a quarter, half and the whole of it.
+A server is down after ``health.failures`` faults without a message between them, or when the first contact with it
+fails. Faults are a refused or stalled connection, a refusing greeting, garbage, a time-out, a loss in the middle of a
+transaction; not the loss of a connection that was kept for a while, and not a 421 within a session, which may be about
+the client that XCLIENT announced. A server that is down gets no mail; it is asked again after an eighth of
+``health.interval``, then after a quarter, half and the whole of it. One that answers is up again, on probation: until
+it has taken a message one more fault makes it down.
 """
 
 import asyncio
@@ -55,16 +56,17 @@ class Server:
             self.failed(error)
             raise
         self.capabilities = connection.engine.capabilities
-        self.alive()
-        return connection
-
-    def alive(self) -> None:
-        """It answered."""
-        self._failures = self._probes = 0
         self.contact = asyncio.get_running_loop().time()
         if not self.is_up:
             self.is_up = True
+            self._failures = self._health.failures - 1  # it is on probation until it has taken a message
             _log.info("backend_server_up", server=self.name)
+        return connection
+
+    def alive(self) -> None:
+        """It answered the end of a message."""
+        self._failures = self._probes = 0
+        self.contact = asyncio.get_running_loop().time()
 
     def failed(self, error: BackendError) -> None:
         """It had a fault on a connection that was not an old one."""
