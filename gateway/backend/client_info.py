@@ -9,7 +9,8 @@ after each one, by the address just announced: so ADDR comes last, and a connect
 server still offers XCLIENT afterwards. A Postfix that speaks IPv4 only takes no IPv6 address: it is told that the
 address is unknown.
 
-XFORWARD is for the server's log only; Postfix forgets it with each transaction, so it is sent with each.
+XFORWARD is for the server's log only: a refusal of it is of no account. Postfix forgets it with each transaction, so it
+is sent with each.
 """
 
 import re

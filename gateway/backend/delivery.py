@@ -128,7 +128,7 @@ class Delivery:
         return self.reply
 
     async def abort(self) -> None:
-        """Give the transaction up. Can be called at any time, more than once; after ``send`` it does nothing."""
+        """Give the transaction up: after any other call has returned or was cancelled; more than once does no harm."""
         connection = self._unpark()
         self._accepted.clear()
         if connection is not None:
@@ -251,8 +251,8 @@ class Delivery:
             if len(error.replies) > first and not error.replies[first].is_positive:
                 return error.replies[first]  # it refused MAIL and hung up
             raise
-        if first and not all(answer.is_positive for answer in answers[:first]):
-            raise BackendError("the server refused RSET or XFORWARD")
+        if first and commands[0][0] is Command.RESET and not answers[0].is_positive:
+            raise BackendError(f"the server refused RSET: {answers[0]}")
         return self._judged(connection, answers[first], answers[first + 1 :])
 
     def _prologue(self, connection: Connection) -> list[tuple[Command, str]]:
@@ -278,7 +278,7 @@ class Delivery:
             self._release(connection)
             self._broken = replies.BACKEND_UNAVAILABLE
             return self._broken
-        if rcpts[-1].is_positive:
+        if rcpts[-1].is_positive or self._accepted:
             self._park(connection)
         else:  # the transaction has no recipient: others can use the connection until one comes
             connection.needs_reset = True

@@ -9,6 +9,7 @@ heard of for ``health.interval``. The connection that comes of it joins the pool
 """
 
 import asyncio
+from functools import partial
 from typing import Final
 
 import structlog
@@ -54,6 +55,7 @@ class ServerGroup:
         self.announces = options.client_info is ClientInfo.XCLIENT
         self._rotate = options.order is Order.ROUND_ROBIN
         self._task: asyncio.Task[None] | None = None
+        self._probes: dict[Server, asyncio.Task[None]] = {}
         self._known: Capabilities | None = None
         self._found: dict[NextHop, Found] = {}
         self._servers: tuple[Server, ...] = ()
@@ -105,8 +107,10 @@ class ServerGroup:
     async def stop(self) -> None:
         """Stop watching and close the free connections; deliveries under way go on to their end."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            tasks = [self._task, *self._probes.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             self._task = None
         await asyncio.gather(*(server.pool.close() for server in self._servers))
 
@@ -175,9 +179,16 @@ class ServerGroup:
             now = loop.time()
             if any(found.expires <= now for found in self._found.values()):
                 await self._look_up()
-            due = [server for server in self._servers if server.probe_due(now) <= now]
-            if due:
-                await asyncio.gather(*(server.probe() for server in due))
+            for server in self._servers:
+                if server not in self._probes and server.probe_due(now) <= now:
+                    # A task each, because one that stalls must not hold up the others.
+                    probe = self._probes[server] = loop.create_task(server.probe())
+                    probe.add_done_callback(partial(self._probed, server))
+
+    def _probed(self, server: Server, probe: "asyncio.Task[None]") -> None:
+        del self._probes[server]
+        if not probe.cancelled() and (error := probe.exception()) is not None:
+            _log.error("backend_probe_failed", server=server.name, exc_info=error)
 
     async def _look_up(self) -> None:
         """Ask for the MX hosts whose answers have grown old."""

@@ -152,7 +152,7 @@ class Opener:
                         return connection
         except TimeoutError:
             raise BackendError(f"no connection to {self.endpoint} in time", timed_out=True) from None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that is none
             reason = error
         raise BackendError(f"no connection to {self.endpoint}: {reason}") from reason
 

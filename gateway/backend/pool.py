@@ -21,7 +21,7 @@ REFUSALS: Final = 5
 client, and makes it wait: Postfix behind 10 (smtpd_soft_error_limit). They were errors of other clients."""
 
 RESETS: Final = 50
-"""The same for transactions that were given up: Postfix waits a second at each behind 100 (smtpd_junk_command_limit)."""
+"""The same for transactions that were given up: Postfix waits at each behind 100 (smtpd_junk_command_limit)."""
 
 PARKED_GRACE: Final = 0.05
 """Seconds for which a parked delivery keeps its connection: most clients have sent their data by then."""

@@ -219,6 +219,14 @@ async def test_xforward(postfix: Postfix) -> None:
         assert f"orig_client=client.example[{address}]" in line
 
 
+async def test_xforward_of_an_address_that_postfix_does_not_speak(postfix: Postfix) -> None:
+    """A Postfix with IPv4 only refuses XFORWARD for an IPv6 client, and takes the mail all the same."""
+    async with backend.group(postfix.ports["ipv4"], client_info="xforward", health={"failures": 1}) as servers:
+        for _ in range(3):
+            assert (await backend.deliver(servers, of=backend.session("2001:db8::7")))[0].code == 250
+        assert servers.is_up
+
+
 async def test_without_permission_to_announce(postfix: Postfix) -> None:
     """Where Postfix does not offer XCLIENT mail goes on without."""
     async with backend.group(postfix.ports["plain"], client_info="xclient") as servers:

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,8 +10,8 @@ from gateway.backend import ServerGroup
 from gateway.resolver import Answer, RecordType, Status
 from gateway.smtp import reply as replies
 from tests.support import backend
-from tests.support.backend import Zone
-from tests.support.fault_server import EXTENSIONS, FaultServer, kill, say
+from tests.support.backend import Zone, short
+from tests.support.fault_server import EXTENSIONS, FaultServer, kill, say, stall
 from tests.support.postfix import free_port
 
 
@@ -80,6 +81,18 @@ async def test_a_silent_server_is_asked() -> None:
     async with FaultServer() as server, backend.group(server.port, idle="0s", health={"interval": "40ms"}) as servers:
         await server.until("EHLO", 3)
         assert servers.is_up
+
+
+async def test_a_stalled_probe_does_not_hold_up_the_others() -> None:
+    """While one server's greeting stalls another that was down is found again."""
+    back = FaultServer(port=free_port())
+    async with FaultServer({"greeting": stall()}) as stalled:
+        fields: dict[str, Any] = {"timeouts": short(connect="50ms", greeting="1h"), "health": {"interval": "40ms"}}
+        async with backend.group(stalled.port, back.port, **fields) as servers:
+            await stalled.until_open(1)
+            async with back, asyncio.timeout(10):
+                await back.until("EHLO")
+                assert not servers.servers[0].is_up
 
 
 async def test_capabilities_are_what_all_offer() -> None:
