@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import uvloop
 
 from gateway.smtp import reply as replies
 from gateway.smtp.reply import Reply
@@ -29,6 +30,12 @@ LARGE = b"Subject: big\r\n\r\n" + b"0123456789\r\n" * 2_000_000
 PATIENT = {"failures": 100, "interval": "1h"}
 
 TIMEOUTS = short(connect="300ms", greeting="100ms", command="100ms", data_block="100ms", end_of_data="100ms")
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    """What the service runs on; the unit tests run on asyncio's own loop."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest.mark.parametrize("step", STEPS)

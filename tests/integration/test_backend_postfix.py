@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+import uvloop
 
 from gateway.resolver import ClientName, NameStatus
 from gateway.smtp.reply import Reply
@@ -18,6 +19,12 @@ pytestmark = pytest.mark.peer("postfix")
 
 # Postfix knows no name of 192.0.2.7; what XCLIENT says it takes.
 TRUSTED = {"smtpd_authorized_xclient_hosts": "127.0.0.1", "smtpd_authorized_xforward_hosts": "127.0.0.1"}
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    """What the service runs on; the unit tests run on asyncio's own loop."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture(scope="module")
