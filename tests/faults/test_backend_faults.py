@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
-import uvloop
 
 from gateway.smtp import reply as replies
 from gateway.smtp.reply import Reply
 from tests.support import backend
 from tests.support.backend import ADDED, Bytes, short
 from tests.support.fault_server import Act, FaultServer, Then, kill, say, say_and_close, stall
+from tests.support.loops import on_uvloop
 
 STEPS = ("greeting", "ehlo", "mail", "rcpt", "data", "content", "end")
 
@@ -32,14 +32,9 @@ PATIENT = {"failures": 100, "interval": "1h"}
 TIMEOUTS = short(connect="300ms", greeting="100ms", command="100ms", data_block="100ms", end_of_data="100ms")
 
 
-@pytest.fixture(scope="module")
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    """What the service runs on; the unit tests run on asyncio's own loop."""
-    return uvloop.EventLoopPolicy()
-
-
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("fault", FAULTS)
+@on_uvloop
 async def test_every_fault_at_every_step(step: str, fault: str) -> None:
     """A server that always fails at a step makes a 4xx reply, and is not said to have accepted the message."""
     async with FaultServer() as server:
@@ -60,6 +55,7 @@ async def test_every_fault_at_every_step(step: str, fault: str) -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("fault", ["kill", "421", "garbage", "half a reply", "an unfinished reply"])
+@on_uvloop
 async def test_one_fault_before_the_end_is_not_seen(step: str, fault: str) -> None:
     """A fault that happens once, before the end of data, is repaired with a new connection or the next server."""
     act = FAULTS[fault]
@@ -272,6 +268,7 @@ async def test_the_client_vanishes_after_rcpt() -> None:
 
 
 @pytest.mark.parametrize("step", ["mail", "rcpt", "data", "end"])
+@on_uvloop
 async def test_the_client_vanishes_while_the_server_stalls(step: str) -> None:
     """A delivery cancelled at any step closes its connection, and the next message gets another."""
     async with FaultServer({step: stall(times=1)}) as server, backend.group(server.port, connections=1) as servers:
@@ -286,6 +283,7 @@ async def test_the_client_vanishes_while_the_server_stalls(step: str) -> None:
         assert servers.servers[0].pool.count == 1
 
 
+@on_uvloop
 async def test_starttls_with_early_bytes() -> None:
     """Octets behind the reply to STARTTLS close the connection; nothing is sent over it, in plain text or TLS."""
     extensions = ("PIPELINING", "STARTTLS")
@@ -300,6 +298,7 @@ async def test_starttls_with_early_bytes() -> None:
 @pytest.mark.parametrize(
     "act", [say("454 4.7.0 Not now"), say("220 go\r\n250-early"), say("220 Go, but no TLS"), kill()]
 )
+@on_uvloop
 async def test_opportunistic_tls_falls_back(act: Act) -> None:
     """Where STARTTLS or the handshake fails, opportunistic TLS goes on in plain text over a new connection."""
     extensions = ("PIPELINING", "STARTTLS")

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-import uvloop
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from gateway.smtp import reply as replies
@@ -17,12 +16,6 @@ from tests.support.fault_server import FaultServer, kill, say, say_and_close, st
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")  # it is a test's peer
 
 PLAIN = b64encode(b"\0joe\0secret")
-
-
-@pytest.fixture(scope="module")
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    """What the service runs on; the unit tests run on asyncio's own loop."""
-    return uvloop.EventLoopPolicy()
 
 
 class Peer:

@@ -5,19 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-import uvloop
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from tests.support import backend
 from tests.support.backend import ADDED, Bytes
 from tests.support.fault_server import FaultServer, say
-
-
-@pytest.fixture(scope="module")
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    """What the service runs on; the unit tests run on asyncio's own loop."""
-    return uvloop.EventLoopPolicy()
 
 
 class Inbox:

@@ -7,24 +7,18 @@ from pathlib import Path
 
 import pytest
 import trustme
-import uvloop
 
 from gateway.resolver import ClientName, NameStatus
 from gateway.smtp.reply import Reply
 from tests.support import backend
 from tests.support.backend import ADDED, Bytes
+from tests.support.loops import on_uvloop
 from tests.support.postfix import Postfix
 
 pytestmark = pytest.mark.peer("postfix")
 
 # Postfix knows no name of 192.0.2.7; what XCLIENT says it takes.
 TRUSTED = {"smtpd_authorized_xclient_hosts": "127.0.0.1", "smtpd_authorized_xforward_hosts": "127.0.0.1"}
-
-
-@pytest.fixture(scope="module")
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    """What the service runs on; the unit tests run on asyncio's own loop."""
-    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +235,7 @@ async def test_without_permission_to_announce(postfix: Postfix) -> None:
 
 
 @pytest.mark.parametrize("mode", ["opportunistic", "required", "verified"])
+@on_uvloop
 async def test_tls(postfix: Postfix, certificates: Path, mode: str) -> None:
     """With STARTTLS the message arrives under TLS."""
     tls = {"mode": mode, "ca": str(certificates / "ca.pem"), "name": "localhost"}
@@ -251,6 +246,7 @@ async def test_tls(postfix: Postfix, certificates: Path, mode: str) -> None:
     assert b"(using TLSv1.3" in postfix.message(delivery.queue_id)
 
 
+@on_uvloop
 async def test_tls_of_a_kept_connection_is_used_again(postfix: Postfix) -> None:
     """Several messages, one of them large, go over one TLS connection."""
     async with backend.group(postfix.ports["tls"], tls={"mode": "required"}) as servers:
@@ -268,6 +264,7 @@ async def test_tls_of_a_kept_connection_is_used_again(postfix: Postfix) -> None:
     [{"mode": "verified"}, {"mode": "verified", "name": "other.example"}],
     ids=["unknown authority", "another name"],
 )
+@on_uvloop
 async def test_tls_that_can_not_be_verified(postfix: Postfix, certificates: Path, tls: dict[str, str]) -> None:
     """A certificate that does not verify is a server that is down, and the client gets 4xx."""
     authority = {"ca": str(certificates / "ca.pem")} if "name" in tls else {}
@@ -312,6 +309,7 @@ async def test_postfix_hangs_up(postfix: Postfix) -> None:
             assert (await backend.deliver(servers))[0].code == 250
 
 
+@on_uvloop
 async def test_postfix_restarts(postfix: Postfix) -> None:
     """After a restart of Postfix kept connections are replaced, unseen by the client."""
     async with backend.group(postfix.ports["plain"]) as servers:
