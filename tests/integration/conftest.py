@@ -20,6 +20,9 @@ def postfix() -> Iterator[Postfix]:
         "plain": {},
         "xclient": {"smtpd_authorized_xclient_hosts": "127.0.0.1"},
         "chunkless": {"smtpd_discard_ehlo_keywords": "chunking"},
+        "strict": {"smtpd_soft_error_limit": "10", "smtpd_hard_error_limit": "20"},  # Postfix's own limits
     }
-    with Postfix(services, {"virtual_mailbox_domains": f"{DOMAIN}, {OTHER_DOMAIN}"}) as instance:
+    # in_flow_delay waits for a queue manager that hears nothing of messages that were given up.
+    settings = {"virtual_mailbox_domains": f"{DOMAIN}, {OTHER_DOMAIN}", "in_flow_delay": "0"}
+    with Postfix(services, settings) as instance:
         yield instance

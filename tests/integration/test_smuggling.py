@@ -42,7 +42,7 @@ def gateway(postfix: Postfix) -> Iterator[Gateway]:
         },
         "domains": {"example.com": {"backend": "chunks"}, "other.example": {"backend": "lines"}},
         "policies": ["relay"],
-        "limits": {"idle_commands": 1_000_000},
+        "limits": {"idle_commands": 1_000_000, "errors": 1_000_000},
     }
     with Gateway(settings, listeners=listeners) as running:
         yield running
