@@ -7,11 +7,9 @@ prints its JSON Schema, which is made from the classes here. A change that break
 
 import json
 import re
-from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from pydantic import TypeAdapter
-from pydantic_core import PydanticSerializationError
+import msgspec
 
 from gateway.verdict import Action, Stage
 
@@ -22,8 +20,7 @@ Result: TypeAlias = Literal["accepted", "deferred", "rejected", "discarded", "di
 aborted (the client went away or gave up), none (nothing was asked)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplyRecord:
+class ReplyRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A reply: code, enhanced status code, text."""
 
     code: int
@@ -31,8 +28,7 @@ class ReplyRecord:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsRecord:
+class TlsRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The client's TLS connection."""
 
     version: str
@@ -40,8 +36,7 @@ class TlsRecord:
     bits: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientRecord:
+class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The client. ``name`` is confirmed by its own address records, null if unknown or not looked up."""
 
     address: str
@@ -51,16 +46,14 @@ class ClientRecord:
     login: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeloRecord:
+class HeloRecord(msgspec.Struct, frozen=True, kw_only=True):
     """HELO or EHLO with its argument."""
 
     name: str
     extended: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecipientRecord:
+class RecipientRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One RCPT: what became of it, what the client was told, and who decided (a policy's id, ``backend`` or null)."""
 
     address: str
@@ -69,8 +62,7 @@ class RecipientRecord:
     reply: ReplyRecord | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckRecord:
+class CheckRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One policy's run. ``duration_us`` is in microseconds; with ``observed`` the action was not applied."""
 
     policy: str
@@ -84,8 +76,7 @@ class CheckRecord:
     duration_us: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageRecord:
+class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The message: octets received, octets declared with SIZE, and its Message-ID field."""
 
     size: int
@@ -93,8 +84,7 @@ class MessageRecord:
     message_id: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionPart:
+class DecisionPart(msgspec.Struct, frozen=True, kw_only=True):
     """How it ended, and who decided: ``policy`` is a policy's id, ``backend`` or ``smtp`` (the protocol)."""
 
     result: Result
@@ -103,8 +93,7 @@ class DecisionPart:
     outcome: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackendRecord:
+class BackendRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The server that took or refused the message, its last reply and, where it names one, its queue id."""
 
     group: str
@@ -113,8 +102,7 @@ class BackendRecord:
     queue_id: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionRecord:
+class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One decision. The time is ISO 8601 in UTC; ``reverse_path`` is "" for the null reverse-path, null before MAIL."""
 
     version: int
@@ -136,22 +124,25 @@ class DecisionRecord:
     backend: BackendRecord | None
 
 
-_ADAPTER: Final = TypeAdapter(DecisionRecord)
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=str)  # evidence may hold what JSON lacks, such as an address
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def encode(record: DecisionRecord) -> bytes:
     r"""The record as one line of JSON in UTF-8, without the line end; other octets of a client become ``\xff``."""
     try:
-        return _ADAPTER.dump_json(record)
-    except PydanticSerializationError:  # it holds octets that came as surrogates (PEP 383), or evidence that JSON lacks
-        text = json.dumps(asdict(record), ensure_ascii=False, separators=(",", ":"), default=str)
+        return _ENCODER.encode(record)
+    except (UnicodeEncodeError, TypeError):  # octets that came as surrogates (PEP 383), or keys that JSON lacks
+        plain = msgspec.to_builtins(record, enc_hook=str, str_keys=True)
+        text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), default=str)
         return _SURROGATE.sub(lambda match: f"\\\\x{ord(match[0]) & 0xFF:02x}", text).encode()
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of a record."""
-    return _ADAPTER.json_schema(mode="serialization") | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    definitions = msgspec.json.schema(DecisionRecord)["$defs"]
+    root = definitions.pop(DecisionRecord.__name__)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": definitions}
 
 
 class RecordSink(Protocol):

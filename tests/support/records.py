@@ -1,7 +1,8 @@
 """Decision records for tests."""
 
-from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from gateway.records import (
     VERSION,
@@ -72,4 +73,4 @@ ACCEPTED = DecisionRecord(
 
 def record(**changes: Any) -> DecisionRecord:
     """The accepted transaction with changes."""
-    return replace(ACCEPTED, **changes)
+    return msgspec.structs.replace(ACCEPTED, **changes)
