@@ -6,7 +6,7 @@ its answer. What comes out is the list of steps and the decision record that a r
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TypeVar
 
@@ -187,8 +187,9 @@ class _Walk:
         attempt = self._attempt
         verdict = await self._reception.connect()
         if verdict.reply is not None:
-            self._tell("connect", self._reception.refuse_client(verdict))
-            await self._end(verdict)
+            refusal = self._reception.refuse_client(verdict)
+            self._tell("connect", refusal)
+            await self._end(replace(verdict, reply=refusal))
         greeting = Reply(220, None, f"{self._config.hostname} ESMTP Lychgate")
         self._tell("connect", greeting)
         self._engine.greet(greeting)

@@ -350,12 +350,11 @@ class Scenario:
         text = session["session"]
         helo = re.search(r"^C: (?:EHLO|HELO) (.*)$", text, re.MULTILINE)
         sender = re.search(r"^C: MAIL FROM:<(.*?)>", text, re.MULTILINE)
-        assert helo is not None
         data = re.search(r"^S: 354 .*?\n((?:C: ?.*\n)*?)C: \.\n", text, re.MULTILINE)
         message = None if data is None else re.sub(r"^C: ?(.*)$", "\\1\r", data[1], flags=re.MULTILINE).encode()
         attempt = Attempt(
             client_address=str(session.get("client", "192.0.2.1")),
-            helo=helo[1],
+            helo=helo[1] if helo is not None else "client.example.org",
             mail_from=sender[1] if sender is not None else "nobody@example.org",
             recipients=re.findall(r"^C: RCPT TO:<(.*?)>", text, re.MULTILINE),
             message=message,
