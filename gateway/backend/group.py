@@ -99,7 +99,7 @@ class ServerGroup:
     async def _first_probe(self, server: Server) -> None:
         """Ask a server, but do not hold the gateway's start up for one that stalls."""
         try:
-            async with asyncio.timeout(self.options.timeouts.connect):
+            async with asyncio.timeout(2 * self.options.timeouts.connect):  # one is for a TLS handshake that stalls
                 await server.probe()
         except TimeoutError:
             server.failed(BackendError("no greeting in time", timed_out=True))

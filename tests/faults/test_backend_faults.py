@@ -1,6 +1,7 @@
 """The backend layer against servers that fail at every step: no 5xx of a fault, no exception, no 250 for nothing."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,31 @@ async def test_one_fault_before_the_end_is_not_seen(step: str, fault: str) -> No
             assert answer.code == 250, answer
             assert delivery.reply == answer
             assert len(first.messages) + len(second.messages) == 2
+
+
+@on_uvloop
+@pytest.mark.parametrize("step", ["xclient", "xforward", "rset"])
+@pytest.mark.parametrize("fault", [*FAULTS, "500", "421 to the client"])
+async def test_faults_before_mail(step: str, fault: str) -> None:
+    """A fault in what comes before MAIL makes 4xx or is repaired; a refused XFORWARD does not matter."""
+    acts = FAULTS | {"500": say("500 5.5.1 What?"), "421 to the client": say_and_close("421 4.7.0 Not you")}
+    extensions = ("PIPELINING", "XCLIENT ADDR", "XFORWARD ADDR")
+    info = step if step != "rset" else "none"
+    async with FaultServer(extensions=extensions) as server:
+        fields: dict[str, Any] = {"timeouts": TIMEOUTS, "health": PATIENT, "client_info": info}
+        async with backend.group(server.port, **fields) as servers:
+            if step == "rset":
+                given_up = servers.delivery(backend.transaction())
+                await given_up.recipient(backend.recipient())
+                await given_up.abort()
+            server.script = {step: acts[fault]}
+            answer, _ = await backend.deliver(servers)
+            if (step, fault) == ("xforward", "500") or (step == "rset" and fault != "stall"):
+                assert answer.code == 250
+            else:
+                assert answer.is_transient, answer
+                assert answer.code != 421
+        assert len(server.messages) == (answer.code == 250)
 
 
 async def test_the_answer_to_the_end_is_lost() -> None:
@@ -296,7 +322,14 @@ async def test_starttls_with_early_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    "act", [say("454 4.7.0 Not now"), say("220 go\r\n250-early"), say("220 Go, but no TLS"), kill()]
+    "act",
+    [
+        say("454 4.7.0 Not now"),
+        say("220 go\r\n250-early"),
+        say("220 Go, but no TLS"),
+        kill(),
+        say("220 2.0.0 Go ahead", then=Then.STALL),
+    ],
 )
 @on_uvloop
 async def test_opportunistic_tls_falls_back(act: Act) -> None:

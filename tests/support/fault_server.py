@@ -140,6 +140,7 @@ class FaultServer:
         self._counts: dict[str, int] = {}
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     async def __aenter__(self) -> Self:
@@ -168,6 +169,11 @@ class FaultServer:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def shout(self, text: str) -> None:
+        """Say something unasked on every connection."""
+        for writer in self._writers:
+            writer.write(text.encode() + b"\r\n")
 
     async def until(self, command: str, count: int = 1) -> None:
         """Wait until a command that begins so has come so many times."""
@@ -198,6 +204,7 @@ class FaultServer:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.add(writer)
         self._opened(1)
         self.connections += 1
         try:
@@ -211,6 +218,7 @@ class FaultServer:
         finally:
             writer.transport.abort()
             self._tasks.discard(task)
+            self._writers.discard(writer)
             self._opened(-1)
 
     def _opened(self, change: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from gateway.smtp import reply as replies
 from tests.support import backend
 from tests.support.backend import ADDED, Bytes, short
-from tests.support.fault_server import FaultServer, say, stall
+from tests.support.fault_server import FaultServer, stall
 
 
 async def test_connections_are_kept_and_limited() -> None:
@@ -60,9 +60,21 @@ async def test_stopping_says_quit() -> None:
         assert server.commands.count("QUIT") == server.connections == 2
 
 
-async def test_a_421_on_a_free_connection_is_noticed() -> None:
-    """A free connection on which the server says 421 is not used for the next message."""
-    async with FaultServer({"quit": say("221 bye")}) as server, backend.group(server.port) as servers:
+@pytest.mark.parametrize("text", ["421 4.3.2 Going down", "250 2.0.0 What?", "hello"])
+async def test_what_is_said_on_a_free_connection_ends_it(text: str) -> None:
+    """A free connection on which the server says something unasked, such as 421, is closed and not used again."""
+    async with FaultServer() as server, backend.group(server.port, health={"interval": "1h"}) as servers:
+        await backend.deliver(servers)
+        server.shout(text)
+        await server.until_open(0)
+        assert servers.servers[0].pool.count == 0
+        assert (await backend.deliver(servers))[0].code == 250
+        assert server.connections == 2
+
+
+async def test_a_free_connection_that_is_closed_is_noticed() -> None:
+    """A connection that the server closed is not used for the next message."""
+    async with FaultServer() as server, backend.group(server.port) as servers:
         await backend.deliver(servers)
         await server.stop()
         await server.start()
