@@ -8,7 +8,9 @@ Raises ``ValueError`` for a reply that breaks a rule. Text of a backend is made 
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Self
 
 MAX_REPLY_LINE: Final = 512
@@ -64,27 +66,15 @@ class Reply:
             raise ValueError(f"{text!r} is not a reply such as '550 5.7.1 Text'")
         return cls(int(match[1]), match[2], match[3] or "")
 
-    @classmethod
-    def from_backend(cls, code: int, lines: list[bytes]) -> Self:
+    @staticmethod
+    def from_backend(code: int, lines: Sequence[bytes]) -> "Reply":
         """Make a reply of what a backend sent: the lines after the code and its separator, without CRLF.
 
         Code, enhanced code and text stay as they are. Where all lines begin with one enhanced code of the code's class
         it becomes ``enhanced``; otherwise it stays part of the text. Control characters become ``?``, and a line that
         is too long is cut, because both could break the client's reading of the reply.
         """
-        texts = [_CONTROL.sub("?", line.decode("utf-8", "surrogateescape")) for line in lines] or [""]
-        enhanced: str | None = None
-        first = re.match(r"([245]\.\d{1,3}\.\d{1,3})(?: |$)", texts[0], re.ASCII)
-        if (
-            first is not None
-            and int(first[1][0]) == code // 100
-            and all(text == first[1] or text.startswith(first[1] + " ") for text in texts)
-        ):
-            enhanced = first[1]
-            texts = [text[len(enhanced) + 1 :] for text in texts]
-        room = MAX_REPLY_LINE - (6 if enhanced is None else 7 + len(enhanced))
-        cut = [text.encode("utf-8", "surrogateescape")[:room].decode("utf-8", "surrogateescape") for text in texts]
-        return cls(code, enhanced, "\n".join(cut))
+        return _from_backend(code, tuple(lines))
 
     @property
     def is_positive(self) -> bool:
@@ -118,7 +108,10 @@ class Reply:
 
     def with_reference(self, reference: str) -> Self:
         """The same reply with ``[reference]`` behind its last line, by which an administrator finds the record."""
-        return replace(self, text=f"{self.text} [{reference}]")
+        prefix = 6 if self.enhanced is None else 7 + len(self.enhanced)
+        last = self.text.rpartition("\n")[2].encode("utf-8", "surrogateescape")
+        separator = " " if prefix + len(last) + len(reference) + 3 <= MAX_REPLY_LINE else "\n"
+        return replace(self, text=f"{self.text}{separator}[{reference}]")
 
     def as_deferral(self) -> Self:
         """The same in class 4, keeping subject and detail of the enhanced code."""
@@ -135,6 +128,24 @@ class Reply:
     def _in_class(self, digit: int, code: int) -> Self:
         enhanced = None if self.enhanced is None else f"{digit}{self.enhanced[1:]}"
         return replace(self, code=code, enhanced=enhanced)
+
+
+@lru_cache(maxsize=512)
+def _from_backend(code: int, lines: tuple[bytes, ...]) -> Reply:
+    """Read a backend's reply; most are the same few over and over."""
+    texts = [_CONTROL.sub("?", line.decode("utf-8", "surrogateescape")) for line in lines] or [""]
+    enhanced: str | None = None
+    first = re.match(r"([245]\.\d{1,3}\.\d{1,3})(?: |$)", texts[0], re.ASCII)
+    if (
+        first is not None
+        and int(first[1][0]) == code // 100
+        and all(text == first[1] or text.startswith(first[1] + " ") for text in texts)
+    ):
+        enhanced = first[1]
+        texts = [text[len(enhanced) + 1 :] for text in texts]
+    room = MAX_REPLY_LINE - (6 if enhanced is None else 7 + len(enhanced))
+    cut = [text.encode("utf-8", "surrogateescape")[:room].decode("utf-8", "surrogateescape") for text in texts]
+    return Reply(code, enhanced, "\n".join(cut))
 
 
 # The replies of the protocol engine (RFC 5321 4.2.2, 4.3.2; enhanced codes by RFC 3463 and RFC 5248).

@@ -26,6 +26,7 @@ Programming errors of the door raise ``RuntimeError``; nothing that a client sen
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from gateway.smtp import grammar, reply
@@ -206,7 +207,7 @@ class ServerConnection(Terms):
         lines = [text or self.options.hostname]
         if isinstance(self._awaiting, Hello) and self._awaiting.extended:
             lines += self.keywords
-        return Reply(250, None, "\n".join(lines))
+        return _hello_reply(tuple(lines))
 
     def tls_started(self) -> None:
         """The handshake is done: what was said before it is forgotten (RFC 3207 4.2).
@@ -415,6 +416,12 @@ class ServerConnection(Terms):
         self._out.append(refusal.encode())
         self._enter(State.CLOSED)
         return Fatal(refusal, reason)
+
+
+@lru_cache(maxsize=64)
+def _hello_reply(lines: tuple[str, ...]) -> Reply:
+    """One for each set of extensions, not one for each client."""
+    return Reply(250, None, "\n".join(lines))
 
 
 def _show(verb: bytes) -> str:
