@@ -341,3 +341,62 @@ async def test_opportunistic_tls_falls_back(act: Act) -> None:
             assert (await backend.deliver(servers))[0].code == 250
             assert server.connections == 2
             assert len(server.messages) == 1
+
+
+async def test_a_refused_mail_before_the_server_hangs_up() -> None:
+    """A refusal of MAIL counts although the connection is closed before the reply to RCPT."""
+    script = {"mail": say_and_close("550 5.7.1 Not you")}
+    async with FaultServer(script) as server, backend.group(server.port) as servers:
+        assert (await backend.deliver(servers))[0] == Reply(550, "5.7.1", "Not you")
+
+
+async def test_a_later_recipient_stalls() -> None:
+    """When the server stalls at a later RCPT the delivery accepts no more, and no message."""
+    async with FaultServer() as server, backend.group(server.port, timeouts=short(command="100ms")) as servers:
+        delivery = servers.delivery(backend.transaction())
+        assert (await delivery.recipient(backend.recipient())).code == 250
+        server.script = {"rcpt": stall()}
+        for _ in range(2):
+            assert await delivery.recipient(backend.recipient("bob@example.com")) == replies.BACKEND_UNAVAILABLE
+        assert await delivery.send(ADDED, Bytes(backend.BODY)) == replies.BACKEND_UNAVAILABLE
+        await delivery.abort()
+        assert server.messages == []
+        assert servers.servers[0].pool.count == 0
+
+
+async def test_the_client_vanishes_at_a_later_recipient() -> None:
+    """A delivery cancelled at a later RCPT closes its connection."""
+    async with FaultServer() as server, backend.group(server.port, connections=1) as servers:
+        delivery = servers.delivery(backend.transaction())
+        assert (await delivery.recipient(backend.recipient())).code == 250
+        server.script = {"rcpt": stall(times=1)}
+        server._counts.clear()
+        task = asyncio.ensure_future(delivery.recipient(backend.recipient("bob@example.com")))
+        await server.until_step("rcpt")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await delivery.abort()
+        assert (await backend.deliver(servers))[0].code == 250
+        assert servers.servers[0].pool.count == 1
+
+
+@pytest.mark.parametrize("step", ["greeting", "ehlo", "starttls"])
+async def test_the_client_vanishes_while_a_connection_is_opened(step: str) -> None:
+    """A delivery cancelled while its connection is opened leaves neither connection nor place behind."""
+    extensions = ("PIPELINING", "STARTTLS")
+    async with FaultServer(extensions=extensions) as server:
+        fields: dict[str, Any] = {"tls": {"mode": "required"} if step == "starttls" else {"mode": "off"}}
+        async with backend.group(server.port, health=PATIENT, **fields) as servers:
+            servers.servers[0].is_up = True
+            servers.servers[0].pool.drop()
+            await server.until_open(0)
+            server.script = {step: stall()}
+            server._counts.clear()
+            task = asyncio.ensure_future(backend.deliver(servers))
+            await server.until_step(step)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await server.until_open(0)
+            assert servers.servers[0].pool.count == 0

@@ -11,7 +11,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from gateway.smtp import reply as replies
 from tests.support import backend
 from tests.support.backend import ADDED, Bytes, short
-from tests.support.fault_server import FaultServer, kill, say, say_and_close, stall
+from tests.support.fault_server import Act, FaultServer, kill, say, say_and_close, stall
 
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")  # it is a test's peer
 
@@ -85,13 +85,13 @@ async def test_a_wrong_password_and_giving_up() -> None:
 
 
 @pytest.mark.parametrize("act", [kill(), stall(), say_and_close("421 4.3.2 Bye"), say("250 2.0.0 What")])
-async def test_faults(act: object) -> None:
+async def test_faults(act: Act) -> None:
     """A fault while authenticating is 454, never a refusal of the password."""
     extensions = ("PIPELINING", "AUTH PLAIN")
     timeouts = short(command="100ms")
     async with FaultServer(extensions=extensions) as server, backend.group(server.port, timeouts=timeouts) as servers:
         relay = await servers.authenticate(backend.session())
-        server.script = {"auth": act}  # type: ignore[dict-item] # parametrize knows no types
+        server.script = {"auth": act}
         assert await relay.start("PLAIN", PLAIN) == replies.AUTH_UNAVAILABLE
         assert await relay.respond(PLAIN) == replies.AUTH_UNAVAILABLE
         await relay.close()
@@ -156,3 +156,42 @@ async def test_a_response_that_hides_a_command() -> None:
         assert (await relay.start("PLAIN", PLAIN)).code == 235
         await relay.close()
         assert not any(command.startswith("MAIL") for command in server.commands)
+
+
+@pytest.mark.parametrize(
+    ("step", "act"),
+    [
+        ("greeting", say("554 5.3.2 Go away")),
+        ("xclient", say("550 5.7.0 Not permitted")),
+        ("xclient", say("554 5.7.1 Client refused")),
+        ("xclient", kill()),
+    ],
+)
+async def test_the_next_server_authenticates(step: str, act: Act) -> None:
+    """Where the first server can't be used the next one is asked."""
+    extensions = ("PIPELINING", "AUTH PLAIN", "XCLIENT ADDR")
+    async with (
+        FaultServer(extensions=extensions) as first,
+        FaultServer(extensions=extensions) as second,
+        backend.group(first.port, second.port, client_info="xclient") as servers,
+    ):
+        first.script = {step: act}
+        relay = await servers.authenticate(backend.session())
+        assert (await relay.start("PLAIN", PLAIN)).code == 235
+        assert any(command.startswith("AUTH") for command in second.commands)
+        await relay.close()
+
+
+async def test_the_client_vanishes_while_authenticating() -> None:
+    """An exchange that is cancelled closes the connection: its reply would be taken for another's."""
+    async with FaultServer(extensions=("AUTH PLAIN",)) as server, backend.group(server.port) as servers:
+        relay = await servers.authenticate(backend.session())
+        server.script = {"auth": stall()}
+        task = asyncio.ensure_future(relay.start("PLAIN", PLAIN))
+        await server.until_step("auth")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.until_open(1)  # the pool's
+        assert await relay.start("PLAIN", PLAIN) == replies.AUTH_UNAVAILABLE
+        await relay.close()
