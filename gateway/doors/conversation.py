@@ -58,6 +58,12 @@ log = structlog.get_logger("lychgate.smtp")
 READ_AHEAD: Final = 65_536
 """Octets the engine may hold unread before reading pauses; uvloop hands over up to 256 KiB at a time."""
 
+TURN: Final = 50
+"""Events that a client who sent them all at once gets in a row, before other clients have their turn: some 2 ms."""
+
+LAST_WORDS: Final = 5.0
+"""Seconds that a client gets to read what it was sent before the connection's end."""
+
 
 class _EndError(Exception):
     """The conversation is over.
@@ -93,6 +99,7 @@ class Conversation(asyncio.Protocol):
     __slots__ = (
         "_auth",
         "_buffering",
+        "_deciphered",
         "_delivery",
         "_door",
         "_draining",
@@ -108,6 +115,7 @@ class Conversation(asyncio.Protocol):
         "_session_end",
         "_spool",
         "_transport",
+        "_turn",
         "_waiter",
         "_writable",
         "client_address",
@@ -131,7 +139,9 @@ class Conversation(asyncio.Protocol):
         self._idle = False  # waiting for a command with no transaction open
         self._buffering = False  # not reading from the connection
         self._writable = True
+        self._turn = 0  # events since others had their turn
         self._waiter: asyncio.Future[None] | None = None
+        self._deciphered: list[bytes] | None = None  # what came while the handshake is awaited
         self._spool: Spool | None = None
         self._delivery: Delivery | None = None
         self._relay: AuthRelay | None = None
@@ -154,6 +164,9 @@ class Conversation(asyncio.Protocol):
         self.task = asyncio.get_running_loop().create_task(self._run(refusal))
 
     def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio.Protocol
+        if self._deciphered is not None:
+            self._deciphered.append(data)
+            return
         self._engine.receive_data(data)
         if self._waiter is not None and self._writable:
             self._wake()
@@ -203,7 +216,7 @@ class Conversation(asyncio.Protocol):
         end = _EndError()
         try:
             if self._door.implicit_tls:
-                await self._start_tls()
+                self._take(await self._start_tls())
             await self._serve(refusal)
         except _EndError as ended:
             end = ended
@@ -228,6 +241,8 @@ class Conversation(asyncio.Protocol):
             if reply is not None and not end.told and not self._gone:
                 self._transport.write(reply.encode())
             self._transport.close()
+            if self._transport.get_write_buffer_size():  # or one that reads nothing would keep the descriptor for ever
+                asyncio.get_running_loop().call_later(LAST_WORDS, self._transport.abort)
             self._door.forget(self)
 
     async def _serve(self, refusal: Reply | None) -> None:  # noqa: C901, PLR0912 - a table of events, read in order
@@ -263,7 +278,8 @@ class Conversation(asyncio.Protocol):
                 case Auth() | AuthResponse():
                     await self._authenticate(event)
                 case Fatal():
-                    log.info("session ended", session=self._session.id, reason=event.reason.value)
+                    reason = event.reason.value
+                    log.info("session ended", session=self._session.id, client=self.client_address, reason=reason)
                     raise _protocol_end(event.reply, event.reason.value, told=True)
                 case _:
                     raise RuntimeError(f"no step for {event}")
@@ -302,7 +318,7 @@ class Conversation(asyncio.Protocol):
         recipient, verdict = await self._reception.rcpt(event.path, event.parameters)
         if verdict.reply is None:
             delivery = await self._delivery_for(recipient)
-            reply = await delivery.recipient(recipient)
+            reply = self._reception.told(await delivery.recipient(recipient))
             self._reception.answered(recipient, reply)
             self._engine.reply(reply)
             return
@@ -404,7 +420,7 @@ class Conversation(asyncio.Protocol):
         delivery = self._delivery
         assert delivery is not None  # noqa: S101 - a recipient was accepted
         try:
-            reply = await delivery.send(message.added, spool)
+            reply = reception.told(await delivery.send(message.added, spool))
         except OSError as error:
             log.error("spool failed", session=self._session.id, error=str(error))  # noqa: TRY400 - no programming error
             await self._end_message(reception.problem(replies.INSUFFICIENT_STORAGE))
@@ -455,15 +471,30 @@ class Conversation(asyncio.Protocol):
             self._transport.resume_reading()
             return
         self._send()
-        await self._start_tls()
+        deciphered = await self._start_tls()
         self._session.helo_name = None
         self._session.extended = False
         self._engine.tls_started()
+        self._take(deciphered)
 
-    async def _start_tls(self) -> None:
+    def _take(self, deciphered: list[bytes]) -> None:
+        for data in deciphered:
+            self.data_received(data)
+
+    async def _start_tls(self) -> list[bytes]:
+        """The handshake.
+
+        Returns:
+            What the client said through TLS in the same packet as the handshake's end: it comes before this task goes
+            on, and must not be taken for octets that came before TLS.
+
+        Raises:
+            _EndError: It failed.
+        """
         certificate = self._door.certificate
         assert certificate is not None  # noqa: S101 - a listener with TLS has one
         loop = asyncio.get_running_loop()
+        deciphered = self._deciphered = []
         try:
             transport = await loop.start_tls(
                 self._transport,
@@ -473,13 +504,17 @@ class Conversation(asyncio.Protocol):
                 ssl_handshake_timeout=self._door.timeouts.tls_handshake,
             )
         except OSError as error:  # ssl.SSLError and TimeoutError, too
-            log.info("TLS handshake failed", session=self._session.id, error=str(error))
+            reason = str(error) or type(error).__name__
+            log.info("TLS handshake failed", session=self._session.id, client=self.client_address, error=reason)
             self._gone = True
             raise _EndError from None
+        finally:
+            self._deciphered = None
         assert transport is not None  # noqa: S101 - what start_tls returns
         self._transport = transport
         self._buffering = False
         self._session.tls = tls_info(transport.get_extra_info("ssl_object"))
+        return deciphered
 
     async def _authenticate(self, event: Auth | AuthResponse) -> None:
         """AUTH is the backend's business (RFC 4954): its challenges and its answer pass through."""
@@ -497,10 +532,12 @@ class Conversation(asyncio.Protocol):
         if reply.code == 235:  # noqa: PLR2004 - RFC 4954 6
             mechanism, responses = self._auth
             self._session.login = login_name(mechanism, responses)
-            log.info("authenticated", session=self._session.id, login=self._session.login)
+            login = self._session.login
+            log.info("authenticated", session=self._session.id, client=self.client_address, login=login)
         elif not reply.is_positive:
             self._session.refusals += 1
-            log.info("authentication failed", session=self._session.id, reply=str(reply))
+            client, told = self.client_address, str(reply)
+            log.info("authentication failed", session=self._session.id, client=client, reply=told)
             await self._relay.close()
             self._relay = None
         self._engine.reply(reply)
@@ -516,7 +553,12 @@ class Conversation(asyncio.Protocol):
         engine = self._engine
         event = engine.next_event()
         if event is not None:
+            self._turn += 1
+            if self._turn >= TURN:
+                self._turn = 0
+                await asyncio.sleep(0)
             return event
+        self._turn = 0
         loop = asyncio.get_running_loop()
         in_message = self._spool is not None
         timeouts = self._door.timeouts
