@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Final
 
@@ -223,6 +224,10 @@ class Reception:
         self._pending = rulings
         return recipient, GO_ON
 
+    def told(self, reply: Reply) -> Reply:
+        """A backend's reply as the client gets it: unchanged; what the gateway says in its place has a reference."""
+        return reply.with_reference(self.reference) if reply in replies.BACKEND_FAULTS else reply
+
     def answered(self, recipient: Recipient, reply: Reply) -> None:
         """What the backend said to a recipient that the chain let through."""
         recipient.reply = reply
@@ -281,7 +286,7 @@ class Reception:
         accepted = transaction.accepted
         if len(accepted) == 1:  # naming one of several would betray the others (RFC 5321 7.2)
             lines.append(f"\tfor <{accepted[0].path}>")
-        date = format_datetime(datetime.fromtimestamp(self._clock.now(), UTC))
+        date = _date(int(self._clock.now()))
         return ("\r\n".join(lines) + f";\r\n\t{date}\r\n").encode("utf-8", "surrogateescape")
 
     # The ends.
@@ -491,6 +496,12 @@ def _greeting(hostname: str, reply: Reply) -> Reply:
         lines = [f"{reply.enhanced} {line}" for line in lines]
     fits = len(f"554 {hostname} {lines[0]}\r\n".encode("utf-8", "surrogateescape")) <= MAX_REPLY_LINE
     return Reply(554, None, f"{hostname}{' ' if fits else chr(10)}" + "\n".join(lines))
+
+
+@lru_cache(maxsize=4)
+def _date(second: int) -> str:
+    """A date as RFC 5322 3.3 writes it; one for all messages of a second."""
+    return format_datetime(datetime.fromtimestamp(second, UTC))
 
 
 def reply_record(reply: Reply | None) -> ReplyRecord | None:

@@ -5,12 +5,13 @@ They hold what is known and what was decided; doors fill them in, policies read 
 of them. What one policy finds and another uses is a typed field here, never an entry in a bag.
 """
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from gateway.resolver import ClientName
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
@@ -216,17 +217,16 @@ class Message:
         return [header_field for header_field in self.fields if header_field.name == wanted]
 
 
+# RFC 5322 2.2: field-name ":" field-body CRLF, where a line that begins with white space continues the one before.
+# Read as leniently as mail servers do: any octets before the colon, white space before it not counted.
+_FIELD: Final = re.compile(rb"[ \t]*([^:\r]*?)[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*\r\n")
+
+
 def _fields(header: bytes) -> Iterator[HeaderField]:
-    lines = header.split(b"\r\n")
-    start = 0
-    for index in range(1, len(lines) + 1):
-        if index < len(lines) and lines[index][:1] in {b" ", b"\t"}:
-            continue
-        name, colon, _ = lines[start].partition(b":")
-        if not colon or not name.strip():
-            return
-        yield HeaderField(name.rstrip(b" \t").decode("latin-1").lower(), b"\r\n".join(lines[start:index]) + b"\r\n")
-        start = index
+    position = 0
+    while (match := _FIELD.match(header, position)) is not None and match[1]:
+        position = match.end()
+        yield HeaderField(match[1].decode("latin-1").lower(), match[0])
 
 
 @dataclass(slots=True, kw_only=True)
