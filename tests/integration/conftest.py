@@ -23,6 +23,10 @@ def postfix() -> Iterator[Postfix]:
         "strict": {"smtpd_soft_error_limit": "10", "smtpd_hard_error_limit": "20"},  # Postfix's own limits
     }
     # in_flow_delay waits for a queue manager that hears nothing of messages that were given up.
-    settings = {"virtual_mailbox_domains": f"{DOMAIN}, {OTHER_DOMAIN}", "in_flow_delay": "0"}
+    settings = {
+        "virtual_mailbox_domains": f"{DOMAIN}, {OTHER_DOMAIN}",
+        "in_flow_delay": "0",
+        "local_header_rewrite_clients": "",
+    }
     with Postfix(services, settings) as instance:
         yield instance

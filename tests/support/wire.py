@@ -61,10 +61,14 @@ class Wire:
         self._socket: socket.socket = socket.create_connection(("127.0.0.1", port), WITHIN, (source, 0))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
-        self.send(*first)
-        if context is not None:
-            self.start_tls(context)
-        self.greeting = self.reply() if greeted else None
+        try:
+            self.send(*first)
+            if context is not None:
+                self.start_tls(context)
+            self.greeting = self.reply() if greeted else None
+        except BaseException:
+            self._socket.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
