@@ -215,8 +215,6 @@ class Conversation(asyncio.Protocol):
         self._reception = self._door.reception(self._session)
         end = _EndError()
         try:
-            if self._door.implicit_tls:
-                self._take(await self._start_tls())
             await self._serve(refusal)
         except _EndError as ended:
             end = ended
@@ -241,14 +239,16 @@ class Conversation(asyncio.Protocol):
             if reply is not None and not end.told and not self._gone:
                 self._transport.write(reply.encode())
             self._transport.close()
-            if self._transport.get_write_buffer_size():  # or one that reads nothing would keep the descriptor for ever
+            if not self._gone and self._transport.get_write_buffer_size():  # one that reads nothing would stay for ever
                 asyncio.get_running_loop().call_later(LAST_WORDS, self._transport.abort)
             self._door.forget(self)
 
     async def _serve(self, refusal: Reply | None) -> None:  # noqa: C901, PLR0912 - a table of events, read in order
         """The session, command by command."""
-        if refusal is not None:
-            raise _protocol_end(refusal, "too_many_connections")
+        if refusal is not None:  # under implicit TLS without a word: a handshake would keep what is one too many
+            raise _protocol_end(refusal, "too_many_connections", told=self._door.implicit_tls)
+        if self._door.implicit_tls:
+            self._take(await self._start_tls())
         verdict = await self._reception.connect()
         if verdict.reply is not None:
             await self._refuse_client(verdict)
