@@ -138,6 +138,11 @@ class Connection(asyncio.Protocol):
         """Whether it can be used for any client."""
         return self.client is None or bool(self.engine.capabilities.xclient)
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it is being closed."""
+        return self.fault is not None or self._quitting
+
     def write(self, data: bytes) -> None:
         """Send octets.
 

@@ -112,7 +112,7 @@ class ServerGroup:
                 task.cancel()
             await asyncio.wait(tasks)
             self._task = None
-        await asyncio.gather(*(server.pool.close() for server in self._servers))
+        await asyncio.gather(*(server.close() for server in self._servers))
 
     def candidates(self) -> tuple[Server, ...]:
         """The servers in the order in which the next message tries them."""

@@ -59,12 +59,17 @@ class Opener:
         options: The group's options.
         context: The TLS settings, None without TLS.
         hostname: What EHLO says.
+
+    Attributes:
+        endpoint: The server.
+        connections: Those that are open, or are just being closed.
     """
 
     def __init__(
         self, endpoint: Endpoint, options: BackendOptions, context: ssl.SSLContext | None, hostname: str
     ) -> None:
         self.endpoint = endpoint
+        self.connections: set[Connection] = set()
         self.timeouts = options.timeouts
         self._tls = options.tls
         self._context = context
@@ -116,6 +121,8 @@ class Opener:
 
     async def _greeted(self) -> Connection:
         connection = await self._connect()
+        self.connections.add(connection)
+        connection.lost.add_done_callback(lambda _: self.connections.discard(connection))
         try:
             greeting = (await connection.replies(1, self.timeouts.greeting))[0]
             if not greeting.is_positive:

@@ -203,22 +203,14 @@ class Pool:
             self._idle.remove(connection)
         self._leave()
 
-    def retire(self) -> list[Connection]:
-        """Say QUIT on the free connections and keep no more; returns them."""
+    def retire(self) -> None:
+        """Say QUIT on the free connections and keep no more."""
         self._closed = True
         for timer in (self._reaper, self._caller):
             if timer is not None:
                 timer.cancel()
-        idle, self._idle = self._idle, []
-        for connection in idle:
+        for connection in self._idle.copy():
             connection.quit()
-        return idle
-
-    async def close(self) -> None:
-        """The same, and wait a moment until they are closed."""
-        idle = self.retire()
-        if idle:
-            await asyncio.wait([connection.lost for connection in idle], timeout=3)
 
     def _leave(self) -> None:
         while self._waiters:

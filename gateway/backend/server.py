@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from gateway.backend.connection import BackendError, Connection
+from gateway.backend.connection import QUIT_GRACE, BackendError, Connection
 from gateway.backend.opening import Endpoint, Opener
 from gateway.backend.pool import Pool
 from gateway.config.backend import BackendOptions
@@ -97,3 +97,10 @@ class Server:
             self.pool.give_back(await self.pool.open())
         except BackendError:
             return  # ``failed`` has noted it
+
+    async def close(self) -> None:
+        """Close the free connections, and wait a moment until all that are leaving are gone."""
+        self.pool.retire()
+        leaving = [connection.lost for connection in self.opener.connections if connection.is_leaving]
+        if leaving:
+            await asyncio.wait(leaving, timeout=QUIT_GRACE + 1)

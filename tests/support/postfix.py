@@ -124,18 +124,19 @@ class Postfix:
         subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def stop(self) -> None:
-        """Kill it and all its processes."""
+        """Kill it and all its processes; they are gone on return."""
         pid_file = self.folder / "queue/pid/master.pid"
         try:
             master = int(pid_file.read_text())
-            descriptor = os.pidfd_open(master)
+            if os.getpgid(master) != master:
+                raise RuntimeError(f"process {master} leads no group of its own")
         except (FileNotFoundError, ProcessLookupError, ValueError):
             return
-        if os.getpgid(master) != master:
-            raise RuntimeError(f"process {master} leads no group of its own")
+        ends = _ends_of_group(master)
         os.killpg(master, signal.SIGKILL)
-        select.select([descriptor], [], [], 10)  # readable when it has ended
-        os.close(descriptor)
+        for end in ends:
+            select.select([end], [], [], 10)  # readable when the process has ended
+            os.close(end)
         pid_file.unlink(missing_ok=True)
 
     def queue_ids(self) -> set[str]:
@@ -217,3 +218,23 @@ class Postfix:
             options = "".join(f" -o {{ {key} = {value} }}" for key, value in service.items())
             lines.append(f"127.0.0.1:{self.ports[name]} inet n - n - - smtpd -o syslog_name={name}{options}\n")
         (etc / "master.cf").write_text("".join(lines))
+
+
+def _ends_of_group(group: int) -> list[int]:
+    """A descriptor for each process of a process group, readable when it has ended."""
+    ends: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                descriptor = os.pidfd_open(int(entry.name))
+            except (ProcessLookupError, OSError):
+                continue
+            try:
+                member = os.getpgid(int(entry.name)) == group
+            except ProcessLookupError:
+                member = False
+            if member:
+                ends.append(descriptor)
+            else:
+                os.close(descriptor)
+    return ends
