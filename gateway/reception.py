@@ -15,6 +15,7 @@ Each transaction leaves one record, and each connection that never came to one. 
 describes is sent.
 """
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -47,6 +48,9 @@ from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import MAX_REPLY_LINE, Reply
 from gateway.verdict import GO_ON, Action, Check, Finding, Stage, Verdict
+
+_UNSAFE: Final = re.compile(r'[()<>@;"\\]')
+"""What in a client's own words could pass for another part of a Received field, such as a comment (RFC 5322 3.2.2)."""
 
 _DIGITS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no letter that is taken for another
 
@@ -279,7 +283,8 @@ class Reception:
         protocol = session.protocol
         if any(parameter.keyword == "SMTPUTF8" for parameter in transaction.parameters):
             protocol = "UTF8" + protocol.removeprefix("E")  # RFC 6531 4.3: UTF8SMTP, UTF8SMTPS, UTF8SMTPSA
-        lines = [f"Received: from {session.helo_name} ({name or 'unknown'} {literal})"]
+        helo_name = _UNSAFE.sub("?", session.helo_name or "unknown")
+        lines = [f"Received: from {helo_name} ({name or 'unknown'} {literal})"]
         if session.tls is not None:
             lines.append(f"\t(using {session.tls.version} with cipher {session.tls.cipher} ({session.tls.bits} bits))")
         lines.append(f"\tby {self._hostname} (Lychgate) with {protocol} id {transaction.id}")

@@ -7,9 +7,16 @@ to.
 
 import asyncio
 import ipaddress
+import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
+
+# RFC 1123 2.1, with "_" because it occurs; not all digits and dots, which would look like an address. Postfix takes no
+# other names by XCLIENT either.
+_HOST_NAME: Final = re.compile(
+    r"(?![0-9.]*$)(?=.{1,255}$)(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*"
+)
 
 
 class Status(StrEnum):
@@ -83,6 +90,8 @@ class ClientName:
 async def client_name(resolver: Resolver, address: str) -> ClientName:
     """Look up the client's name: its PTR names, of which the first that has the address itself is taken (RFC 8601 3).
 
+    A name that is no host name does not count, because whoever owns the address writes into the DNS what they like.
+
     Args:
         resolver: Asks the DNS; at most one PTR question and five address questions.
         address: The client's IP address.
@@ -92,7 +101,7 @@ async def client_name(resolver: Resolver, address: str) -> ClientName:
     if pointers.status is not Status.FOUND:
         return ClientName(None, NameStatus.TEMPORARY if pointers.status.is_temporary else NameStatus.UNKNOWN)
     record_type = RecordType.AAAA if isinstance(ip, ipaddress.IPv6Address) else RecordType.A
-    names = pointers.records[:5]
+    names = [name for name in pointers.records[:5] if _HOST_NAME.fullmatch(name)]
     answers = await asyncio.gather(*(resolver.lookup(name, record_type) for name in names))
     for name, answer in zip(names, answers, strict=True):
         if any(ipaddress.ip_address(record) == ip for record in answer.records):

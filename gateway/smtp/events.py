@@ -14,7 +14,7 @@ from gateway.smtp.reply import Reply
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """HELO or EHLO; awaits a reply. A positive one ends a transaction that was open (RFC 5321 4.1.4).
+    """HELO or EHLO; awaits a reply. A transaction that was open is over (RFC 5321 4.1.4), even if it is refused.
 
     Attributes:
         name: The client's argument, printable US-ASCII without spaces.

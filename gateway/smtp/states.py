@@ -125,6 +125,7 @@ _ONLY_QUIT: Final[Row] = {
 } | {Command.QUIT: Transition(State.CLOSED, State.CLOSED, State.CLOSED)}
 
 _OVER: Final = Transition(State.READY, State.READY, State.READY)
+"""The transaction ends whatever the reply says: the message's end; HELO and EHLO, which a policy may refuse."""
 
 TABLE: Final[Mapping[State, Row]] = {
     State.START: {},
@@ -160,8 +161,8 @@ TABLE: Final[Mapping[State, Row]] = {
     State.MAIL: _row(
         State.MAIL,
         {
-            Command.HELO: State.READY,
-            Command.EHLO: State.READY,
+            Command.HELO: _OVER,
+            Command.EHLO: _OVER,
             Command.RSET: State.READY,
             Command.MAIL: reply.NESTED_MAIL,
             Command.RCPT: Transition(State.RCPT, refused=State.NO_RECIPIENT, intermediate=State.NO_RECIPIENT),
@@ -174,8 +175,8 @@ TABLE: Final[Mapping[State, Row]] = {
     State.NO_RECIPIENT: _row(
         State.NO_RECIPIENT,
         {
-            Command.HELO: State.READY,
-            Command.EHLO: State.READY,
+            Command.HELO: _OVER,
+            Command.EHLO: _OVER,
             Command.RSET: State.READY,
             Command.MAIL: reply.NESTED_MAIL,
             Command.RCPT: State.RCPT,
@@ -188,8 +189,8 @@ TABLE: Final[Mapping[State, Row]] = {
     State.RCPT: _row(
         State.RCPT,
         {
-            Command.HELO: State.READY,
-            Command.EHLO: State.READY,
+            Command.HELO: _OVER,
+            Command.EHLO: _OVER,
             Command.RSET: State.READY,
             Command.MAIL: reply.NESTED_MAIL,
             Command.RCPT: State.RCPT,
@@ -207,8 +208,8 @@ TABLE: Final[Mapping[State, Row]] = {
     State.BDAT: _row(
         State.BDAT,
         {
-            Command.HELO: State.READY,
-            Command.EHLO: State.READY,
+            Command.HELO: _OVER,
+            Command.EHLO: _OVER,
             Command.RSET: State.READY,
             Command.MAIL: reply.NESTED_MAIL,
             Command.RCPT: reply.BDAT_PENDING,
@@ -221,8 +222,8 @@ TABLE: Final[Mapping[State, Row]] = {
     State.VOID: _row(
         State.VOID,
         {
-            Command.HELO: State.READY,
-            Command.EHLO: State.READY,
+            Command.HELO: _OVER,
+            Command.EHLO: _OVER,
             Command.RSET: State.READY,
             Command.MAIL: reply.NESTED_MAIL,
             Command.RCPT: reply.BAD_SEQUENCE,

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.adapters.dns import FAILURE_TTL, MAX_NEGATIVE_TTL, DnsResolver, parse_server
-from gateway.resolver import Answer, NameStatus, RecordType, Status, client_name
+from gateway.adapters.zone import ZoneResolver
+from gateway.resolver import Answer, ClientName, NameStatus, RecordType, Status, client_name
 from tests.support.dns_server import DnsServer, Zone
 
 ZONE: Zone = {
@@ -254,6 +255,16 @@ async def test_client_names_are_confirmed() -> None:
         assert (await client_name(resolver, "192.0.2.1")).name == "example.com"
         assert (await client_name(resolver, "192.0.2.3")).status is NameStatus.UNKNOWN
         assert (await client_name(resolver, "192.0.2.9")).status is NameStatus.TEMPORARY
+
+
+@pytest.mark.parametrize(
+    "name", ["1.2.3.4", "x(mail.bank.example", "a/b.example", "-a.example", "a-.example", "a" * 64 + ".example"]
+)
+async def test_a_client_name_that_is_no_host_name_is_none(name: str) -> None:
+    """What a client's owner wrote into the DNS is not taken for a name where it is none, though it is confirmed."""
+    forward = f"{name}." if name == "1.2.3.4" else name  # a key that is an address stands for its reverse name
+    resolver = ZoneResolver({"192.0.2.1": {"PTR": name}, forward: {"A": "192.0.2.1"}})
+    assert await client_name(resolver, "192.0.2.1") == ClientName(None, NameStatus.UNKNOWN)
 
 
 @pytest.mark.parametrize(
