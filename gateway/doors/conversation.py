@@ -103,6 +103,7 @@ class Conversation(asyncio.Protocol):
         "_delivery",
         "_door",
         "_draining",
+        "_enciphered",
         "_ended",
         "_engine",
         "_expired",
@@ -141,6 +142,7 @@ class Conversation(asyncio.Protocol):
         self._writable = True
         self._turn = 0  # events since others had their turn
         self._waiter: asyncio.Future[None] | None = None
+        self._enciphered: list[bytes] | None = None  # what came before the handshake, of implicit TLS
         self._deciphered: list[bytes] | None = None  # what came while the handshake is awaited
         self._spool: Spool | None = None
         self._delivery: Delivery | None = None
@@ -160,10 +162,14 @@ class Conversation(asyncio.Protocol):
             self.client_address = str(peer[0]) if peer else "0.0.0.0"
         if self._door.implicit_tls:
             self._transport.pause_reading()
+            self._enciphered = []  # uvloop reads all the same until the handshake is begun
         refusal = self._door.admit(self)
         self.task = asyncio.get_running_loop().create_task(self._run(refusal))
 
     def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio.Protocol
+        if self._enciphered is not None:
+            self._enciphered.append(data)
+            return
         if self._deciphered is not None:
             self._deciphered.append(data)
             return
@@ -477,6 +483,18 @@ class Conversation(asyncio.Protocol):
         self._engine.tls_started()
         self._take(deciphered)
 
+    def _hand_over(self, enciphered: list[bytes]) -> None:
+        """Give the TLS layer what came before it stood."""
+        layer = cast("asyncio.BufferedProtocol", self._transport.get_protocol())
+        for data in enciphered:
+            view = memoryview(data)
+            while view:
+                buffer = memoryview(layer.get_buffer(len(view)))
+                count = min(len(buffer), len(view))
+                buffer[:count] = view[:count]
+                layer.buffer_updated(count)
+                view = view[count:]
+
     def _take(self, deciphered: list[bytes]) -> None:
         for data in deciphered:
             self.data_received(data)
@@ -494,7 +512,11 @@ class Conversation(asyncio.Protocol):
         certificate = self._door.certificate
         assert certificate is not None  # noqa: S101 - a listener with TLS has one
         loop = asyncio.get_running_loop()
-        deciphered = self._deciphered = []
+        deciphered: list[bytes] = []
+        self._deciphered = deciphered
+        if self._enciphered:  # behind the two calls by which start_tls puts itself between the transport and this
+            loop.call_soon(loop.call_soon, self._hand_over, self._enciphered)
+        self._enciphered = None
         try:
             transport = await loop.start_tls(
                 self._transport,

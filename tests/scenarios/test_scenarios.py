@@ -20,7 +20,9 @@ async def test_the_door_does_what_the_scenario_says(scenario: Scenario, tmp_path
     expected = scenario.document.get("records")
     if expected is not None:
         found = [summary(record) for record in outcomes.records]
-        assert [part(want, got) for want, got in zip(expected, found, strict=False)] + found[len(expected) :] == expected
+        assert [part(want, got) for want, got in zip(expected, found, strict=False)] + found[
+            len(expected) :
+        ] == expected
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,21 @@ A file of ``tests/scenarios`` holds one YAML document for each scenario:
 ``zone``        the DNS (``gateway.adapters.zone``)
 ``clock``       the time, ``2026-01-01T12:00:00Z`` unless given
 ``files``       names and contents of files beside the configuration
-``backends``    the servers behind the gateway, ``{backend: {}}`` unless given. ``says`` gives replies by the beginning of the
-                command (``end`` is the end of data; ``hang up`` closes), ``offers`` what EHLO offers, ``up: false`` refuses
-                connections; every other key is the configuration's
+``backends``    the servers behind the gateway, ``{backend: {}}`` unless given. ``says`` gives replies by the beginning
+                of the command (``end`` is the end of data; ``hang up`` closes), ``offers`` what EHLO offers,
+                ``up: false`` refuses connections; every other key is the configuration's
 ``client``      the client's address, ``192.0.2.1`` unless given
-``session``     the conversation; or ``sessions``, a list of mappings with ``client``, ``listener`` (its number) and ``session``
-``backend``     what the backends received of each transaction, in order: commands, and messages as text of several lines
+``session``     the conversation; or ``sessions``, a list of mappings with ``client``, ``listener`` (its number) and
+                ``session``
+``backend``     what the backends received, in order: commands, and messages as text of several lines
 ``records``     what the decision records say: the keys that are given are compared (see ``summary``)
-``explain``     true: ``explain`` is asked about the same envelope, and must come to the same replies and the same record
+``explain``     true: ``explain`` is asked about the same envelope, and must come to the same replies and record
 
-A conversation is lines ``C: command`` and ``S: reply``. It is compared as a whole; references are written ``ID``. What the client
-sends without reading in between leaves in one write. Between angle brackets stand things that are no line:
-``C: <close>`` the client closes, ``C: <end>`` it sends nothing more, ``C: <octets "...">`` octets as Python writes them, without a
-line end, ``C: <lines N>`` so many lines of 80 octets, ``C: <tls>`` the handshake, ``C: <clock TIME>`` the time is another,
-``S: <close>`` the server closes.
+A conversation is lines ``C: command`` and ``S: reply``. It is compared as a whole; references are written ``ID``. What
+the client sends without reading in between leaves in one write. In angle brackets stand things that are no line:
+``C: <close>`` the client closes, ``C: <end>`` it sends nothing more, ``C: <octets "...">`` octets as Python writes
+them, without a line end, ``C: <lines N>`` so many lines of 80 octets, ``C: <tls>`` the handshake, ``C: <clock TIME>``
+the time is another, ``S: <close>`` the server closes.
 
 The conversation goes through the SMTP door of a worker, on loopback. The client's address comes by the PROXY protocol.
 """
@@ -37,7 +38,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, cast
 
 import trustme
 from ruamel.yaml import YAML
@@ -278,7 +279,8 @@ class Scenario:
     """One document of a file."""
 
     KEYS: ClassVar = {
-        "holds", "config", "zone", "clock", "files", "backends", "client", "session", "sessions", "backend", "records", "explain",
+        "holds", "config", "zone", "clock", "files", "backends", "client", "session", "sessions", "backend", "records",
+        "explain",
     }  # fmt: skip
 
     def __init__(self, name: str, document: Mapping[str, Any]) -> None:
@@ -345,7 +347,7 @@ class Scenario:
 
     async def explain(self, folder: Path) -> Explanation:
         """Ask ``explain`` about the envelope of its first session."""
-        config = self.config(folder, {name: _NOWHERE for name in self.document.get("backends", {"backend": {}})})
+        config = self.config(folder, dict.fromkeys(self.document.get("backends", {"backend": {}}), _NOWHERE))
         session = self.sessions[0]
         text = session["session"]
         helo = re.search(r"^C: (?:EHLO|HELO) (.*)$", text, re.MULTILINE)
@@ -382,17 +384,14 @@ def scenarios(folder: Path) -> list[Scenario]:
 def summary(record: DecisionRecord) -> dict[str, Any]:
     """A record as scenarios compare it: as it is, but for these, which become lines of text.
 
-    ``decision`` is ``RESULT by POLICY: OUTCOME at STAGE``, a recipient ``ADDRESS VERDICT by POLICY: REPLY``, a check ``POLICY at STAGE
-    for RECIPIENT: OUTCOME -> ACTION``, a backend ``GROUP: REPLY``.
+    ``decision`` is ``RESULT by POLICY: OUTCOME at STAGE``, a recipient ``ADDRESS VERDICT by POLICY: REPLY``, a check
+    ``POLICY at STAGE for RECIPIENT: OUTCOME -> ACTION``, a backend ``GROUP: REPLY``.
     """
     decision = record.decision
     backend = record.backend
     made: dict[str, Any] = json.loads(_ID.sub("ID", encode(record).decode()))
     made["decision"] = (
-        decision.result
-        + _if(" by {}", decision.policy)
-        + _if(": {}", decision.outcome)
-        + _if(" at {}", decision.stage)
+        decision.result + _if(" by {}", decision.policy) + _if(": {}", decision.outcome) + _if(" at {}", decision.stage)
     )
     made["recipients"] = [
         f"{each['address']} {each['verdict']}" + _if(" by {}", each["decided_by"]) + _if(": {}", _words(each["reply"]))
@@ -411,7 +410,7 @@ def _if(text: str, value: object) -> str:
 def _words(reply: Mapping[str, Any] | None) -> str | None:
     if reply is None:
         return None
-    return f"{reply['code']} " + (f"{reply['enhanced']} " if reply["enhanced"] else "") + reply["text"]
+    return f"{reply['code']} {_if('{} ', reply['enhanced'])}{reply['text']}"
 
 
 def _check(check: Mapping[str, Any]) -> str:
@@ -444,15 +443,16 @@ def _listening(host: str) -> socket.socket:
     listening = socket.socket()
     listening.bind((host, 0))
     listening.listen()
-    listening.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    listening.setblocking(False)
     return listening
 
 
 async def _ended(worker: Worker) -> None:
     """Wait until no session is left, so that its record is written."""
-    never = asyncio.get_running_loop().create_future()
+    never = asyncio.create_task(asyncio.Event().wait())
     for door in worker.doors:
-        await door.empty(never, _WITHIN)
+        await door.empty(cast("asyncio.Task[None]", never), _WITHIN)
+    never.cancel()
 
 
 class _Talk:
