@@ -51,6 +51,7 @@ class Sink:
         self.messages: list[Kept] = []
         self.port = free_port()
         self._changed = threading.Condition()
+        self._stopped = False
         options: dict[str, Any] = (
             {"authenticator": _authenticate, "auth_require_tls": False, "auth_exclude_mechanism": ["LOGIN"]}
             if auth
@@ -73,7 +74,13 @@ class Sink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._controller.stop()
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop listening and close the connections. Can be called again."""
+        if not self._stopped:
+            self._stopped = True
+            self._controller.stop()
 
     def until(self, count: int) -> list[Kept]:
         """Wait until so many messages were accepted."""

@@ -93,11 +93,14 @@ class Wire:
         host, port = self._socket.getsockname()[:2]
         return str(host), int(port)
 
-    def start_tls(self, context: ssl.SSLContext, name: str = "localhost") -> ssl.SSLSocket:
+    def start_tls(self, context: ssl.SSLContext, name: str = "localhost") -> None:
         """Do the handshake."""
-        wrapped = context.wrap_socket(self._socket, server_hostname=name)
-        self._socket = wrapped
-        return wrapped
+        self._socket = context.wrap_socket(self._socket, server_hostname=name)
+
+    def peer_certificate(self) -> bytes:
+        """The server's certificate, under TLS."""
+        assert isinstance(self._socket, ssl.SSLSocket)
+        return self._socket.getpeercert(binary_form=True) or b""
 
     def send(self, *pieces: bytes) -> None:
         """Send octets, each piece in a packet of its own."""
@@ -120,6 +123,15 @@ class Wire:
     def replies(self, count: int) -> list[Answer]:
         """The next replies."""
         return [self.reply() for _ in range(count)]
+
+    def rest(self) -> list[Answer]:
+        """The replies that come until the server closes the connection."""
+        answers: list[Answer] = []
+        try:
+            while True:
+                answers.append(self.reply())
+        except ClosedError:
+            return answers
 
     def command(self, line: str | bytes) -> Answer:
         """Send a command and read its reply."""
