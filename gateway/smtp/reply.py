@@ -210,5 +210,7 @@ BACKEND_UNAVAILABLE: Final = Reply(
 )
 BACKEND_UNKNOWN: Final = Reply(451, "4.4.2", "The mail server behind this gateway gave no answer, try again later")
 BACKEND_LACKS_EXTENSION: Final = Reply(451, "4.3.3", "The mail server behind this gateway cannot take this now")
+BACKEND_FAULTS: Final = frozenset({BACKEND_UNAVAILABLE, BACKEND_UNKNOWN, BACKEND_LACKS_EXTENSION})
+"""What the gateway says in the backend's place; everything else that comes from there is the backend's own reply."""
 ACCEPTED: Final = Reply(250, "2.0.0", "Message accepted")
 """End-of-data reply where no backend's own exists: a discarded message."""
