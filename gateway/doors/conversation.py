@@ -176,7 +176,7 @@ class Conversation(asyncio.Protocol):
         self._engine.receive_data(data)
         if self._waiter is not None and self._writable:
             self._wake()
-        elif self._engine.buffered > READ_AHEAD and not self._buffering:
+        if self._engine.buffered > READ_AHEAD and not self._buffering:  # uvloop may read 32 times before the task runs
             self._buffering = True
             self._transport.pause_reading()
 
