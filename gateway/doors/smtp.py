@@ -120,6 +120,7 @@ class SmtpDoor:
         self._proxying = 0
         self._accepting: list[asyncio.Task[None]] = []
         self._draining = False
+        self._reachable = [groups[name] for name in _reachable(config, listener) if name in groups]
         self._extensions_of: tuple[object, ...] | None = None
         self._extensions: frozenset[str] = frozenset()
 
@@ -230,8 +231,8 @@ class SmtpDoor:
         return self._config.default_backend or next(iter(self._groups))
 
     def extensions(self) -> frozenset[str]:
-        """What EHLO offers besides the engine's own: end-to-end extensions only where every backend has them."""
-        known = tuple(group.capabilities for group in self._groups.values())
+        """What EHLO offers besides the engine's own: what is end-to-end where all its backends have it."""
+        known = tuple(group.capabilities for group in self._reachable)
         if known != self._extensions_of:
             offered = END_TO_END
             for capabilities in known:
@@ -367,3 +368,13 @@ def engine_options(config: Config, listener: Listener) -> ServerOptions:
         bare_newlines=BareNewlines(listener.bare_newlines),
         nul=NulOctets(listener.nul),
     )
+
+
+def _reachable(config: Config, listener: Listener) -> list[str]:
+    """The names of the backends that may get mail of a listener's clients."""
+    auth = listener.auth
+    names = set() if auth is None else {auth.backend}
+    if auth is None or not auth.required:
+        first = next(iter(config.backends), None)
+        names |= {domain.backend for domain in config.domains.values()} | {config.default_backend or first}
+    return sorted(name for name in names if name is not None)
