@@ -11,6 +11,8 @@ import socket
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import structlog
@@ -328,7 +330,7 @@ class SmtpDoor:
                 connection.close()
                 continue
             self._proxying += 1
-            self._own(self._proxied(connection))
+            self._own(self._proxied(connection)).add_done_callback(partial(self._proxied_ended, connection))
 
     async def _proxied(self, connection: socket.socket) -> None:
         """Read the PROXY header where the peer is trusted to send one, then begin the conversation."""
@@ -345,11 +347,14 @@ class SmtpDoor:
         except (ProxyError, OSError, TimeoutError) as error:
             log.warning("no PROXY header from a trusted peer", listener=self.name, error=str(error) or "timeout")
             connection.close()
-        except asyncio.CancelledError:
+
+    def _proxied_ended(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        """Also of a task that was cancelled before it began."""
+        self._proxying -= 1
+        if task.cancelled():
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)  # uvloop may still refer to the socket: then close says nothing
             connection.close()
-            raise
-        finally:
-            self._proxying -= 1
 
 
 def engine_options(config: Config, listener: Listener) -> ServerOptions:

@@ -1,0 +1,122 @@
+"""The door: who is let in, and what is remembered of clients."""
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway.adapters.zone import ZoneResolver
+from gateway.resolver import Answer, RecordType
+from tests.support.serving import Site, serving
+
+TRUSTED = {"listeners": [{"smtp": "127.0.0.1:0", "proxy_protocol": {"trusted": ["127.0.0.0/8"]}}]}
+FOREIGN = {"listeners": [{"smtp": "127.0.0.1:0", "proxy_protocol": {"trusted": ["198.51.100.0/24"]}}]}
+
+
+class Counting(ZoneResolver):
+    """Counts the questions."""
+
+    def __init__(self) -> None:
+        super().__init__({"127.0.0.1": {"PTR": ["localhost"]}, "localhost": {"A": ["127.0.0.1"]}})
+        self.asked: list[str] = []
+
+    async def lookup(self, name: str, record_type: RecordType) -> Answer:
+        self.asked.append(name)
+        return await super().lookup(name, record_type)
+
+
+async def test_a_clients_name_is_asked_for_once_and_remembered(tmp_path: Path) -> None:
+    """The second connection knows it from the start."""
+    resolver = Counting()
+    async with serving(tmp_path, resolver=resolver) as site:
+        for _ in range(2):
+            async with site.client() as client:
+                while site.door._naming:  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0)
+                assert (await client.say("QUIT")).startswith("221")
+            await site.empty()
+    assert [record.client.name for record in site.records] == ["localhost", "localhost"]
+    assert resolver.asked == ["1.0.0.127.in-addr.arpa", "localhost"]
+
+
+async def test_without_client_names_nothing_is_asked(tmp_path: Path) -> None:
+    """``dns: {client_names: false}`` spares the questions."""
+    resolver = Counting()
+    async with serving(tmp_path, {"dns": {"client_names": False}}, resolver=resolver) as site:
+        async with site.client() as client:
+            await client.begin()
+        await site.empty()
+    assert resolver.asked == []
+    assert site.records[0].client.name is None
+
+
+async def test_a_trusted_peer_without_a_header_is_closed_with_a_log_line(tmp_path: Path) -> None:
+    """It must say who the client is: nothing is answered, no record is left."""
+    async with serving(tmp_path, TRUSTED) as site, site.client(greeting=None) as client:
+        with capture_logs() as logs, suppress(ConnectionResetError):
+            client.writer.write(b"EHLO client.example.org\r\n")
+            assert await client.reply() == ""
+    assert [line["event"] for line in logs if line["log_level"] == "warning"] == ["no PROXY header from a trusted peer"]
+    assert site.records == []
+
+
+async def test_a_trusted_peer_that_says_nothing_is_closed_in_time(tmp_path: Path) -> None:
+    """The wait for the header has its own limit."""
+    async with serving(tmp_path, TRUSTED | {"timeouts": {"proxy": "100ms"}}) as site:
+        async with site.client(greeting=None) as client:
+            assert await client.reply() == ""
+        assert site.door._proxying == 0
+
+
+async def test_a_shutdown_does_not_wait_for_headers(tmp_path: Path) -> None:
+    """A connection whose header is awaited is closed with the door."""
+    config = TRUSTED | {"timeouts": {"proxy": "1h"}}
+    async with serving(tmp_path, config) as site, site.client(greeting=None) as client:
+        while not site.door._proxying:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0)
+        await site.door.drain(0.0)
+        assert await client.reply() == ""
+
+
+async def test_other_peers_are_served_as_they_are(tmp_path: Path) -> None:
+    """Whoever is not trusted is the client itself, and can't claim to be another."""
+    async with serving(tmp_path, FOREIGN) as site:
+        async with site.client() as client:
+            assert (await client.say("PROXY TCP4 192.0.2.1 198.51.100.25 40000 25")).startswith("500")
+            await client.begin()
+        await site.empty()
+    assert site.records[0].client.address == "127.0.0.1"
+
+
+async def test_a_health_check_is_served_as_the_load_balancer(tmp_path: Path) -> None:
+    """UNKNOWN names nobody else."""
+    async with serving(tmp_path, TRUSTED) as site:
+        async with site.client(greeting=None) as client:
+            client.writer.write(b"PROXY UNKNOWN\r\n")
+            assert (await client.reply()).startswith("220 ")
+        await site.empty()
+    assert site.records[0].client.address == "127.0.0.1"
+
+
+@pytest.mark.parametrize("limit", ["connections", "connections_per_client"])
+async def test_one_connection_too_many_is_told_to_come_again(tmp_path: Path, limit: str) -> None:
+    """421 with a record, and room again once one has ended; behind a proxy the client counts, not the proxy."""
+    async with serving(tmp_path, TRUSTED | {"limits": {limit: 1}}) as site:
+        async with site.client(greeting=None) as first:
+            first.writer.write(b"PROXY TCP4 192.0.2.1 198.51.100.25 40000 25\r\n")
+            assert (await first.reply()).startswith("220 ")
+            await _greeted(site, "192.0.2.1", "421 4.7.0 Too many connections")
+            await _greeted(site, "192.0.2.2", "421 4.7.0" if limit == "connections" else "220 ")
+        await site.empty()
+        await _greeted(site, "192.0.2.1", "220 ")
+    assert ("disconnected", "too_many_connections") in [
+        (record.decision.result, record.decision.outcome) for record in site.records
+    ]
+
+
+async def _greeted(site: Site, address: str, greeting: str) -> None:
+    async with site.client(greeting=None) as client:
+        client.writer.write(f"PROXY TCP4 {address} 198.51.100.25 40000 25\r\n".encode())
+        assert (await client.reply()).startswith(greeting)

@@ -1,0 +1,129 @@
+"""The spool gives back the octets that it was given, wherever it keeps them."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.spool import BLOCK, Spool
+
+OCTETS = st.binary(max_size=200) | st.lists(
+    st.sampled_from([b"\r\n", b"\r", b"\n", b"Subject: x", b"a", b" folded"]), max_size=20
+).map(b"".join)
+MEMORY = st.sampled_from([0, 1, 7, 100, 10_000])
+
+
+def cut(octets: bytes, places: list[int]) -> list[bytes]:
+    """The octets in pieces."""
+    ends = sorted({min(place, len(octets)) for place in places})
+    return [octets[start:end] for start, end in zip([0, *ends], [*ends, len(octets)], strict=True)]
+
+
+async def written(octets: bytes, pieces: list[bytes], memory: int) -> Spool:
+    """A spool that has them."""
+    spool = Spool(memory, None)
+    for piece in pieces:
+        await spool.write(piece)
+    assert spool.size == len(octets)
+    return spool
+
+
+async def read(spool: Spool) -> bytes:
+    """All that it has."""
+    return b"".join([chunk async for chunk in spool.chunks()])
+
+
+@given(octets=OCTETS, places=st.lists(st.integers(0, 200), max_size=6), memory=MEMORY)
+def test_any_octets_in_any_pieces_come_back(octets: bytes, places: list[int], memory: int) -> None:
+    """In memory and on disk, as often as they are read; the header and the last line's end are those of the whole."""
+
+    async def run() -> None:
+        spool = await written(octets, cut(octets, places), memory)
+        try:
+            assert await read(spool) == octets
+            assert await read(spool) == octets
+            header, end, _ = (b"\r\n" + octets).partition(b"\r\n\r\n")
+            assert spool.header == (header + end[:2])[2:]
+            assert spool.ends_with_newline == (octets == b"" or octets.endswith(b"\r\n"))
+        finally:
+            spool.close()
+
+    asyncio.run(run())
+
+
+async def test_more_than_a_block_is_read_in_blocks(tmp_path: Path) -> None:
+    """A large message goes through the file; what waits in memory is bounded."""
+    spool = Spool(1000, tmp_path)
+    piece = bytes(range(256)) * 300
+    for _ in range(20):
+        await spool.write(piece)
+        assert spool._waiting <= BLOCK + len(piece)
+    chunks = [chunk async for chunk in spool.chunks()]
+    assert b"".join(chunks) == piece * 20
+    assert max(map(len, chunks)) == BLOCK
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - it has no name; pathlib is for synchronous code
+    spool.close()
+
+
+async def test_without_unnamed_files_a_named_one_is_unlinked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without O_TMPFILE works as well, and leaves nothing behind."""
+    monkeypatch.delattr(os, "O_TMPFILE")
+    spool = Spool(0, tmp_path)
+    await spool.write(b"Subject: x\r\n")
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - as above
+    assert await read(spool) == b"Subject: x\r\n"
+    spool.close()
+
+
+async def test_a_missing_folder_is_an_oserror(tmp_path: Path) -> None:
+    """What can't be kept is told to the caller, who answers 452."""
+    spool = Spool(0, tmp_path / "missing")
+    with pytest.raises(FileNotFoundError):
+        await spool.write(b"x")
+    spool.close()
+
+
+async def test_a_closed_spool_lets_a_write_under_way_finish_in_its_own_file(tmp_path: Path) -> None:
+    """A thread that still writes keeps the descriptor: its number can't be another file's meanwhile."""
+    spool = Spool(0, tmp_path)
+    await spool.write(b"x")
+    file = spool._file
+    assert file is not None
+    spool.close()
+    other = os.open(tmp_path / "other", os.O_CREAT | os.O_RDWR)
+    file.write([b"late"])
+    assert os.read(other, 10) == b""
+    os.close(other)
+    descriptor = file._descriptor
+    del file
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+def test_a_full_disk_is_an_oserror(tmp_path: Path) -> None:
+    """With no room for more, the write that does not fit raises; it does not pass for done."""
+    code = f"""
+import asyncio, resource, signal
+from pathlib import Path
+from gateway.spool import Spool
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+async def run():
+    spool = Spool(10, Path({str(tmp_path)!r}))
+    try:
+        for _ in range(100):
+            await spool.write(b"x" * 10_000)
+    except OSError as error:
+        print(type(error).__name__, error.errno)
+    spool.close()
+
+asyncio.run(run())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "OSError 27\n"  # EFBIG
