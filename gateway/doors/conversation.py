@@ -514,17 +514,23 @@ class Conversation(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         deciphered: list[bytes] = []
         self._deciphered = deciphered
-        if self._enciphered:  # behind the two calls by which start_tls puts itself between the transport and this
-            loop.call_soon(loop.call_soon, self._hand_over, self._enciphered)
-        self._enciphered = None
-        try:
-            transport = await loop.start_tls(
+        handshake = loop.create_task(
+            loop.start_tls(
                 self._transport,
                 self,
                 certificate.context,
                 server_side=True,
                 ssl_handshake_timeout=self._door.timeouts.tls_handshake,
             )
+        )
+        try:
+            if self._enciphered is not None:
+                # start_tls stops the reading and puts two calls in line, by which it stands between the transport and
+                # this and reads again; what came before goes right behind them, ahead of what is read then.
+                await asyncio.sleep(0)
+                loop.call_soon(self._hand_over, self._enciphered)
+                self._enciphered = None
+            transport = await handshake
         except OSError as error:  # ssl.SSLError and TimeoutError, too
             reason = str(error) or type(error).__name__
             log.info("TLS handshake failed", session=self._session.id, client=self.client_address, error=reason)
@@ -532,6 +538,7 @@ class Conversation(asyncio.Protocol):
             raise _EndError from None
         finally:
             self._deciphered = None
+            handshake.cancel()  # where the wait for it was cut off
         assert transport is not None  # noqa: S101 - what start_tls returns
         self._transport = transport
         self._buffering = False
