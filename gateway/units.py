@@ -111,7 +111,8 @@ class Rate:
         return cls(int(match[1]), int(match[2] or 1) * _SECONDS[match[3]])
 
     def __str__(self) -> str:
-        return f"{self.count}/{format_duration(self.period).removeprefix('1')}"
+        period = format_duration(self.period)
+        return f"{self.count}/{re.sub('^1(?=[a-z])', '', period)}"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -1,0 +1,86 @@
+"""Durations, sizes and rates as people write them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from gateway.units import Duration, Rate, Size, format_duration, format_size, parse_duration, parse_size
+
+
+class Model(BaseModel):
+    """Uses every unit."""
+
+    wait: Duration = 0.0
+    limit: Size = 0
+    rate: Rate = Rate(1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("500ms", 0.5), ("5s", 5), ("10m", 600), ("10min", 600), ("1h30m", 5400), ("30d", 2_592_000), ("1.5h", 5400)],
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    """Each unit, and several in a row."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", 5, "5 s", "-5s", "s", "5y", True, None, "\u0665s", "5s "])
+def test_what_is_no_duration_is_told(text: object) -> None:
+    """A number without a unit is none, but for nought."""
+    with pytest.raises(ValueError, match="not a duration"):
+        parse_duration(text)
+    assert parse_duration(0) == 0
+
+
+@given(st.integers(0, 10**9))
+def test_durations_round_trip(milliseconds: int) -> None:
+    """What is written is read back."""
+    assert round(parse_duration(format_duration(milliseconds / 1000)) * 1000) == milliseconds
+
+
+@pytest.mark.parametrize(
+    ("text", "octets"),
+    [("512", 512), (512, 512), ("64KB", 64_000), ("64kB", 64_000), ("1.5MB", 1_500_000), ("10 MiB", 10_485_760)],
+)
+def test_sizes_are_read(text: object, octets: int) -> None:
+    """Decimal and binary units, and plain octets."""
+    assert parse_size(text) == octets
+
+
+@pytest.mark.parametrize("text", ["", "-1", -1, "1TB", "MB", True, 1.5, None, "1e3"])
+def test_what_is_no_size_is_told(text: object) -> None:
+    """The text names what a size looks like."""
+    with pytest.raises(ValueError, match="not a size"):
+        parse_size(text)
+
+
+@given(st.integers(0, 10**13))
+def test_sizes_round_trip(octets: int) -> None:
+    """What is written is read back."""
+    assert parse_size(format_size(octets)) == octets
+
+
+@given(st.integers(1, 10**6), st.integers(1, 1000), st.sampled_from(["s", "m", "h", "d"]))
+def test_rates_round_trip(count: int, number: int, unit: str) -> None:
+    """A rate is a count and a period; a period of one unit is written without the number."""
+    rate = Rate.parse(f"{count}/{number}{unit}")
+    assert Rate.parse(str(rate)) == rate
+    assert str(Rate.parse(f"{count}/h")) == f"{count}/h"
+
+
+@pytest.mark.parametrize("text", ["0/h", "5/0s", "5", "5/", "/h", "5/y", 5])
+def test_what_is_no_rate_is_told(text: object) -> None:
+    """Nothing in no time is no rate."""
+    with pytest.raises(ValueError, match="not a rate"):
+        Rate.parse(text)
+
+
+def test_models_take_them_and_schemas_show_how_they_are_written() -> None:
+    """Options hold seconds and octets, and write rates as text."""
+    model = Model.model_validate({"wait": "5s", "limit": "1KB", "rate": "10/5m"})
+    assert (model.wait, model.limit, model.rate) == (5.0, 1000, Rate(10, 300.0))
+    assert model.model_dump(mode="json")["rate"] == "10/5m"
+    assert set(Model.model_json_schema()["properties"]) == {"wait", "limit", "rate"}
+    with pytest.raises(ValidationError, match="not a rate"):
+        Model.model_validate({"rate": "soon"})
