@@ -15,8 +15,8 @@ Each transaction leaves one record, and each connection that never came to one. 
 describes is sent.
 """
 
+import random
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -64,7 +64,7 @@ RESULTS: Final[dict[Action, Result]] = {
 
 def new_id(now: float) -> str:
     """An id of 14 characters: sorts by time (9 for milliseconds), unique by 25 random bits in the millisecond."""
-    number = (int(now * 1000) << 25) | secrets.randbits(25)
+    number = (int(now * 1000) << 25) | random.getrandbits(25)  # unique, no secret
     digits = [_DIGITS[(number >> shift) & 31] for shift in range(65, -1, -5)]
     return "".join(digits)
 
@@ -101,6 +101,7 @@ class Reception:
         "_after_data",
         "_anew",
         "_backend",
+        "_client",
         "_clock",
         "_delay",
         "_discarded",
@@ -146,6 +147,7 @@ class Reception:
         self._single_recipient = single_recipient
         self._sink = sink
         self._clock = clock
+        self._client = str(session.client_address)
         self._hostname = hostname
         self._delay = delay_reject
         self._held: list[Ruling] = []
@@ -275,11 +277,7 @@ class Reception:
         transaction = self._open()
         session = self.session
         name = session.client_name.name if session.client_name is not None else None
-        literal = (
-            f"[IPv6:{session.client_address}]"
-            if isinstance(session.client_address, IPv6Address)
-            else f"[{session.client_address}]"
-        )
+        literal = f"[IPv6:{self._client}]" if isinstance(session.client_address, IPv6Address) else f"[{self._client}]"
         protocol = session.protocol
         if any(parameter.keyword == "SMTPUTF8" for parameter in transaction.parameters):
             protocol = "UTF8" + protocol.removeprefix("E")  # RFC 6531 4.3: UTF8SMTP, UTF8SMTPS, UTF8SMTPSA
@@ -344,7 +342,8 @@ class Reception:
             self.finish(result, decided, last, backend)
         session = self.session
         checks: list[Check] = []
-        await self.chain.run(Stage.CLOSE, self.chain.common, Seen(session), (session,), checks)
+        if Stage.CLOSE in self.chain.common.steps:
+            await self.chain.run(Stage.CLOSE, self.chain.common, Seen(session), (session,), checks)
         if not self._written or (by_policy and verdict is not self._recorded):
             session.checks += checks
             result = "none" if verdict is None else RESULTS[verdict.action]
@@ -360,9 +359,9 @@ class Reception:
     async def _early_stage(
         self, stage: Stage, seen: Seen, arguments: tuple[object, ...], checks: list[Check]
     ) -> Verdict:
-        if self._held and self._refusal_stands():
-            return GO_ON
         chain = self.chain
+        if stage not in chain.common.steps or (self._held and self._refusal_stands()):
+            return GO_ON
         rulings = await chain.run(stage, chain.common, seen, arguments, checks, to_the_end=self._delay)
         if not rulings:
             return GO_ON
@@ -390,6 +389,8 @@ class Reception:
         transaction = self._open()
         first = transaction.accepted[0]
         variant = self.chain.variant(first.domain)
+        if stage not in variant.steps:
+            return GO_ON
         seen = recipient_seen(transaction, first)
         rulings = await self.chain.run(stage, variant, seen, arguments, transaction.checks)
         self._tag(rulings)
@@ -481,7 +482,7 @@ class Reception:
             listener=session.listener,
             time=datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds"),
             duration_ms=round((time.perf_counter() - self._started) * 1000, 3),
-            client=_client_record(session),
+            client=_client_record(session, self._client),
             helo=helo,
             reverse_path=None if transaction is None else str(transaction.reverse_path),
             recipients=[] if transaction is None else [_recipient_record(r) for r in transaction.recipients],
@@ -527,10 +528,10 @@ def _outcome_of(transaction: Transaction) -> tuple[Result, Verdict | None, Reply
     return result, last.verdict, last.reply
 
 
-def _client_record(session: Session) -> ClientRecord:
+def _client_record(session: Session, address: str) -> ClientRecord:
     tls = session.tls
     return ClientRecord(
-        address=str(session.client_address),
+        address=address,
         port=session.client_port,
         name=session.client_name.name if session.client_name is not None else None,
         tls=None if tls is None else TlsRecord(version=tls.version, cipher=tls.cipher, bits=tls.bits),

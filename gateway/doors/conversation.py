@@ -13,6 +13,7 @@ a command.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NoReturn, cast
 
@@ -23,7 +24,7 @@ from gateway.doors.tls import tls_info
 from gateway.reception import PROTOCOL, RESULTS, new_id, reply_record
 from gateway.records import BackendRecord, Result
 from gateway.resolver import ClientName
-from gateway.session import Message, Recipient, Session
+from gateway.session import Address, Message, Recipient, Session
 from gateway.smtp import reply as replies
 from gateway.smtp.events import (
     Auth,
@@ -131,7 +132,10 @@ class Conversation(asyncio.Protocol):
         self._door = door
         self._proxied = proxied
         self._engine = ServerConnection(
-            door.engine_options, tls=door.initial_tls, extensions=door.extensions(), auth_required=door.auth_required
+            door.engine_options,
+            tls=door.initial_tls,
+            extensions=frozenset(),  # HELO sets them
+            auth_required=door.auth_required,
         )
         self._gone = False  # the connection to the client
         self._ended = False  # the client sends nothing more
@@ -626,7 +630,7 @@ class Conversation(asyncio.Protocol):
         door = self._door
         peer = self._transport.get_extra_info("peername") or ("0.0.0.0", 0)
         local = self._transport.get_extra_info("sockname") or ("0.0.0.0", 0)
-        client, port, server = ip_address(peer[0].partition("%")[0]), peer[1], f"{local[0]}:{local[1]}"
+        client, port, server = _address(peer[0]), peer[1], f"{local[0]}:{local[1]}"
         if self._proxied is not None:
             client, port = self._proxied.client, self._proxied.client_port
             server = f"{self._proxied.server}:{self._proxied.server_port}"
@@ -646,6 +650,12 @@ class Conversation(asyncio.Protocol):
         session.resolve_client_name = _name_finder(session, door.client_name)
         door.name_client(session)
         return session
+
+
+@lru_cache(maxsize=1024)
+def _address(host: str) -> Address:
+    """The address of a peer; without the zone of a link-local one."""
+    return ip_address(host.partition("%")[0])
 
 
 def _backend_record(delivery: Delivery) -> BackendRecord:
