@@ -1,0 +1,209 @@
+"""What one stage's run comes to, whatever a policy does."""
+
+import asyncio
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway.chain import Chain, Ruling, Seen, recipient_seen
+from gateway.config.model import ExceptionEntry, Mode, PolicySettings
+from gateway.policy import NoOptions, OnError, Policy
+from gateway.session import Session
+from gateway.smtp.reply import Reply
+from gateway.testing import Site, domain
+from gateway.verdict import Action, Check, Finding, Outcome, Response, Stage
+
+REPLY = Reply(550, "5.7.1", "No")
+SITE = Site(domains=["example.com", domain("own.example")])
+
+
+class Stub(Policy[NoOptions]):
+    """Does at connect what the test says."""
+
+    name = "stub"
+    found = Outcome("found", Action.REJECT, REPLY, "Found.")
+
+    async def on_connect(self, session: Session) -> Finding | None:
+        assert session.id
+        return self.found(seen=1)
+
+
+def settings(policy: type[Policy[Any]] = Stub, **more: Any) -> PolicySettings:
+    """Settings as the configuration gives them."""
+    given: dict[str, Any] = {
+        "id": policy.name,
+        "policy": policy,
+        "options": NoOptions(),
+        "on": {},
+        "mode": Mode.ENFORCE,
+        "on_error": OnError.DEFER,
+        "timeout": 10.0,
+    }
+    return PolicySettings(**given | more)
+
+
+async def run(
+    *chain: PolicySettings, to_the_end: bool = False, overrides: Mapping[str, list[PolicySettings]] | None = None
+) -> tuple[list[Ruling], list[Check]]:
+    """Run connect."""
+    made = Chain(chain, overrides or {}, [], SITE.context)
+    checks: list[Check] = []
+    session = SITE.session()
+    return (
+        await made.run(Stage.CONNECT, made.common, Seen(session), (session,), checks, to_the_end=to_the_end),
+        checks,
+    )
+
+
+async def test_a_finding_becomes_a_ruling_by_the_settings() -> None:
+    """The outcome's own action, or what the operator set for it; the check tells both."""
+    (ruling,), (check,) = await run(settings())
+    assert (ruling.response.action, check.action, check.outcome) == (Action.REJECT, Action.REJECT, "found")
+    assert check.evidence == {"seen": 1}
+    (ruling,), _ = await run(settings(on={"found": Response(Action.TAG)}))
+    assert ruling.response.action is Action.TAG
+
+
+async def test_hooks_of_every_kind_run() -> None:
+    """Plain ones in place, and waiting ones until they are through."""
+
+    class Plain(Stub):
+        def on_connect(self, session: Session) -> Finding | None:  # type: ignore[override]  # a hook need not be async
+            assert session.id
+            return self.found()
+
+    class Waiting(Stub):
+        async def on_connect(self, session: Session) -> Finding | None:
+            await asyncio.sleep(0)
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(future.set_result, None)
+            await future
+            return self.found() if session.id else None
+
+    for policy in (Plain, Waiting):
+        rulings, _ = await run(settings(policy))
+        assert [ruling.finding.outcome.name for ruling in rulings] == ["found"]
+
+
+class Raises(Stub):
+    """At once."""
+
+    async def on_connect(self, session: Session) -> Finding | None:
+        raise RuntimeError(f"at once\r\n{session.client_address}")
+
+
+class RaisesLater(Stub):
+    """After a wait."""
+
+    async def on_connect(self, session: Session) -> Finding | None:
+        await asyncio.sleep(0)
+        raise TimeoutError("its own" if session.id else "")
+
+
+class Foreign(Stub):
+    """Finds what it does not declare."""
+
+    async def on_connect(self, session: Session) -> Finding | None:
+        return Outcome("foreign", Action.PASS, REPLY, "")(seen=session.id)
+
+
+class Nonsense(Stub):
+    """Returns what is no finding."""
+
+    async def on_connect(self, session: Session) -> Finding | None:
+        return session  # type: ignore[return-value]  # that is the point
+
+
+@pytest.mark.parametrize("policy", [Raises, RaisesLater, Foreign, Nonsense])
+@pytest.mark.parametrize("on_error", OnError)
+async def test_whatever_goes_wrong_in_a_policy_is_what_on_error_says(policy: type[Stub], on_error: OnError) -> None:
+    """Never a refusal for good, never silent: 4xx or pass, a check that says 'error', and a line in the log."""
+    with capture_logs() as logs:
+        rulings, (check,) = await run(settings(policy, on_error=on_error))
+    assert check.outcome == "error"
+    assert check.evidence["error"]
+    assert check.action.value == on_error.value
+    assert [line["event"] for line in logs] == ["policy failed"]
+    assert [ruling.finding.reply.code for ruling in rulings] == ([451] if on_error is OnError.DEFER else [])
+
+
+async def test_a_policy_without_an_end_is_cut_off() -> None:
+    """Its time is over after ``timeout``, and the hook is cancelled."""
+    cancelled = asyncio.Event()
+
+    class Stalls(Stub):
+        async def on_connect(self, session: Session) -> Finding | None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+            return self.found(seen=session.id)
+
+    with capture_logs() as logs:
+        (ruling,), (check,) = await run(settings(Stalls, timeout=0.01))
+    assert cancelled.is_set()
+    assert ruling.finding.reply.is_transient
+    assert check.evidence == {"error": "no result within 0.01 seconds"}
+    assert [line["event"] for line in logs] == ["policy timed out"]
+
+
+async def test_a_cancelled_session_cancels_its_policy() -> None:
+    """A shutdown by force is no time-out of the policy."""
+    reached = asyncio.Event()
+
+    class Stalls(Stub):
+        async def on_connect(self, session: Session) -> Finding | None:
+            reached.set()
+            await asyncio.Event().wait()
+            return self.found(seen=session.id)
+
+    running = asyncio.create_task(run(settings(Stalls)))
+    await reached.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_behind_a_refusal_policies_run_only_where_it_may_be_lifted() -> None:
+    """To the end means: until a refusal that no domain's settings and no exception can lift."""
+    second = settings(id="second")
+    lifted = [settings(id="first", on={"found": Response(Action.PASS)}), second]
+    ids = functools.partial(map, lambda ruling: ruling.step.id)
+    rulings, _ = await run(settings(id="first"), second)
+    assert list(ids(rulings)) == ["first"]
+    rulings, _ = await run(settings(id="first"), second, to_the_end=True)
+    assert list(ids(rulings)) == ["first"]
+    rulings, _ = await run(settings(id="first"), second, to_the_end=True, overrides={"own.example": lifted})
+    assert list(ids(rulings)) == ["first", "second"]
+
+
+def test_domains_with_the_same_settings_share_a_transaction() -> None:
+    """What must agree behind the data is a matter of settings, not of names; RCPT's own policies do not count."""
+
+    class AtRcpt(Stub):
+        name = "at_rcpt"
+        on_connect = None  # type: ignore[assignment]  # it runs at RCPT only
+
+        def on_rcpt(self, *_: object) -> Finding | None:
+            return None
+
+    common = [settings(), settings(AtRcpt)]
+    other = settings(on={"found": Response(Action.TAG)})
+    made = Chain(
+        common,
+        {
+            "a.example": [other, common[1]],
+            "b.example": [settings(on={"found": Response(Action.TAG)}), common[1]],
+            "c.example": [common[0], settings(AtRcpt, mode=Mode.OBSERVE)],
+        },
+        [ExceptionEntry(policy="stub", domain="example.com", reason="x")],
+        SITE.context,
+    )
+    keys = [made.variant(domain(name)).after_data for name in ("a.example", "b.example", "c.example", "d.example")]
+    assert keys[0] == keys[1] != keys[2] == keys[3] == made.common.after_data
+    transaction = SITE.transaction()
+    seen = recipient_seen(transaction, SITE.recipient(transaction, "alice@example.com"))
+    assert made.after_data(made.common, seen) == (made.common.after_data, ())  # it looks at no data

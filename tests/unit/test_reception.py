@@ -1,0 +1,106 @@
+"""The reception's own parts: ids, the end of a session, the Received field."""
+
+from gateway.chain import Chain
+from gateway.reception import Reception, new_id
+from gateway.records import DecisionRecord
+from gateway.session import RecipientState, Session
+from gateway.smtp import reply as replies
+from gateway.smtp.grammar import parse_mail, parse_rcpt
+from gateway.testing import NOON, Site, message
+from gateway.verdict import Action, Verdict
+
+
+class Desk:
+    """A reception with no policies, and its records."""
+
+    def __init__(self) -> None:
+        self.records: list[DecisionRecord] = []
+        self.site = Site(domains=["example.com"])
+        self.session: Session = self.site.session()
+        self.reception = Reception(
+            self.session,
+            Chain([], {}, [], self.site.context),
+            domain=self.site.context.domain,
+            backend=lambda _session, _recipient: "backend",
+            recipient_limit=2,
+            single_recipient=frozenset(),
+            sink=self,
+            clock=self.site.clock,
+            hostname="mx.example.com",
+            delay_reject=True,
+        )
+
+    def write(self, record: DecisionRecord) -> None:
+        """Take a record."""
+        self.records.append(record)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    async def mail(self) -> None:
+        """A transaction."""
+        assert (await self.reception.mail(*parse_mail("FROM:<a@example.org>"))).reply is None
+
+
+def test_ids_are_unique_and_sort_by_time() -> None:
+    """Fourteen characters; later ones sort behind earlier ones, and no two are the same."""
+    times = [0.001 * step for step in range(500)] + [NOON, NOON + 0.001, 4e9]
+    ids = [new_id(time) for time in times]
+    assert ids == sorted(ids)
+    assert {len(made) for made in ids} == {14}
+    assert len({new_id(NOON) for _ in range(1000)}) > 990  # 25 random bits
+
+
+async def test_only_a_reply_of_the_backend_makes_a_recipient_accepted() -> None:
+    """4xx defers, 5xx rejects, and refusals are counted."""
+    desk = Desk()
+    await desk.mail()
+    states = []
+    for answer in (replies.RECIPIENT_OK, replies.BACKEND_UNAVAILABLE, replies.BAD_RECIPIENT_ADDRESS):
+        recipient, _ = await desk.reception.rcpt(*parse_rcpt("TO:<b@example.com>"))
+        desk.reception.answered(recipient, answer)
+        states.append(recipient.state)
+    assert states == [RecipientState.ACCEPTED, RecipientState.DEFERRED, RecipientState.REJECTED]
+    assert desk.session.refusals == 2
+    assert len(desk.records) == 0
+
+
+async def test_recipients_over_the_limit_are_not_noted() -> None:
+    """They are deferred with 452, and take no memory."""
+    desk = Desk()
+    await desk.mail()
+    for _ in range(5):
+        recipient, verdict = await desk.reception.rcpt(*parse_rcpt("TO:<b@example.com>"))
+        if verdict.reply is None:
+            desk.reception.answered(recipient, replies.RECIPIENT_OK)
+    assert verdict.reply is replies.TOO_MANY_RECIPIENTS
+    assert desk.reception.transaction is not None
+    assert len(desk.reception.transaction.recipients) == 2
+
+
+async def test_a_policy_that_ends_the_connection_later_leaves_a_record_of_its_own() -> None:
+    """Behind a transaction that has its record already; the protocol's end of an idle session leaves no second one."""
+    for policy, count in (("limits", 2), ("smtp", 1)):
+        desk = Desk()
+        await desk.mail()
+        desk.reception.abort()
+        verdict = Verdict(Action.DISCONNECT, replies.TIMEOUT, policy, "why")
+        await desk.reception.close(verdict, replies.TIMEOUT)
+        assert [record.kind for record in desk.records] == ["transaction", "connection"][:count]
+    assert desk.records[0].decision.result == "aborted"
+
+
+async def test_a_record_holds_what_a_client_sent_as_it_can_be_shown() -> None:
+    """A Message-ID of any octets is cut and decoded."""
+    desk = Desk()
+    await desk.mail()
+    recipient, _ = await desk.reception.rcpt(*parse_rcpt("TO:<b@example.com>"))
+    desk.reception.answered(recipient, replies.RECIPIENT_OK)
+    await desk.reception.message(message(b"Message-ID: <\xff" + b"x" * 2000 + b">\r\n\r\n"))
+    desk.reception.finish("accepted", None, replies.ACCEPTED)
+    part = desk.records[0].message
+    assert part is not None
+    assert part.message_id is not None
+    assert part.message_id.startswith("<\ufffdxxx")
+    assert len(part.message_id) == 998
+    assert desk.session.messages == 1
