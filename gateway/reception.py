@@ -552,9 +552,12 @@ def _message_record(transaction: Transaction) -> MessageRecord | None:
     message = transaction.message
     if message is None:
         return None
-    ids = message.all("Message-ID")
-    message_id = ids[0].value.decode("utf-8", "replace")[:998] if ids else None
-    return MessageRecord(size=message.size, declared_size=transaction.declared_size, message_id=message_id)
+    message_id = message.message_id
+    return MessageRecord(
+        size=message.size,
+        declared_size=transaction.declared_size,
+        message_id=None if message_id is None else message_id[:998],  # RFC 5322 2.1.1: the longest line
+    )
 
 
 def _check_record(check: Check) -> CheckRecord:

@@ -206,6 +206,13 @@ class Message:
         """Octets as received."""
         return self.content.size
 
+    @property
+    def message_id(self) -> str | None:
+        """The first Message-ID field's value, None without one; found without reading all fields, for every record."""
+        start = (b"\n" + self.header.lower()).find(b"\nmessage-id:")
+        match = _FIELD.match(self.header, start) if start >= 0 else None
+        return None if match is None else HeaderField("message-id", match[0]).value.decode("utf-8", "replace")
+
     @cached_property
     def fields(self) -> Sequence[HeaderField]:
         """The header fields in order; a line that is no field and continues none ends the header (RFC 5322 2.2)."""
