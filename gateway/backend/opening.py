@@ -144,19 +144,22 @@ class Opener:
         loop = asyncio.get_running_loop()
         reason: Exception = OSError("the server has no address")
         try:
-            async with asyncio.timeout(self.timeouts.connect):
-                if self.endpoint.path is not None:
+            if self.endpoint.path is not None:
+                async with asyncio.timeout(self.timeouts.connect):
                     _, connection = await loop.create_unix_connection(lambda: Connection(loop), self.endpoint.path)
                     return connection
-                for address in self.endpoint.addresses:
-                    try:
+            for address in self.endpoint.addresses:
+                try:
+                    # Each has its own share: behind an IPv6 address that nobody reaches an IPv4 one may answer.
+                    async with asyncio.timeout(self.timeouts.connect / len(self.endpoint.addresses)):
                         _, connection = await loop.create_connection(
                             lambda: Connection(loop), address, self.endpoint.port
                         )
-                    except OSError as error:
-                        reason = error
-                    else:
                         return connection
+                except OSError as error:  # TimeoutError, too
+                    reason = error
+            if isinstance(reason, TimeoutError):
+                raise reason
         except TimeoutError:
             raise BackendError(f"no connection to {self.endpoint} in time", timed_out=True) from None
         except (OSError, UnicodeError) as error:  # UnicodeError: a name that is none

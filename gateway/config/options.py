@@ -339,7 +339,7 @@ class Limits(Section):
     recipients: Annotated[int, Strict(), Field(ge=100)] = 1000
     """Recipients of one message (RFC 5321 4.5.3.1.8: at least 100)."""
     errors: Positive = 20
-    """Protocol errors in a session, after which it ends."""
+    """Protocol errors and failed logins in a session, after which it ends."""
     unknown_commands: Positive = 10
     """Unknown commands in a session, after which it ends."""
     idle_commands: Positive = 100

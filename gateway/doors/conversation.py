@@ -36,6 +36,7 @@ from gateway.smtp.events import (
     EndOfData,
     Event,
     Fatal,
+    FatalReason,
     Hello,
     Mail,
     Quit,
@@ -573,6 +574,10 @@ class Conversation(asyncio.Protocol):
             log.info("authentication failed", session=self._session.id, client=client, reply=told)
             await self._relay.close()
             self._relay = None
+            # Each guess is on a connection of its own, so the backend can't count them.
+            self._engine.error_count += reply.is_permanent
+            if self._engine.error_count > self._door.engine_options.errors:
+                raise _protocol_end(replies.TOO_MANY_ERRORS, FatalReason.TOO_MANY_ERRORS.value)
         self._engine.reply(reply)
 
     # Octets in and out.
