@@ -139,7 +139,7 @@ def test_octets_sent_with_starttls_end_the_connection(gateway: Gateway, listener
         client.hello()
         client.send(b"STARTTLS\r\n" + early)
         assert [answer.code for answer in client.rest()] == [421]
-    assert gateway.line("session ended", after=seen)["reason"] == "early_data"
+    assert gateway.line("session ended", after=seen)["reason"] == "octets_before_tls_handshake"
     (record,) = gateway.records()[before:]
     assert record["kind"] == "connection"
     assert record["reverse_path"] is None

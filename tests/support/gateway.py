@@ -10,6 +10,7 @@ of the log (``line``), a record (``record``), the end of a process. On leaving, 
 fails if the log has a line of level ``error`` that was not expected.
 """
 
+import asyncio
 import json
 import os
 import random
@@ -133,6 +134,14 @@ class Gateway:
         finally:
             if self._temporary is not None:
                 self._temporary.cleanup()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.__enter__)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.__exit__, kind, error, trace)
 
     @property
     def config_file(self) -> Path:
