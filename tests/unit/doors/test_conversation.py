@@ -104,7 +104,7 @@ async def test_a_client_that_reads_nothing_is_not_read_from(tmp_path: Path) -> N
             for _ in range(500):
                 await asyncio.sleep(0)
                 assert conversation._engine.buffered <= READ_AHEAD + 2 * 262_144
-            client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+            client.reader._transport.resume_reading()  # type: ignore[attr-defined]  # as above
             got = 0
             while got < count:
                 got += (await client.reader.readuntil(b"\r\n")).startswith(b"252")

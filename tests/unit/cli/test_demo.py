@@ -1,0 +1,75 @@
+"""``lychgate demo``: the gateway and its mail server in one."""
+
+import asyncio
+import io
+import mailbox
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from gateway.cli import demo
+from gateway.cli.app import app
+from gateway.config.load import load
+from tests.support.gateway import free_port
+from tests.support.serving import Client
+
+CONFIG = """
+hostname: demo.example
+listeners: [{{smtp: "127.0.0.1:{front}"}}]
+backends: {{demo: {{servers: ["127.0.0.1:{back}"]}}}}
+domains: {{example.com: {{recipients: {{list: [alice]}}}}}}
+policies: [relay, recipient]
+dns: {{client_names: false}}
+"""
+
+
+async def test_mail_is_kept_and_each_decision_told(tmp_path: Path) -> None:
+    """What is accepted becomes a file of the Maildir; what is refused is told with its reason; SIGTERM ends it."""
+    front = free_port()
+    file = tmp_path / "lychgate.yaml"
+    file.write_text(CONFIG.format(front=front, back=free_port()))
+    told = io.StringIO()
+    folder = tmp_path / "mail" / "Maildir"
+    running = asyncio.create_task(demo._demo(load(file), folder, Console(file=told, soft_wrap=True)))
+    while "Ctrl-C stops" not in told.getvalue():
+        assert not running.done()
+        await asyncio.sleep(0)
+    client = Client(*await asyncio.open_connection("127.0.0.1", front))
+    assert (await client.reply()).startswith("220 demo.example")
+    await client.begin('"[red]"@example.org', "alice@example.com")
+    assert (await client.send("Subject: [bold]x\r\n\r\nHello")).startswith("250 2.0.0 Ok: kept as ")
+    assert (await client.say("MAIL FROM:<carol@example.org>")).startswith("250")
+    assert (await client.say("RCPT TO:<bob@example.com>")).startswith("550")
+    assert (await client.say("QUIT")).startswith("221")
+    client.writer.close()
+    os.kill(os.getpid(), signal.SIGTERM)
+    async with asyncio.timeout(20):
+        await running
+    output = told.getvalue()
+    assert f"Lychgate is listening on 127.0.0.1:{front}." in output
+    assert 'accepted  <"[red]"@example.org> -> <alice@example.com>' in output
+    assert "rejected  <carol@example.org> -> <bob@example.com> by recipient: unknown" in output
+    assert "the client was told: 550 5.1.1 User unknown [" in output
+    (message,) = mailbox.Maildir(folder)
+    assert message["Subject"] == "[bold]x"
+    assert "by demo.example (Lychgate) with SMTP id" in message["Received"].replace("\n", "")
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    """With the exit status of a configuration that can't be used."""
+    port = free_port()
+    (tmp_path / "lychgate.yaml").write_text(CONFIG.format(front=port, back=port))
+    arguments = ["demo", "--config", str(tmp_path / "lychgate.yaml"), "--maildir", str(tmp_path / "Maildir")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert f"can not listen on 127.0.0.1:{port}" in result.output
+
+
+def test_the_demos_own_configuration_is_a_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found wherever one stands, and loads."""
+    monkeypatch.chdir("/")
+    assert load(demo._demo_file()).listeners[0].name == "127.0.0.1:2525"
