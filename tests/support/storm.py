@@ -183,6 +183,12 @@ class Client:
         except (OSError, asyncio.IncompleteReadError) as error:
             raise CutError from error
 
+    async def resume(self, rest: bytes) -> bool:
+        """Send what is left of a message under way: whether it was acknowledged."""
+        assert self._writer is not None
+        self._writer.write(rest)
+        return await self.finish()
+
     async def closed(self) -> None:
         """Wait until the gateway's end of the connection is gone, and close this one."""
         with suppress(OSError):

@@ -82,6 +82,10 @@ class Wire:
         """Close the connection."""
         self._socket.close()
 
+    def end(self) -> None:
+        """Send nothing more, and go on reading."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def vanish(self) -> None:
         """Cut the connection with a TCP reset."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
