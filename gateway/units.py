@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema, core_schema
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _OCTETS: Final = {
-    "B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3,
+    "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3,
 }  # fmt: skip
 
 
@@ -47,17 +47,18 @@ def parse_size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(B|[kK]B|MB|GB|KiB|MiB|GiB)?", value, re.ASCII)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]i?b|b)?", value, re.ASCII | re.IGNORECASE)
         if match is not None:
-            return int(float(match[1]) * _OCTETS[match[2] or "B"])
+            return int(float(match[1]) * _OCTETS[(match[2] or "b").lower()])
     raise ValueError(f"{value!r} is not a size such as 64KB, 25MB or 10MiB")
 
 
 def format_size(octets: int) -> str:
     """Write octets as ``parse_size`` reads them."""
     for unit in ("GB", "GiB", "MB", "MiB", "KB", "KiB"):
-        if octets >= _OCTETS[unit] and octets % _OCTETS[unit] == 0:
-            return f"{octets // _OCTETS[unit]}{unit}"
+        octets_of_unit = _OCTETS[unit.lower()]
+        if octets >= octets_of_unit and octets % octets_of_unit == 0:
+            return f"{octets // octets_of_unit}{unit}"
     return str(octets)
 
 
@@ -75,7 +76,7 @@ Size: TypeAlias = Annotated[
         {
             "anyOf": [
                 {"type": "integer", "minimum": 0},
-                {"type": "string", "pattern": r"^\d+(\.\d+)? ?(B|[kK]B|MB|GB|KiB|MiB|GiB)?$"},
+                {"type": "string", "pattern": r"^\d+(\.\d+)? ?([kKmMgG]?[iI]?[bB])?$"},
             ],
             "examples": ["25MB"],
         }

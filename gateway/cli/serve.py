@@ -24,7 +24,7 @@ def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
     try:
         Supervisor(settings.path, settings).run()
     except ServiceError as error:
-        Console(stderr=True, highlight=False).print(f"lychgate: {error}", style="red", markup=False)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"lychgate: {error}", style="red", markup=False)
         raise typer.Exit(ExitCode.CONFIG) from error
 
 
@@ -40,7 +40,7 @@ def reload(
     """
     settings = load_config(config, to_serve=True)
     file = pid_file or settings.pid_file
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if file is None:
         console.print(
             "lychgate: the configuration names no pid_file; give --pid-file, or use your service manager's reload"

@@ -87,11 +87,29 @@ def _on_the_whole(config: Config) -> Iterator[tuple[str, str]]:
         yield "domains", "no domain is ours, so every recipient is foreign"
     if config.records.file is None and not config.records.stdout:
         yield "records", "decision records are written nowhere"
+    yield from _on_folders(config)
+    if config.default_backend is None and len(config.backends) > 1 and any(map(_trusts_clients, config.listeners)):
+        first = next(iter(config.backends))
+        yield "backends", f"what trusted clients send to other domains goes to {first!r}; name a default_backend"
     used = {domain.backend for domain in config.domains.values()} | {config.default_backend}
     used |= {listener.auth.backend for listener in config.listeners if listener.auth is not None}
     for name in config.backends:
         if name not in used:
             yield f"backends.{name}", "nothing uses this backend"
+
+
+def _trusts_clients(listener: Listener) -> bool:
+    """Whether its relay policy lets some clients send to any domain."""
+    tables = [getattr(settings.options, "trusted", None) for settings in listener.chain.policies]
+    return any(table is not None and not table.is_empty for table in tables)
+
+
+def _on_folders(config: Config) -> Iterator[tuple[str, str]]:
+    """What is written while serving needs its folder; a service manager may make it at the start."""
+    if config.records.file is not None and not config.records.file.parent.is_dir():
+        yield "records.file", f"there is no folder {str(config.records.file.parent)!r}: without it no record is written"
+    if config.spool.directory is not None and not config.spool.directory.is_dir():
+        yield "spool.directory", f"there is no folder {str(config.spool.directory)!r}: large messages would be deferred"
 
 
 def _on_listener(config: Config, index: int, listener: Listener) -> Iterator[tuple[str, str]]:

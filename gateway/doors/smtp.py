@@ -40,6 +40,9 @@ log = structlog.get_logger("lychgate.smtp")
 END_TO_END: Final = frozenset({"8BITMIME", "SMTPUTF8", "DSN"})
 """Extensions that can only be offered where the backend offers them too."""
 
+UNKNOWN_MECHANISMS: Final = ("PLAIN", "LOGIN")
+"""What AUTH offers while the backend's own mechanisms are not known."""
+
 KNOWN_NAMES: Final = 10_000
 """Clients whose names are remembered."""
 
@@ -233,23 +236,30 @@ class SmtpDoor:
         return self._config.default_backend or next(iter(self._groups))
 
     def extensions(self) -> frozenset[str]:
-        """What EHLO offers besides the engine's own: what is end-to-end where all its backends have it."""
+        """What EHLO offers besides the engine's own: what is end-to-end where all its backends have it.
+
+        Of a backend that was never reached nothing is known. It takes no mail either, so recipients are deferred; not
+        to offer SMTPUTF8 would make senders give up for good, and a fault is never a refusal.
+        """
         known = tuple(group.capabilities for group in self._reachable)
         if known != self._extensions_of:
             offered = END_TO_END
             for capabilities in known:
-                offered &= frozenset() if capabilities is None else capabilities.keywords
+                offered &= END_TO_END if capabilities is None else capabilities.keywords
             self._extensions_of = known
             self._extensions = offered | {"PIPELINING", "CHUNKING"}
         return self._extensions
 
     def auth_mechanisms(self, session: Session) -> tuple[str, ...]:
-        """What AUTH offers: what the backend offers, once the connection is encrypted."""
+        """What AUTH offers: what the backend offers, once the connection is encrypted.
+
+        Before the backend was ever reached: what every client has, so that it is told to come again (454).
+        """
         auth = self._listener.auth
         if auth is None or auth.backend is None or session.tls is None:
             return ()
         capabilities = self._groups[auth.backend].capabilities
-        return () if capabilities is None else capabilities.auth
+        return UNKNOWN_MECHANISMS if capabilities is None else capabilities.auth
 
     @property
     def auth_required(self) -> bool:

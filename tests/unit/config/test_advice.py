@@ -2,11 +2,13 @@
 
 from datetime import date
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import trustme
 
 from gateway.config.advice import file_problems, warnings
+from gateway.config.load import loads
 from gateway.config.registry import Registry
 from gateway.policy import NoOptions, Policy
 from gateway.session import Recipient, Transaction
@@ -148,3 +150,37 @@ def test_certificates_that_can_not_be_used(tmp_path: Path) -> None:
     ]
     assert "are not a certificate and its unencrypted key" in found_in(tmp_path, tls_text("text.pem"))[0]
     assert "can't be read: Is a directory" in found_in(tmp_path, tls_text("."))[0]
+
+
+def test_several_backends_and_trusted_clients_need_a_default(tmp_path: Path) -> None:
+    """Which backend takes what trusted clients relay is not left to the order of the file without a word."""
+    text = """
+    hostname: mx.example.com
+    listeners: [{smtp: "127.0.0.1:2525"}]
+    backends: {one: {servers: ["127.0.0.1:1"]}, two: {servers: ["127.0.0.1:2"]}}
+    domains: {example.com: {backend: one}, example.net: {backend: two}}
+    policies: [{relay: {trusted: [192.0.2.0/24]}}]
+    """
+    told = [str(problem) for problem in warnings(loads(dedent(text), tmp_path / "c.yaml"), date(2026, 1, 1))]
+    assert any("default_backend" in line for line in told)
+    named = dedent(text) + "default_backend: one\n"
+    told = [str(problem) for problem in warnings(loads(named, tmp_path / "c.yaml"), date(2026, 1, 1))]
+    assert not any("default_backend" in line for line in told)
+
+
+def test_folders_that_are_missing_are_told(tmp_path: Path) -> None:
+    """A folder for records or the spool that does not exist is a warning: it may be made when the service starts."""
+    text = dedent("""
+    hostname: mx.example.com
+    listeners: [{smtp: "127.0.0.1:2525"}]
+    backends: {one: {servers: ["127.0.0.1:1"]}}
+    domains: {example.com: {}}
+    records: {file: missing/records.jsonl}
+    spool: {directory: missing}
+    policies: [relay]
+    """)
+    told = [problem.where for problem in warnings(loads(text, tmp_path / "c.yaml"), date(2026, 1, 1))]
+    assert {"records.file", "spool.directory"} <= set(told)
+    (tmp_path / "missing").mkdir()
+    told = [problem.where for problem in warnings(loads(text, tmp_path / "c.yaml"), date(2026, 1, 1))]
+    assert not {"records.file", "spool.directory"} & set(told)
