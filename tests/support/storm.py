@@ -56,6 +56,7 @@ class Keeper:
         self.port = 0
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=2**22)
@@ -75,6 +76,16 @@ class Keeper:
         async with asyncio.timeout(WITHIN), self._changed:
             await self._changed.wait_for(lambda: self.unanswered >= count)
 
+    async def until_kept(self, count: int) -> None:
+        """Wait until so many different messages are kept."""
+        async with asyncio.timeout(WITHIN), self._changed:
+            await self._changed.wait_for(lambda: len(self.kept) >= count)
+
+    def cut(self) -> None:
+        """Cut all connections with a TCP reset, wherever they stand."""
+        for writer in self._writers:
+            writer.transport.abort()
+
     def check(self, acknowledged: set[str]) -> None:
         """What was acknowledged is here, whole; and so is everything else that is here."""
         assert acknowledged <= set(self.kept), f"lost: {acknowledged - set(self.kept)}"
@@ -85,12 +96,14 @@ class Keeper:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.add(writer)
         try:
             await self._serve(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass  # asyncio's streams would log a task that ends by being cancelled
         finally:
             self._tasks.discard(task)
+            self._writers.discard(writer)
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -113,10 +126,11 @@ class Keeper:
         found = _ID.search(content)
         assert found is not None
         self.kept[found[1].decode()].append(content[found.start() :])
-        if not self.late.is_set():
-            async with self._changed:
-                self.unanswered += 1
-                self._changed.notify_all()
+        waits = not self.late.is_set()
+        async with self._changed:
+            self.unanswered += waits
+            self._changed.notify_all()
+        if waits:
             await self.late.wait()
             self.unanswered -= 1
 
