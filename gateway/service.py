@@ -14,6 +14,7 @@ and drain.
 """
 
 import asyncio
+import fcntl
 import grp
 import os
 import pwd
@@ -42,6 +43,9 @@ log = structlog.get_logger("lychgate.service")
 
 READY_WITHIN: Final = 60.0
 """Seconds that new workers have to become ready before a reload counts as failed."""
+
+STEADY: Final = 60.0
+"""Seconds after which a worker's death is one of its own, and not the next in a row."""
 
 _SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
@@ -98,11 +102,11 @@ def notify(state: str) -> None:
 
 @dataclass(slots=True)
 class Generation:
-    """The workers of one configuration."""
+    """The workers of one configuration, by process id with the time of their start."""
 
     config: Config
     listening: list[list[socket.socket]]
-    workers: set[int] = field(default_factory=set)
+    workers: dict[int, float] = field(default_factory=dict)
     deaths: int = 0
     restart_at: list[float] = field(default_factory=list)
 
@@ -120,6 +124,7 @@ class Supervisor:
         self._sockets: dict[str, list[socket.socket]] = {}
         self._retired: set[int] = set()
         self._lifeline, self._lifeline_end = os.pipe()
+        self._pid_file: int | None = None
         self._current = Generation(config, [])
 
     def run(self) -> None:
@@ -132,7 +137,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._current.listening = self._bind(config)
         if config.pid_file is not None:
-            _write_pid_file(config.pid_file)
+            self._pid_file = _write_pid_file(config.pid_file)
         raise_descriptor_limit(config)
         drop_privileges(config.user, config.group)
         if not self._start(self._current):
@@ -170,23 +175,22 @@ class Supervisor:
     def _start(self, generation: Generation) -> bool:
         """Fork a generation's workers; returns whether all became ready."""
         pipes = [self._fork(generation) for _ in range(generation.config.workers)]
-        ready = True
-        for pipe in pipes:
-            ready = _says_ready(pipe) and ready
-        return ready
+        return all([_says_ready(pid, pipe) for pid, pipe in pipes])  # noqa: C419 - each is waited for
 
-    def _fork(self, generation: Generation) -> int:
-        """Fork one worker; returns the descriptor that tells when it is ready."""
+    def _fork(self, generation: Generation) -> tuple[int, int]:
+        """Fork one worker; returns its process id and the descriptor that tells when it is ready."""
         reader, writer = os.pipe()
         pid = os.fork()
         if pid:
             os.close(writer)
-            generation.workers.add(pid)
-            return reader
+            generation.workers[pid] = time.monotonic()
+            return pid, reader
         status = 1
         try:
             os.close(reader)
             os.close(self._lifeline_end)
+            if self._pid_file is not None:
+                os.close(self._pid_file)  # or the lock would outlive the supervisor
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             self._serve(generation, writer)
             status = 0
@@ -215,11 +219,14 @@ class Supervisor:
             if pid == 0:
                 return
             self._retired.discard(pid)
-            if pid in self._current.workers:
-                self._current.workers.discard(pid)
-                pause = min(30.0, 0.0 if self._current.deaths == 0 else 0.5 * 2 ** min(self._current.deaths, 6))
-                self._current.deaths += 1
-                self._current.restart_at.append(time.monotonic() + pause)
+            current, now = self._current, time.monotonic()
+            started = current.workers.pop(pid, None)
+            if started is not None:
+                if now - started > STEADY:
+                    current.deaths = 0
+                pause = 0.0 if current.deaths == 0 else min(30.0, 0.5 * 2 ** min(current.deaths, 6))
+                current.deaths += 1
+                current.restart_at.append(now + pause)
                 log.error("worker died", pid=pid, status=os.waitstatus_to_exitcode(status), restart_in=pause)
 
     def _restart_due(self) -> None:
@@ -229,9 +236,7 @@ class Supervisor:
         count = len(generation.restart_at) - len(late)
         generation.restart_at = late
         for _ in range(count):
-            pipe = self._fork(generation)
-            if _says_ready(pipe):
-                generation.deaths = 0
+            if _says_ready(*self._fork(generation)):
                 log.info("worker replaced")
 
     # Reload and stop.
@@ -243,7 +248,9 @@ class Supervisor:
             config = load(self._path)
             new = Generation(config, self._bind(config))
         except (ConfigError, ServiceError, OSError) as error:
-            log.error("reload refused: the old configuration stays", error=str(error))  # noqa: TRY400 - not a fault of the code
+            self._close_unused()
+            problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
+            log.error("reload refused: the old configuration stays", problems=problems)  # noqa: TRY400 - not a fault here
         else:
             self._current = new
             if self._start(new):
@@ -255,7 +262,7 @@ class Supervisor:
                 self._current = old
                 for pid in new.workers:
                     _kill(pid, signal.SIGTERM)
-                self._retired |= new.workers
+                self._retired |= set(new.workers)
                 self._close_unused()
                 log.error("reload refused: the new workers did not become ready; the old configuration stays")
         notify("READY=1")
@@ -263,11 +270,11 @@ class Supervisor:
     def _retire(self, generation: Generation) -> None:
         for pid in generation.workers:
             _kill(pid, signal.SIGUSR1)
-        self._retired |= generation.workers
+        self._retired |= set(generation.workers)
 
     def _stop(self) -> None:
         """Drain every worker and wait for them, a little longer than they may take."""
-        children = self._current.workers | self._retired
+        children = set(self._current.workers) | self._retired
         for pid in children:
             _kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + self._current.config.timeouts.drain + 5.0
@@ -301,13 +308,17 @@ class Supervisor:
                 listening.close()
 
 
-def _says_ready(pipe: int) -> bool:
-    """Wait until a worker says that it is ready; one that ends, or takes too long, never says it."""
+def _says_ready(pid: int, pipe: int) -> bool:
+    """Wait until a worker says that it is ready. One that takes too long is killed; a signal to stop ends the wait."""
+    deadline = time.monotonic() + READY_WITHIN
     try:
-        ready, _, _ = select.select([pipe], [], [], READY_WITHIN)
-        return bool(ready) and os.read(pipe, 1) == b"1"
+        while time.monotonic() < deadline and signal.sigpending().isdisjoint({signal.SIGTERM, signal.SIGINT}):
+            if select.select([pipe], [], [], 0.2)[0]:
+                return os.read(pipe, 1) == b"1"  # one that has ended says nothing
     finally:
         os.close(pipe)
+    _kill(pid, signal.SIGKILL)
+    return False
 
 
 def _kill(pid: int, number: signal.Signals) -> None:
@@ -322,8 +333,30 @@ def _has_ended(pid: int) -> bool:
         return True
 
 
-def _write_pid_file(path: Path) -> None:
+def _write_pid_file(path: Path) -> int:
+    """Write the process id, and lock the file for as long as the service runs: by that ``reload`` knows it."""
     try:
-        path.write_text(f"{os.getpid()}\n")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    except BlockingIOError as error:
+        raise ServiceError(f"another service runs with the pid file {path}") from error
     except OSError as error:
         raise ServiceError(f"can not write the pid file {path}: {error.strerror or error}") from error
+    return descriptor
+
+
+def running(path: Path) -> int | None:
+    """The process id of the service that holds a pid file, None where the file was left behind: it is not locked then.
+
+    Raises:
+        OSError: The file can't be read.
+        ValueError: It is no pid file.
+    """
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(file.read())
+    return None

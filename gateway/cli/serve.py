@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gateway.cli.common import DEFAULT_CONFIG, ConfigPath, ExitCode, load_config
 from gateway.log import configure
-from gateway.service import ServiceError, Supervisor
+from gateway.service import ServiceError, Supervisor, running
 
 
 def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
@@ -47,7 +47,10 @@ def reload(
         )
         raise typer.Exit(ExitCode.USAGE)
     try:
-        pid = int(file.read_text())
+        pid = running(file)
+        if pid is None:
+            console.print(f"lychgate: no service is running by {file}: the file was left behind")
+            raise typer.Exit(ExitCode.CONFIG)
         os.kill(pid, signal.SIGHUP)
     except (OSError, ValueError) as error:
         console.print(f"lychgate: no service is running by {file}: {error}")
