@@ -224,7 +224,7 @@ class Reception:
         for ruling in rulings:
             if ruling.applies and ruling.response.action.ends_stage:
                 return recipient, self._refuse(recipient, self._verdict(ruling))
-        split = self._split(recipient, seen)
+        split = self._split(recipient, seen, rulings)
         if split is not None:
             return recipient, self._refuse(recipient, split)
         self._pending = rulings
@@ -374,10 +374,7 @@ class Reception:
 
     def _tag(self, rulings: Iterable[Ruling]) -> None:
         """Note the header fields of tags, each once."""
-        for ruling in applied(rulings, Action.TAG):
-            name = ruling.finding.outcome.name
-            header = ruling.response.header or f"X-Lychgate-Tag: policy={ruling.step.id}; outcome={name}"
-            field = header.encode() + b"\r\n"
+        for field in map(_tag_field, applied(rulings, Action.TAG)):
             if field not in self._tags:
                 self._tags.append(field)
 
@@ -433,11 +430,12 @@ class Reception:
         recipient.verdict = verdict
         return verdict
 
-    def _split(self, recipient: Recipient, seen: Seen) -> Verdict | None:
+    def _split(self, recipient: Recipient, seen: Seen, rulings: list[Ruling]) -> Verdict | None:
         """The 452 for a recipient that can not share the transaction with those accepted before, None if it can."""
         backend = self._backend(self.session, recipient)
         limit = recipient.domain.message_size if recipient.domain is not None else None
-        key = (backend, limit, self.chain.after_data(self.chain.variant(recipient.domain), seen))
+        tags = frozenset(map(_tag_field, applied(rulings, Action.TAG)))  # what one is tagged with, another must not get
+        key = (backend, limit, tags, self.chain.after_data(self.chain.variant(recipient.domain), seen))
         if not any(known.state is RecipientState.ACCEPTED for known in self._open().recipients):
             self._after_data = key
             return None
@@ -508,6 +506,12 @@ def _greeting(hostname: str, reply: Reply) -> Reply:
 def _date(second: int) -> str:
     """A date as RFC 5322 3.3 writes it; one for all messages of a second."""
     return format_datetime(datetime.fromtimestamp(second, UTC))
+
+
+def _tag_field(ruling: Ruling) -> bytes:
+    """The header field of a tag: the operator's own, or one that names policy and outcome."""
+    default = f"X-Lychgate-Tag: policy={ruling.step.id}; outcome={ruling.finding.outcome.name}"
+    return (ruling.response.header or default).encode() + b"\r\n"
 
 
 def reply_record(reply: Reply | None) -> ReplyRecord | None:

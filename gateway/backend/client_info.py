@@ -111,7 +111,10 @@ def xforward(client: dict[str, str], offered: frozenset[str]) -> list[str]:
 async def announce(
     connection: Connection, opener: Opener, client: dict[str, str], before: list[tuple[Command, str]]
 ) -> Reply | None:
-    """Tell the server by XCLIENT who the client is, unless it knows or does not offer it.
+    """Tell the server by XCLIENT who the client is, unless it knows.
+
+    A server that does not offer XCLIENT gets no mail: it would take the gateway for the client, and may trust its
+    address.
 
     Args:
         connection: The connection.
@@ -123,11 +126,14 @@ async def announce(
         The server's refusal of the client, None when it goes on.
 
     Raises:
-        BackendError: It refuses the command itself, or the connection is of no use.
+        BackendError: It does not offer the command or refuses it, or the connection is of no use.
     """
-    lines = xclient(client, connection.engine.capabilities.xclient)
-    if not lines or connection.client == client:
+    if connection.client == client:
         return None
+    lines = xclient(client, connection.engine.capabilities.xclient)
+    if not lines:
+        _log.warning("backend_offers_no_xclient", server=str(opener.endpoint))
+        raise BackendError("the server does not offer XCLIENT to the gateway", counts=False)
     for kind, line in [*before, *((Command.XCLIENT, line) for line in lines)]:
         answer = await connection.command(kind, line, opener.timeouts.command)
         if answer.code == _SYNTAX_ERROR and " ADDR=IPV6:" in line:  # a Postfix with inet_protocols = ipv4
