@@ -274,6 +274,9 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Drain every worker and wait for them, a little longer than they may take."""
+        for sockets in self._sockets.values():  # or the kernel would take connections that nobody serves any more
+            for listening in sockets:
+                listening.close()
         children = set(self._current.workers) | self._retired
         for pid in children:
             _kill(pid, signal.SIGTERM)
