@@ -325,7 +325,7 @@ class Limits(Section):
     connections: Positive = 10_000
     """Connections at one time, in all."""
     connections_per_client: Count = 100
-    """Connections of one client address at one time; 0 for no limit."""
+    """Connections of one client (an IPv4 address, an IPv6 /64) at one time; 0 for no limit."""
     message_size: Size = 50_000_000
     """The largest message in octets, announced as SIZE; 0 for no limit."""
     header_size: Size = 1_048_576
@@ -353,6 +353,8 @@ class Timeouts(Section):
     """Waiting for the next command (RFC 5321 4.5.3.2.7: at least 5 minutes)."""
     data: Duration = 300.0
     """Waiting for the next part of a message (RFC 5321 4.5.3.2.5: 3 minutes)."""
+    message: Duration = 3600.0
+    """A whole message, from DATA to its end; 0 for no limit."""
     session: Duration = 0.0
     """A whole session; 0 for no limit."""
     tls_handshake: Duration = 30.0

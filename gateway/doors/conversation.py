@@ -111,6 +111,7 @@ class Conversation(asyncio.Protocol):
         "_expired",
         "_gone",
         "_idle",
+        "_message_end",
         "_proxied",
         "_reception",
         "_relay",
@@ -222,8 +223,13 @@ class Conversation(asyncio.Protocol):
     # The task.
 
     async def _run(self, refusal: Reply | None) -> None:
-        self._session = self._new_session()
-        self._reception = self._door.reception(self._session)
+        try:
+            self._session = self._new_session()
+            self._reception = self._door.reception(self._session)
+        except BaseException:
+            self._transport.abort()
+            self._door.forget(self)
+            raise
         end = _EndError()
         try:
             await self._serve(refusal)
@@ -354,7 +360,7 @@ class Conversation(asyncio.Protocol):
             await self._end_message(verdict)
             return
         self._engine.reply(replies.START_MAIL_INPUT)
-        self._spool = self._door.spool()
+        self._begin_message()
         problem: Reply | None = None
         while isinstance(event := await self._event(), Chunk):
             problem = problem or await self._keep(event.data)
@@ -366,7 +372,7 @@ class Conversation(asyncio.Protocol):
         verdict = await self._reception.data()
         problem = verdict.reply
         if problem is None:
-            self._spool = self._door.spool()
+            self._begin_message()
         while True:
             following = await self._event()
             match following:
@@ -406,6 +412,11 @@ class Conversation(asyncio.Protocol):
             return
         await self._reset()
         self._engine.reply(replies.OK)
+
+    def _begin_message(self) -> None:
+        self._spool = self._door.spool()
+        whole = self._door.timeouts.message
+        self._message_end = asyncio.get_running_loop().time() + whole if whole else float("inf")
 
     async def _keep(self, data: bytes) -> Reply | None:
         assert self._spool is not None  # noqa: S101 - made when the message began
@@ -599,8 +610,9 @@ class Conversation(asyncio.Protocol):
         self._turn = 0
         loop = asyncio.get_running_loop()
         in_message = self._spool is not None
-        timeouts = self._door.timeouts
-        self.deadline = min(loop.time() + (timeouts.data if in_message else timeouts.command), self._session_end)
+        patience = self._door.timeouts.data if in_message else self._door.timeouts.command
+        end = min(self._message_end, self._session_end) if in_message else self._session_end
+        self.deadline = min(loop.time() + patience, end)
         self._idle = self._reception.transaction is None
         try:
             while event is None or not self._writable:
@@ -618,6 +630,8 @@ class Conversation(asyncio.Protocol):
                 await self._waiter
                 self._waiter = None
                 event = event or engine.next_event()
+                if in_message:  # what is read to its end without being kept makes no events
+                    self.deadline = min(loop.time() + patience, end)
         finally:
             self._waiter = None
             self._idle = False

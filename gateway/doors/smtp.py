@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
+from ipaddress import ip_network
 from typing import Final
 
 import structlog
@@ -187,7 +188,7 @@ class SmtpDoor:
     def admit(self, conversation: Conversation) -> Reply | None:
         """Count a new connection; a reply refuses it."""
         self._conversations.add(conversation)
-        address = conversation.client_address
+        address = _counted_as(conversation.client_address)
         self._clients[address] += 1
         if self._draining:
             return replies.SHUTTING_DOWN
@@ -199,7 +200,7 @@ class SmtpDoor:
     def forget(self, conversation: Conversation) -> None:
         """A connection has ended."""
         self._conversations.discard(conversation)
-        address = conversation.client_address
+        address = _counted_as(conversation.client_address)
         self._clients[address] -= 1
         if self._clients[address] <= 0:
             del self._clients[address]
@@ -365,6 +366,11 @@ class SmtpDoor:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)  # uvloop may still refer to the socket: then close says nothing
             connection.close()
+
+
+def _counted_as(address: str) -> str:
+    """By what connections are counted: an IPv4 address, or the /64 of an IPv6 one, which is one site (RFC 6177)."""
+    return str(ip_network((address.partition("%")[0], 64), strict=False)) if ":" in address else address
 
 
 def engine_options(config: Config, listener: Listener) -> ServerOptions:

@@ -186,12 +186,12 @@ async def test_octets_in_the_packet_of_starttls_end_the_session(tmp_path: Path) 
     assert decisions(site) == [("disconnected", "smtp", "octets_before_tls_handshake")]
 
 
-@pytest.mark.parametrize("which", ["command", "data", "session"])
+@pytest.mark.parametrize("which", ["command", "data", "message", "session"])
 async def test_a_client_that_is_too_slow_is_told_so(tmp_path: Path, which: str) -> None:
     """421 4.4.2, and the record says 'timeout'."""
     async with serving(tmp_path, {"timeouts": {which: "150ms"}}) as site:
         async with site.client() as client:
-            if which == "data":
+            if which in {"data", "message"}:
                 await client.begin()
                 assert (await client.say("DATA")).startswith("354")
                 client.writer.write(b"Subject: and no more")
