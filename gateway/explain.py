@@ -15,10 +15,11 @@ from gateway.config.backend import BackendProtocol
 from gateway.config.model import Config, DelayReject, Listener
 from gateway.doors.smtp import engine_options
 from gateway.policy import Clock
-from gateway.reception import PROTOCOL, RESULTS, Reception, new_id
+from gateway.reception import Reception
+from gateway.recording import PROTOCOL, RESULTS
 from gateway.records import DecisionRecord
 from gateway.resolver import Answer, ClientName, RecordType, Resolver, client_name
-from gateway.session import Message, Recipient, Session
+from gateway.session import Message, Recipient, Session, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.events import Chunk, EndOfData, Fatal, Hello, Mail, Rcpt, Refused
 from gateway.smtp.reply import Reply

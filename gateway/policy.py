@@ -15,6 +15,7 @@ Options are a frozen pydantic model with a description for each field; documenta
 them. What goes wrong in a policy is its own business to raise: the chain does what ``on_error`` says.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -58,6 +59,14 @@ class Clock(Protocol):
     def now(self) -> float:
         """UNIX time in seconds."""
         ...
+
+
+class SystemClock:
+    """The real time."""
+
+    def now(self) -> float:
+        """UNIX time in seconds."""
+        return time.time()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,66 +15,20 @@ Each transaction leaves one record, and each connection that never came to one. 
 describes is sent.
 """
 
-import random
-import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
-from email.utils import format_datetime
-from functools import lru_cache
-from ipaddress import IPv6Address
-from typing import Final
 
-from gateway import records
 from gateway.chain import Chain, Ruling, Seen, applied, recipient_seen
 from gateway.policy import Clock
-from gateway.records import (
-    BackendRecord,
-    CheckRecord,
-    ClientRecord,
-    DecisionPart,
-    DecisionRecord,
-    HeloRecord,
-    MessageRecord,
-    RecipientRecord,
-    RecordSink,
-    ReplyRecord,
-    Result,
-    TlsRecord,
-)  # fmt: skip
+from gateway.recording import PROTOCOL, RESULTS, decision_of, outcome_of, record_of
+from gateway.records import BackendRecord, DecisionPart, RecordSink, Result
 from gateway.session import Domain, Message, Recipient, RecipientState, Session, Transaction
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import MAX_REPLY_LINE, Reply
+from gateway.trace import received
 from gateway.verdict import GO_ON, Action, Check, Finding, Stage, Verdict
-
-_UNSAFE: Final = re.compile(r'[()<>@;"\\]')
-"""What in a client's own words could pass for another part of a Received field, such as a comment (RFC 5322 3.2.2)."""
-
-_DIGITS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no letter that is taken for another
-
-PROTOCOL: Final = "smtp"
-"""Who decided, where it was not a policy but the protocol: in the place of a policy's id."""
-
-RESULTS: Final[dict[Action, Result]] = {
-    Action.DEFER: "deferred", Action.REJECT: "rejected", Action.DISCARD: "discarded", Action.DISCONNECT: "disconnected",
-}  # fmt: skip
-
-
-def new_id(now: float) -> str:
-    """An id of 14 characters: sorts by time (9 for milliseconds), unique by 25 random bits in the millisecond."""
-    number = (int(now * 1000) << 25) | random.getrandbits(25)  # unique, no secret
-    digits = [_DIGITS[(number >> shift) & 31] for shift in range(65, -1, -5)]
-    return "".join(digits)
-
-
-class SystemClock:
-    """The real time."""
-
-    def now(self) -> float:
-        """UNIX time in seconds."""
-        return time.time()
 
 
 class Reception:
@@ -263,7 +217,10 @@ class Reception:
         transaction.message = message
         verdict = self._discarded or await self._late_stage(Stage.MESSAGE, (transaction, message))
         if verdict.reply is None:
-            message.added[:0] = [self.received(), *self._tags]
+            message.added[:0] = [
+                received(transaction, hostname=self._hostname, address=self._client, now=self._clock.now()),
+                *self._tags,
+            ]
         return verdict
 
     def problem(self, reply: Reply) -> Verdict:
@@ -271,26 +228,6 @@ class Reception:
         self.session.refusals += 1
         action = Action.DEFER if reply.is_transient else Action.REJECT
         return Verdict(action, reply.with_reference(self.reference), PROTOCOL, None, Stage.MESSAGE)
-
-    def received(self) -> bytes:
-        """The Received field for this transaction (RFC 5321 4.4)."""
-        transaction = self._open()
-        session = self.session
-        name = session.client_name.name if session.client_name is not None else None
-        literal = f"[IPv6:{self._client}]" if isinstance(session.client_address, IPv6Address) else f"[{self._client}]"
-        protocol = session.protocol
-        if any(parameter.keyword == "SMTPUTF8" for parameter in transaction.parameters):
-            protocol = "UTF8" + protocol.removeprefix("E")  # RFC 6531 4.3: UTF8SMTP, UTF8SMTPS, UTF8SMTPSA
-        helo_name = _UNSAFE.sub("?", session.helo_name or "unknown")
-        lines = [f"Received: from {helo_name} ({name or 'unknown'} {literal})"]
-        if session.tls is not None:
-            lines.append(f"\t(using {session.tls.version} with cipher {session.tls.cipher} ({session.tls.bits} bits))")
-        lines.append(f"\tby {self._hostname} (Lychgate) with {protocol} id {transaction.id}")
-        accepted = transaction.accepted
-        if len(accepted) == 1:  # naming one of several would betray the others (RFC 5321 7.2)
-            lines.append(f"\tfor <{accepted[0].path}>")
-        date = _date(int(self._clock.now()))
-        return ("\r\n".join(lines) + f";\r\n\t{date}\r\n").encode("utf-8", "surrogateescape")
 
     # The ends.
 
@@ -313,13 +250,13 @@ class Reception:
         self._tags = []
         if result == "accepted":
             self.session.messages += 1
-        decision = self._decision(result, verdict, backend)
+        decision = decision_of(result, verdict, backend)
         self._write(transaction, decision, reply, backend)
 
     def abort(self, backend: BackendRecord | None = None) -> None:
         """The client gave up the transaction, if there is one: RSET, a new HELO, QUIT, or the connection ended."""
         if self.transaction is not None:
-            self.finish(*_outcome_of(self.transaction), backend=backend)
+            self.finish(*outcome_of(self.transaction), backend=backend)
 
     async def close(
         self, verdict: Verdict | None = None, reply: Reply | None = None, backend: BackendRecord | None = None
@@ -336,7 +273,7 @@ class Reception:
             verdict, reply = self._refused, self._refused.reply
         by_policy = verdict is not None and verdict.policy != PROTOCOL
         if self.transaction is not None:
-            result, decided, last = _outcome_of(self.transaction)
+            result, decided, last = outcome_of(self.transaction)
             if verdict is not None and (by_policy or result == "aborted"):
                 result, decided, last = RESULTS[verdict.action], verdict, reply
             self.finish(result, decided, last, backend)
@@ -347,7 +284,7 @@ class Reception:
         if not self._written or (by_policy and verdict is not self._recorded):
             session.checks += checks
             result = "none" if verdict is None else RESULTS[verdict.action]
-            self._write(None, self._decision(result, verdict, None), reply, None)
+            self._write(None, decision_of(result, verdict, None), reply, None)
 
     # How stages are run.
 
@@ -450,15 +387,6 @@ class Reception:
 
     # The record.
 
-    @staticmethod
-    def _decision(result: Result, verdict: Verdict | None, backend: BackendRecord | None) -> DecisionPart:
-        if verdict is not None:
-            return DecisionPart(result=result, policy=verdict.policy, stage=verdict.stage, outcome=verdict.outcome)
-        if result in {"aborted", "none"} or (result == "accepted" and backend is None):
-            return DecisionPart(result=result, policy=None, stage=None, outcome=None)
-        by = PROTOCOL if backend is None else "backend"
-        return DecisionPart(result=result, policy=by, stage=None, outcome=None)
-
     def _write(
         self,
         transaction: Transaction | None,
@@ -467,28 +395,15 @@ class Reception:
         backend: BackendRecord | None,
     ) -> None:
         self._written = True
-        session = self.session
-        started = session.started if transaction is None else transaction.started
-        checks = session.checks if transaction is None else session.checks + transaction.checks
-        helo = None if session.helo_name is None else HeloRecord(name=session.helo_name, extended=session.extended)
-        record = DecisionRecord(
-            version=records.VERSION,
-            id=session.id if transaction is None else transaction.id,
-            kind="connection" if transaction is None else "transaction",
-            session_id=session.id,
-            gateway=self._hostname,
-            listener=session.listener,
-            time=datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds"),
-            duration_ms=round((time.perf_counter() - self._started) * 1000, 3),
-            client=_client_record(session, self._client),
-            helo=helo,
-            reverse_path=None if transaction is None else str(transaction.reverse_path),
-            recipients=[] if transaction is None else [_recipient_record(r) for r in transaction.recipients],
-            message=None if transaction is None else _message_record(transaction),
-            checks=[_check_record(check) for check in checks],
+        record = record_of(
+            self.session,
+            transaction,
             decision=decision,
-            reply=reply_record(reply),
+            reply=reply,
             backend=backend,
+            gateway=self._hostname,
+            address=self._client,
+            duration=time.perf_counter() - self._started,
         )
         self._sink.write(record)
 
@@ -502,77 +417,7 @@ def _greeting(hostname: str, reply: Reply) -> Reply:
     return Reply(554, None, f"{hostname}{' ' if fits else chr(10)}" + "\n".join(lines))
 
 
-@lru_cache(maxsize=4)
-def _date(second: int) -> str:
-    """A date as RFC 5322 3.3 writes it; one for all messages of a second."""
-    return format_datetime(datetime.fromtimestamp(second, UTC))
-
-
 def _tag_field(ruling: Ruling) -> bytes:
     """The header field of a tag: the operator's own, or one that names policy and outcome."""
     default = f"X-Lychgate-Tag: policy={ruling.step.id}; outcome={ruling.finding.outcome.name}"
     return (ruling.response.header or default).encode() + b"\r\n"
-
-
-def reply_record(reply: Reply | None) -> ReplyRecord | None:
-    """A reply as the record shows it."""
-    return None if reply is None else ReplyRecord(code=reply.code, enhanced=reply.enhanced, text=reply.text)
-
-
-def _outcome_of(transaction: Transaction) -> tuple[Result, Verdict | None, Reply | None]:
-    """How a transaction ended that the client left: as its last recipient if all were refused, else aborted."""
-    refused: dict[RecipientState | None, Result] = {
-        RecipientState.REJECTED: "rejected",
-        RecipientState.DEFERRED: "deferred",
-    }
-    if not transaction.recipients or any(recipient.state not in refused for recipient in transaction.recipients):
-        return "aborted", None, None
-    last = transaction.recipients[-1]
-    result = refused[last.state] if last.verdict is None else RESULTS[last.verdict.action]
-    return result, last.verdict, last.reply
-
-
-def _client_record(session: Session, address: str) -> ClientRecord:
-    tls = session.tls
-    return ClientRecord(
-        address=address,
-        port=session.client_port,
-        name=session.client_name.name if session.client_name is not None else None,
-        tls=None if tls is None else TlsRecord(version=tls.version, cipher=tls.cipher, bits=tls.bits),
-        login=session.login,
-    )
-
-
-def _recipient_record(recipient: Recipient) -> RecipientRecord:
-    return RecipientRecord(
-        address=recipient.path.text,
-        verdict="undecided" if recipient.state is None else recipient.state.value,
-        decided_by=recipient.decided_by,
-        reply=reply_record(recipient.reply),
-    )
-
-
-def _message_record(transaction: Transaction) -> MessageRecord | None:
-    message = transaction.message
-    if message is None:
-        return None
-    message_id = message.message_id
-    return MessageRecord(
-        size=message.size,
-        declared_size=transaction.declared_size,
-        message_id=None if message_id is None else message_id[:998],  # RFC 5322 2.1.1: the longest line
-    )
-
-
-def _check_record(check: Check) -> CheckRecord:
-    return CheckRecord(
-        policy=check.policy,
-        stage=check.stage,
-        recipient=check.recipient,
-        outcome=check.outcome,
-        action=check.action,
-        observed=check.observed,
-        exempted=check.exempted,
-        evidence=dict(check.evidence),
-        duration_us=check.duration,
-    )

@@ -19,8 +19,7 @@ from gateway.assembly import build_chains, build_sink, our_domains
 from gateway.backend import ServerGroup
 from gateway.config.model import Config
 from gateway.doors.smtp import SmtpDoor
-from gateway.policy import Clock
-from gateway.reception import SystemClock
+from gateway.policy import Clock, SystemClock
 from gateway.records import RecordSink
 from gateway.resolver import Resolver
 

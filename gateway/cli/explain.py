@@ -18,7 +18,7 @@ from gateway.config.model import Config, Listener
 from gateway.explain import Attempt, Explanation, Step
 from gateway.explain import explain as walk
 from gateway.log import printable
-from gateway.reception import SystemClock
+from gateway.policy import SystemClock
 from gateway.verdict import Action, Check
 
 if TYPE_CHECKING:

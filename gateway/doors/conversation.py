@@ -21,10 +21,10 @@ import structlog
 
 from gateway.backend import AuthRelay, Delivery
 from gateway.doors.tls import tls_info
-from gateway.reception import PROTOCOL, RESULTS, new_id, reply_record
+from gateway.recording import PROTOCOL, RESULTS, reply_record
 from gateway.records import BackendRecord, Result
 from gateway.resolver import ClientName
-from gateway.session import Address, Message, Recipient, Session
+from gateway.session import Address, Message, Recipient, Session, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.events import (
     Auth,

@@ -22,7 +22,7 @@ ROWS = (
     ("gateway.records", "gateway.tables"),
     ("gateway.config",),
     ("gateway.chain",),
-    ("gateway.reception", "gateway.spool"),
+    ("gateway.reception", "gateway.recording", "gateway.trace", "gateway.spool"),
     ("gateway.adapters",),
     ("gateway.backend",),
     ("gateway.doors",),

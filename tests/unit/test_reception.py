@@ -1,9 +1,9 @@
 """The reception's own parts: ids, the end of a session, the Received field."""
 
 from gateway.chain import Chain
-from gateway.reception import Reception, new_id
+from gateway.reception import Reception
 from gateway.records import DecisionRecord
-from gateway.session import RecipientState, Session
+from gateway.session import RecipientState, Session, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.grammar import parse_mail, parse_rcpt
 from gateway.testing import NOON, Site, message

@@ -1,0 +1,154 @@
+"""Recording: the decision record of a session or transaction that has ended.
+
+``record_of`` reads what the types of ``session`` hold and makes the published form of ``records``; nothing is decided
+here.
+"""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from gateway import records
+from gateway.records import (
+    BackendRecord,
+    CheckRecord,
+    ClientRecord,
+    DecisionPart,
+    DecisionRecord,
+    HeloRecord,
+    MessageRecord,
+    RecipientRecord,
+    ReplyRecord,
+    Result,
+    TlsRecord,
+)
+from gateway.session import Recipient, RecipientState, Session, Transaction
+from gateway.smtp.reply import Reply
+from gateway.verdict import Action, Check, Verdict
+
+PROTOCOL: Final = "smtp"
+"""Who decided, where it was not a policy but the protocol: in the place of a policy's id."""
+
+RESULTS: Final[dict[Action, Result]] = {
+    Action.DEFER: "deferred", Action.REJECT: "rejected", Action.DISCARD: "discarded", Action.DISCONNECT: "disconnected",
+}  # fmt: skip
+
+
+def decision_of(result: Result, verdict: Verdict | None, backend: BackendRecord | None) -> DecisionPart:
+    """Who decided: the verdict's policy, or without one the backend, if it was asked, or the protocol."""
+    if verdict is not None:
+        return DecisionPart(result=result, policy=verdict.policy, stage=verdict.stage, outcome=verdict.outcome)
+    if result in {"aborted", "none"} or (result == "accepted" and backend is None):
+        return DecisionPart(result=result, policy=None, stage=None, outcome=None)
+    by = PROTOCOL if backend is None else "backend"
+    return DecisionPart(result=result, policy=by, stage=None, outcome=None)
+
+
+def record_of(
+    session: Session,
+    transaction: Transaction | None,
+    *,
+    decision: DecisionPart,
+    reply: Reply | None,
+    backend: BackendRecord | None,
+    gateway: str,
+    address: str,
+    duration: float,
+) -> DecisionRecord:
+    """The record of a transaction, or of a connection that had none.
+
+    Args:
+        session: The session.
+        transaction: The transaction that has ended, None for the connection itself.
+        decision: How it ended.
+        reply: The last reply to the client.
+        backend: The backend's part, None if it was not asked.
+        gateway: The gateway's name.
+        address: The client's address as text.
+        duration: Seconds.
+    """
+    started = session.started if transaction is None else transaction.started
+    checks = session.checks if transaction is None else session.checks + transaction.checks
+    helo = None if session.helo_name is None else HeloRecord(name=session.helo_name, extended=session.extended)
+    return DecisionRecord(
+        version=records.VERSION,
+        id=session.id if transaction is None else transaction.id,
+        kind="connection" if transaction is None else "transaction",
+        session_id=session.id,
+        gateway=gateway,
+        listener=session.listener,
+        time=datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds"),
+        duration_ms=round(duration * 1000, 3),
+        client=_client_record(session, address),
+        helo=helo,
+        reverse_path=None if transaction is None else str(transaction.reverse_path),
+        recipients=[] if transaction is None else [_recipient_record(r) for r in transaction.recipients],
+        message=None if transaction is None else _message_record(transaction),
+        checks=[_check_record(check) for check in checks],
+        decision=decision,
+        reply=reply_record(reply),
+        backend=backend,
+    )
+
+
+def reply_record(reply: Reply | None) -> ReplyRecord | None:
+    """A reply as the record shows it."""
+    return None if reply is None else ReplyRecord(code=reply.code, enhanced=reply.enhanced, text=reply.text)
+
+
+def outcome_of(transaction: Transaction) -> tuple[Result, Verdict | None, Reply | None]:
+    """How a transaction ended that the client left: as its last recipient if all were refused, else aborted."""
+    refused: dict[RecipientState | None, Result] = {
+        RecipientState.REJECTED: "rejected",
+        RecipientState.DEFERRED: "deferred",
+    }
+    if not transaction.recipients or any(recipient.state not in refused for recipient in transaction.recipients):
+        return "aborted", None, None
+    last = transaction.recipients[-1]
+    result = refused[last.state] if last.verdict is None else RESULTS[last.verdict.action]
+    return result, last.verdict, last.reply
+
+
+def _client_record(session: Session, address: str) -> ClientRecord:
+    tls = session.tls
+    return ClientRecord(
+        address=address,
+        port=session.client_port,
+        name=session.client_name.name if session.client_name is not None else None,
+        tls=None if tls is None else TlsRecord(version=tls.version, cipher=tls.cipher, bits=tls.bits),
+        login=session.login,
+    )
+
+
+def _recipient_record(recipient: Recipient) -> RecipientRecord:
+    return RecipientRecord(
+        address=recipient.path.text,
+        verdict="undecided" if recipient.state is None else recipient.state.value,
+        decided_by=recipient.decided_by,
+        reply=reply_record(recipient.reply),
+    )
+
+
+def _message_record(transaction: Transaction) -> MessageRecord | None:
+    message = transaction.message
+    if message is None:
+        return None
+    message_id = message.message_id
+    return MessageRecord(
+        size=message.size,
+        declared_size=transaction.declared_size,
+        message_id=None if message_id is None else message_id[:998],  # RFC 5322 2.1.1: the longest line
+    )
+
+
+def _check_record(check: Check) -> CheckRecord:
+    return CheckRecord(
+        policy=check.policy,
+        stage=check.stage,
+        recipient=check.recipient,
+        outcome=check.outcome,
+        action=check.action,
+        observed=check.observed,
+        exempted=check.exempted,
+        evidence=dict(check.evidence),
+        duration_us=check.duration,
+    )
