@@ -5,6 +5,7 @@ again, but none that was acknowledged is missing, and none is there in part.
 """
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from functools import partial
 
@@ -29,7 +30,12 @@ async def kill_worker(gateway: Gateway) -> None:
     """Kill the worker, and wait until another is there."""
     seen = len(gateway.lines)
     gateway.worker().kill()
-    await asyncio.to_thread(gateway.line, "worker replaced", after=seen)
+    died = await asyncio.to_thread(gateway.line, DEATH, after=seen)
+    if died["restart_in"]:  # one that dies so often is not replaced at once; a reload begins anew
+        gateway.send(signal.SIGHUP)
+        await asyncio.to_thread(gateway.line, "configuration reloaded", after=seen)
+    else:
+        await asyncio.to_thread(gateway.line, "worker replaced", after=seen)
 
 
 async def deliver(port: int, number: str) -> None:
