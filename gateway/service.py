@@ -1,7 +1,7 @@
 """The service: a supervisor that binds the ports, drops privileges, and keeps the workers running.
 
-The supervisor does no mail. It binds the listeners' addresses, becomes the configured user, forks the workers, and
-then waits for signals:
+The supervisor does no mail. It binds the listeners' addresses, loads their certificates, becomes the configured user,
+forks the workers, and then waits for signals:
 
 * a worker that dies is replaced, at once the first time and with growing pauses if it keeps dying;
 * SIGHUP loads the configuration again. An invalid file changes nothing and is said in the log. A valid one is served
@@ -22,6 +22,7 @@ import resource
 import select
 import signal
 import socket
+import ssl
 import sys
 import time
 from contextlib import suppress
@@ -37,6 +38,7 @@ from gateway.config.load import load
 from gateway.config.model import Config
 from gateway.config.problems import ConfigError
 from gateway.doors.listening import ListenError, bind
+from gateway.doors.tls import Certificate, certificate_of
 from gateway.log import configure as configure_log
 
 log = structlog.get_logger("lychgate.service")
@@ -106,6 +108,7 @@ class Generation:
 
     config: Config
     listening: list[list[socket.socket]]
+    certificates: list[Certificate | None]
     workers: dict[int, float] = field(default_factory=dict)
     deaths: int = 0
     restart_at: list[float] = field(default_factory=list)
@@ -125,7 +128,7 @@ class Supervisor:
         self._retired: set[int] = set()
         self._lifeline, self._lifeline_end = os.pipe()
         self._pid_file: int | None = None
-        self._current = Generation(config, [])
+        self._current = Generation(config, [], [])
 
     def run(self) -> None:
         """Serve until told to stop.
@@ -136,6 +139,10 @@ class Supervisor:
         config = self._current.config
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._current.listening = self._bind(config)
+        try:
+            self._current.certificates = [certificate_of(listener) for listener in config.listeners]
+        except (OSError, ssl.SSLError) as error:
+            raise ServiceError(f"a certificate can not be used: {error}") from error
         if config.pid_file is not None:
             self._pid_file = _write_pid_file(config.pid_file)
         raise_descriptor_limit(config)
@@ -208,7 +215,15 @@ class Supervisor:
                 if listening.fileno() not in used:
                     listening.close()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(worker.run(generation.config, generation.listening, ready=ready, lifeline=self._lifeline))
+            runner.run(
+                worker.run(
+                    generation.config,
+                    generation.listening,
+                    certificates=generation.certificates,
+                    ready=ready,
+                    lifeline=self._lifeline,
+                )
+            )
 
     def _reap(self) -> None:
         while True:
@@ -246,8 +261,9 @@ class Supervisor:
         old = self._current
         try:
             config = load(self._path)
-            new = Generation(config, self._bind(config))
-        except (ConfigError, ServiceError, OSError) as error:
+            certificates = [certificate_of(listener) for listener in config.listeners]
+            new = Generation(config, self._bind(config), certificates)
+        except (ConfigError, ServiceError, OSError, ssl.SSLError) as error:
             self._close_unused()
             problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
             log.error("reload refused: the old configuration stays", problems=problems)  # noqa: TRY400 - not a fault here

@@ -19,6 +19,7 @@ from gateway.assembly import build_chains, build_sink, our_domains
 from gateway.backend import ServerGroup
 from gateway.config.model import Config
 from gateway.doors.smtp import SmtpDoor
+from gateway.doors.tls import Certificate, certificate_of
 from gateway.policy import Clock, SystemClock
 from gateway.records import RecordSink
 from gateway.resolver import Resolver
@@ -35,6 +36,7 @@ class Worker:
     Args:
         config: The configuration.
         listening: Bound and listening sockets of each listener, in the configuration's order.
+        certificates: Each listener's certificate, None without TLS; loaded here by default.
         sink: Takes the records; what the configuration names by default.
         resolver: Asks the DNS; the name servers of the configuration by default.
         clock: Tells the time; the system's by default.
@@ -48,6 +50,7 @@ class Worker:
         config: Config,
         listening: Sequence[list[socket.socket]],
         *,
+        certificates: Sequence[Certificate | None] | None = None,
         sink: RecordSink | None = None,
         resolver: Resolver | None = None,
         clock: Clock | None = None,
@@ -64,11 +67,14 @@ class Worker:
             for name, options in config.backends.items()
         }
         self._chains = build_chains(config, domain=domain, resolver=self._resolver, clock=clock)
+        if certificates is None:
+            certificates = [certificate_of(listener) for listener in config.listeners]
         self.doors = [
             SmtpDoor(
                 config,
                 listener,
                 sockets,
+                certificate=certificate,
                 chain=chain,
                 groups=self._groups,
                 domain=domain,
@@ -76,7 +82,9 @@ class Worker:
                 sink=self._sink,
                 clock=clock,
             )
-            for listener, sockets, chain in zip(config.listeners, listening, self._chains, strict=True)
+            for listener, sockets, certificate, chain in zip(
+                config.listeners, listening, certificates, self._chains, strict=True
+            )
         ]
 
     async def start(self) -> None:
@@ -112,13 +120,19 @@ async def _stopped(stopping: asyncio.Event) -> None:
 
 
 async def run(
-    config: Config, listening: Sequence[list[socket.socket]], *, ready: int | None = None, lifeline: int | None = None
+    config: Config,
+    listening: Sequence[list[socket.socket]],
+    *,
+    certificates: Sequence[Certificate | None] | None = None,
+    ready: int | None = None,
+    lifeline: int | None = None,
 ) -> None:
     """Serve until told to stop.
 
     Args:
         config: The configuration.
         listening: See ``Worker``.
+        certificates: See ``Worker``.
         ready: A descriptor to which one octet is written when connections are served.
         lifeline: A descriptor that reaches its end when the supervisor is gone: then the worker drains and ends.
     """
@@ -130,7 +144,7 @@ async def run(
     loop.add_signal_handler(signal.SIGUSR1, retiring.set)
     if lifeline is not None:
         loop.add_reader(lifeline, stopping.set)
-    worker = Worker(config, listening)
+    worker = Worker(config, listening, certificates=certificates)
     await worker.start()
     if ready is not None:
         os.write(ready, b"1")

@@ -62,6 +62,7 @@ class SmtpDoor:
         config: The whole configuration.
         listener: The listener's part.
         listening: Its bound, listening sockets.
+        certificate: Its certificate, None without TLS.
         chain: Its chain.
         groups: The server groups by name.
         domain: Finds our domain of a name.
@@ -77,9 +78,6 @@ class SmtpDoor:
         engine_options: For each connection's engine.
         timeouts: The time limits.
         clock: Tells the time.
-
-    Raises:
-        OSError, ssl.SSLError: The certificate can't be used.
     """
 
     def __init__(
@@ -88,6 +86,7 @@ class SmtpDoor:
         listener: Listener,
         listening: list[socket.socket],
         *,
+        certificate: Certificate | None,
         chain: Chain,
         groups: Mapping[str, ServerGroup],
         domain: Callable[[str], Domain | None],
@@ -102,9 +101,7 @@ class SmtpDoor:
         self.clock = clock
         self.initial_tls = _TLS_STATES[listener.tls.mode]
         self.implicit_tls = listener.tls.mode is TlsMode.IMPLICIT
-        self.certificate = (
-            None if listener.tls.certificate is None else Certificate(listener.tls.certificate, listener.tls.key)
-        )
+        self.certificate = certificate
         self.engine_options = engine_options(config, listener)
         self._config = config
         self._listener = listener

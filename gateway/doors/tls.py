@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from gateway.config.model import Listener
 from gateway.session import TlsInfo
 
 log = structlog.get_logger("lychgate.tls")
@@ -61,6 +62,16 @@ class Certificate:
         files = [self._certificate] if self._key is None else [self._certificate, self._key]
         stats = [file.stat() for file in files]
         return tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats)
+
+
+def certificate_of(listener: Listener) -> Certificate | None:
+    """A listener's certificate, None without TLS. Loaded before privileges are dropped: only root may read most keys.
+
+    Raises:
+        OSError, ssl.SSLError: It can't be used.
+    """
+    tls = listener.tls
+    return None if tls.certificate is None else Certificate(tls.certificate, tls.key)
 
 
 def tls_info(connection: ssl.SSLObject) -> TlsInfo:

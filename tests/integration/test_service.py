@@ -5,6 +5,7 @@ import pwd
 import random
 import re
 import signal
+import smtplib
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import trustme
 
 from tests.support.gateway import Gateway, poll
 from tests.support.sink import Sink
@@ -254,6 +256,24 @@ def test_privileges_are_dropped_after_binding_a_low_port(sink: Sink) -> None:
         with Wire(port) as client:
             client.hello()
             assert client.transaction().code == 250
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_key_that_only_root_may_read_serves_another_user(sink: Sink, tmp_path: Path) -> None:
+    """The certificate is loaded before privileges are dropped, as Postfix does it."""
+    issued = trustme.CA().issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    (tmp_path / "key.pem").chmod(0o600)
+    tls = {"mode": "starttls", "certificate": str(tmp_path / "cert.pem"), "key": str(tmp_path / "key.pem")}
+    settings = {"user": "nobody", "records": "stdout"}
+    with (
+        Gateway(settings, listeners={"smtp": {"tls": tls}}, backend=sink.port) as gateway,
+        smtplib.SMTP("localhost", gateway.port) as client,
+    ):
+        assert client.starttls()[0] == 220
+        assert client.ehlo()[0] == 250
+        assert gateway.worker().uids().effective == pwd.getpwnam("nobody").pw_uid
 
 
 def low_port() -> int:
