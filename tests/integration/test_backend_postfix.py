@@ -229,7 +229,7 @@ async def test_xforward_of_an_address_that_postfix_does_not_speak(postfix: Postf
 
 
 async def test_without_permission_to_announce(postfix: Postfix) -> None:
-    """A Postfix that does not offer XCLIENT gets no mail: it would trust the gateway's address in the client's place."""
+    """A Postfix that does not offer XCLIENT gets no mail: it would trust the gateway in the client's place."""
     async with backend.group(postfix.ports["plain"], client_info="xclient") as servers:
         assert (await backend.deliver(servers))[0].code == 451
         assert servers.is_up
