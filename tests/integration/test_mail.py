@@ -276,8 +276,13 @@ def test_recipients_of_two_backends_come_in_two_transactions_by_postfix() -> Non
         with Postfix({"sending": service}, relay) as sending, Wire(sending.port) as client:
             client.hello()
             client.transaction("you@example.org", "a@one.example", "b@two.example")
-            assert [message.recipients for message in one.until(1)] == [("a@one.example",)]
-            assert [message.recipients for message in two.until(1)] == [("b@two.example",)]
+            for sink in (one, two):
+                for _ in range(20):
+                    if sink.has(1, within=4):
+                        break
+                    sending.flush()  # a busy machine may have made it wait for its next turn
+            assert [message.recipients for message in one.messages] == [("a@one.example",)], sending.log()
+            assert [message.recipients for message in two.messages] == [("b@two.example",)], sending.log()
 
 
 @pytest.mark.parametrize(("recipient", "code", "count"), [("nobody", 550, 40), ("alice", 250, 150)])

@@ -139,6 +139,10 @@ class Postfix:
             os.close(end)
         pid_file.unlink(missing_ok=True)
 
+    def flush(self) -> None:
+        """Try again at once what is deferred."""
+        subprocess.run(["postqueue", "-c", self.folder / "etc", "-f"], check=True, capture_output=True, timeout=30)
+
     def queue_ids(self) -> set[str]:
         """The messages that it has accepted."""
         return {path.name for path in (self.folder / "queue/hold").iterdir() if path.is_file()}

@@ -82,6 +82,11 @@ class Sink:
             self._stopped = True
             self._controller.stop()
 
+    def has(self, count: int, within: float) -> bool:
+        """Whether so many messages are accepted in so many seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self.messages) >= count, within)
+
     def until(self, count: int) -> list[Kept]:
         """Wait until so many messages were accepted."""
         with self._changed:
