@@ -100,6 +100,7 @@ async def test_a_closed_spool_lets_a_write_under_way_finish_in_its_own_file(tmp_
     assert os.read(other, 10) == b""
     os.close(other)
     descriptor = file._descriptor
+    await asyncio.get_running_loop().shutdown_default_executor()  # its thread may still hold what it has just done
     del file
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
