@@ -59,7 +59,7 @@ class AuthRelay:
             except BackendError as error:
                 connection.fail(error)
                 continue
-            except BaseException:
+            except BaseException:  # cancelled too: no connection may stay half used
                 connection.abort("cancelled")
                 raise
             return cls(group, (server, connection))
@@ -130,6 +130,6 @@ class AuthRelay:
             return replies.AUTH_UNAVAILABLE
         except ValueError:  # the client's line can't be passed on
             return replies.SYNTAX_ERROR
-        except BaseException:
+        except BaseException:  # cancelled too: no connection may stay half used
             connection.abort("cancelled")
             raise

@@ -183,7 +183,7 @@ class Delivery:
             self._note(error)
             self._broken = replies.BACKEND_UNAVAILABLE
             return self._broken
-        except BaseException:
+        except BaseException:  # cancelled too: no half transaction may stay
             connection.abort("cancelled")
             raise
         self._park(connection)
@@ -221,7 +221,7 @@ class Delivery:
                     tried.add(server)
                     self._note(error)
                 fresh = True
-            except BaseException:
+            except BaseException:  # cancelled too: no half transaction may stay
                 connection.abort("cancelled")
                 raise
 
@@ -306,7 +306,7 @@ class Delivery:
                     self._note(error)
                     unknown = connection.engine.content_sent and error.reply is None
                     return replies.BACKEND_UNKNOWN if unknown else problem
-            except BaseException:
+            except BaseException:  # cancelled too: no half transaction may stay
                 connection.abort("cancelled")
                 raise
         return problem

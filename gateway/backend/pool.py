@@ -109,7 +109,7 @@ class Pool:
         """
         try:
             connection = await self._opener()
-        except BaseException:
+        except BaseException:  # cancelled too: its place must be free again
             self._leave()
             raise
         connection.pool = self
@@ -140,7 +140,7 @@ class Pool:
         try:
             async with asyncio.timeout(within):
                 return await waiter
-        except BaseException as error:
+        except BaseException as error:  # cancelled too: what came in that moment goes to the next
             if entry in self._waiters:
                 self._waiters.remove(entry)
             elif not waiter.cancelled():  # served in the moment in which it gave up

@@ -226,7 +226,7 @@ class Conversation(asyncio.Protocol):
         try:
             self._session = self._new_session()
             self._reception = self._door.reception(self._session)
-        except BaseException:
+        except BaseException:  # cancelled too: no client may be left hanging
             self._transport.abort()
             self._door.forget(self)
             raise
