@@ -6,14 +6,15 @@ of them. What one policy finds and another uses is a typed field here, never an 
 """
 
 import random
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol, TypeAlias
 
+from gateway.header import HeaderField, field_at, header_fields
+from gateway.mailauth.results import Arc, DkimSignature, Dmarc, Spf
 from gateway.resolver import ClientName
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import Reply
@@ -165,24 +166,6 @@ class Recipient:
         return "backend" if self.verdict is None else self.verdict.policy
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderField:
-    """One header field.
-
-    Attributes:
-        name: In lower case.
-        raw: The field's octets as received, its name and final CRLF included.
-    """
-
-    name: str
-    raw: bytes
-
-    @property
-    def value(self) -> bytes:
-        """What stands behind the colon, unfolded, without surrounding white space."""
-        return self.raw.partition(b":")[2].replace(b"\r\n", b"").strip()
-
-
 class Content(Protocol):
     """The octets of a message as received, dot-stuffing removed, every line but perhaps the last ended by CRLF."""
 
@@ -221,30 +204,18 @@ class Message:
     def message_id(self) -> str | None:
         """The first Message-ID field's value, None without one; found without reading all fields, for every record."""
         start = (b"\n" + self.header.lower()).find(b"\nmessage-id:")
-        match = _FIELD.match(self.header, start) if start >= 0 else None
-        return None if match is None else HeaderField("message-id", match[0]).value.decode("utf-8", "replace")
+        field = field_at(self.header, start) if start >= 0 else None
+        return None if field is None else field.value.decode("utf-8", "replace")
 
     @cached_property
     def fields(self) -> Sequence[HeaderField]:
         """The header fields in order; a line that is no field and continues none ends the header (RFC 5322 2.2)."""
-        return tuple(_fields(self.header))
+        return tuple(header_fields(self.header))
 
     def all(self, name: str) -> list[HeaderField]:
         """The fields of a name, in any case."""
         wanted = name.lower()
         return [header_field for header_field in self.fields if header_field.name == wanted]
-
-
-# RFC 5322 2.2: field-name ":" field-body CRLF, where a line that begins with white space continues the one before.
-# Read as leniently as mail servers do: any octets before the colon, white space before it not counted.
-_FIELD: Final = re.compile(rb"[ \t]*([^:\r]*?)[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*\r\n")
-
-
-def _fields(header: bytes) -> Iterator[HeaderField]:
-    position = 0
-    while (match := _FIELD.match(header, position)) is not None and match[1]:
-        position = match.end()
-        yield HeaderField(match[1].decode("latin-1").lower(), match[0])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -260,6 +231,11 @@ class Transaction:
         recipients: Every RCPT with its state, refused ones too.
         message: The message once its data has ended, None before.
         checks: What the policies found from MAIL on.
+        spf: What SPF came to; like the following, None where no policy looked. One that has begun and could not finish
+            leaves a temperror, never nothing.
+        dkim: What each signature came to; empty where there is none.
+        arc: What the chain of ARC sets came to.
+        dmarc: What DMARC came to.
     """
 
     id: str
@@ -270,6 +246,10 @@ class Transaction:
     recipients: list[Recipient] = field(default_factory=list)
     message: Message | None = None
     checks: list[Check] = field(default_factory=list)
+    spf: Spf | None = None
+    dkim: tuple[DkimSignature, ...] | None = None
+    arc: Arc | None = None
+    dmarc: Dmarc | None = None
 
     @property
     def accepted(self) -> list[Recipient]:

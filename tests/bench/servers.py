@@ -18,7 +18,8 @@ from typing import Final, Protocol
 
 from tests.bench.processes import BenchError, Program, children, cpu_seconds, group_cpu_seconds
 from tests.support.peers import is_installed
-from tests.support.postfix import Postfix, free_port
+from tests.support.ports import free_port
+from tests.support.postfix import Postfix
 
 SENDER: Final = "alice@example.org"
 RECIPIENT: Final = "bob@example.com"

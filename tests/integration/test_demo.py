@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.gateway import free_port
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.peer("swaks")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import trustme
 
-from tests.support.gateway import Gateway, free_port
+from tests.support.gateway import Gateway
+from tests.support.ports import free_port
 
 PLAIN, IMPLICIT = "smtp", "smtps"
 

@@ -13,9 +13,7 @@ fails if the log has a line of level ``error`` that was not expected.
 import asyncio
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,22 +27,13 @@ from typing import Any, Final, Self
 
 import psutil
 
+from tests.support.ports import free_port
+
 START_WITHIN: Final = 60.0
 """Seconds in which the service must be ready: on a busy machine imports alone take some."""
 
 WITHIN: Final = 30.0
 """Seconds in which any other event must come."""
-
-_PORTS: Final = range(10_000, 32_000)  # below those that the kernel takes for outgoing connections
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on, nor uses for an outgoing connection."""
-    while True:
-        port = random.SystemRandom().choice(_PORTS)
-        with socket.socket() as found, suppress(OSError):
-            found.bind(("127.0.0.1", port))
-            return port
 
 
 def poll(what: Callable[[], Any], within: float = WITHIN) -> Any:

@@ -18,7 +18,6 @@ import re
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from tests.support.peers import unavailable
+from tests.support.ports import free_port
 
 DOMAIN: Final = "example.com"
 RECIPIENTS: Final = ("alice", "bob", "carol", "postmaster", "jörg")
@@ -55,14 +55,6 @@ lmtp unix - - n - - lmtp
 anvil unix - - n - 1 anvil
 tlsmgr unix - - n 1000? 1 tlsmgr
 """
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on just now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 class Postfix:

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from tests.support.gateway import free_port
+from tests.support.ports import free_port
 
 USERS: Final = {b"alice@example.com": b"open sesame"}
 """Logins and passwords."""

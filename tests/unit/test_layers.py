@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 # From the bottom up. Modules of one row may import each other; a package stands for all that is in it.
 ROWS = (
-    ("gateway.smtp", "gateway.units", "gateway.resolver", "gateway.log"),
+    ("gateway.smtp", "gateway.units", "gateway.resolver", "gateway.header", "gateway.log"),
+    ("gateway.mailauth",),
     ("gateway.session", "gateway.verdict", "gateway.policy"),
     ("gateway.records", "gateway.tables"),
     ("gateway.config",),
@@ -32,6 +33,8 @@ POLICIES_MAY_USE = (
     "gateway.policy",
     "gateway.verdict",
     "gateway.session",
+    "gateway.header",
+    "gateway.mailauth",
     "gateway.smtp",
     "gateway.resolver",
     "gateway.tables",

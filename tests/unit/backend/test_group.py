@@ -12,7 +12,7 @@ from gateway.smtp import reply as replies
 from tests.support import backend
 from tests.support.backend import Zone, short
 from tests.support.fault_server import EXTENSIONS, FaultServer, kill, say, stall
-from tests.support.postfix import free_port
+from tests.support.ports import free_port
 
 
 async def test_failover_order() -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from gateway.cli import demo
 from gateway.cli.app import app
 from gateway.config.load import load
-from tests.support.gateway import free_port
+from tests.support.ports import free_port
 from tests.support.serving import Client
 
 CONFIG = """

@@ -1,0 +1,47 @@
+"""Header fields of a message, as received (RFC 5322 2.2).
+
+They are read as leniently as mail servers and readers do, and kept octet by octet, because signatures are made over
+the octets.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderField:
+    """One header field.
+
+    Attributes:
+        name: In lower case.
+        raw: The field's octets as received, its name and final CRLF included.
+    """
+
+    name: str
+    raw: bytes
+
+    @property
+    def value(self) -> bytes:
+        """What stands behind the colon, unfolded, without surrounding white space."""
+        return self.raw.partition(b":")[2].replace(b"\r\n", b"").strip()
+
+
+# RFC 5322 2.2: field-name ":" field-body CRLF, where a line that begins with white space continues the one before.
+# Any octets may stand before the colon; white space before it does not count.
+_FIELD: Final = re.compile(rb"[ \t]*([^:\r]*?)[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*\r\n")
+
+
+def header_fields(header: bytes) -> Iterator[HeaderField]:
+    """The fields of a header section in order; a line that is no field and continues none ends it (RFC 5322 2.2)."""
+    position = 0
+    while (match := _FIELD.match(header, position)) is not None and match[1]:
+        position = match.end()
+        yield HeaderField(match[1].decode("latin-1").lower(), match[0])
+
+
+def field_at(header: bytes, position: int) -> HeaderField | None:
+    """The field that begins at an octet, None if none does."""
+    match = _FIELD.match(header, position)
+    return None if match is None else HeaderField(match[1].decode("latin-1").lower(), match[0])

@@ -1,0 +1,209 @@
+"""What the verification of a message's sender comes to: values, with the standards' own words.
+
+Policies leave them on the transaction; the Authentication-Results field, the decision record and ``explain`` are made
+of them. ``reason`` always says in a sentence what an administrator wants to know, and holds nothing but what the
+message, the DNS or the gateway said, in one line.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class SpfResult(StrEnum):
+    """The result of check_host() (RFC 7208 2.6)."""
+
+    NONE = "none"
+    NEUTRAL = "neutral"
+    PASS = "pass"  # noqa: S105 - not a password
+    FAIL = "fail"
+    SOFTFAIL = "softfail"
+    TEMPERROR = "temperror"
+    PERMERROR = "permerror"
+
+
+class DkimResult(StrEnum):
+    """The result of one signature (RFC 8601 2.7.1)."""
+
+    NONE = "none"
+    PASS = "pass"  # noqa: S105 - not a password
+    FAIL = "fail"
+    POLICY = "policy"
+    NEUTRAL = "neutral"
+    TEMPERROR = "temperror"
+    PERMERROR = "permerror"
+
+
+class ArcResult(StrEnum):
+    """The status of a chain of ARC sets (RFC 8617 4.4), or that it can't be told now."""
+
+    NONE = "none"
+    PASS = "pass"  # noqa: S105 - not a password
+    FAIL = "fail"
+    TEMPERROR = "temperror"
+
+
+class DmarcResult(StrEnum):
+    """The result of DMARC (RFC 9989; the words are those of RFC 8601 2.7 and RFC 7489 11.2)."""
+
+    NONE = "none"
+    PASS = "pass"  # noqa: S105 - not a password
+    FAIL = "fail"
+    TEMPERROR = "temperror"
+    PERMERROR = "permerror"
+
+
+class Disposition(StrEnum):
+    """What the domain owner asks for: the policy in a DMARC record, and what it comes to for a message."""
+
+    NONE = "none"
+    QUARANTINE = "quarantine"
+    REJECT = "reject"
+
+
+class AlignmentMode(StrEnum):
+    """Whether an identifier must be the From domain itself or may share its organizational domain."""
+
+    RELAXED = "relaxed"
+    STRICT = "strict"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpfCheck:
+    """One check_host() (RFC 7208 4).
+
+    Attributes:
+        result: Its result.
+        domain: The domain that was checked, in lower case; A-labels.
+        mechanism: The mechanism that matched, as written in the record, None where none did.
+        reason: Why it came to this.
+        explanation: What ``exp=`` says of a fail (RFC 7208 6.2), made safe; None without it.
+        record: The domain's SPF record, None where there is none.
+        steps: Each mechanism that was tried, with what became of it, in words, in order.
+        queries: DNS questions that it took.
+    """
+
+    result: SpfResult
+    domain: str
+    mechanism: str | None = None
+    reason: str = ""
+    explanation: str | None = None
+    record: str | None = None
+    steps: tuple[str, ...] = ()
+    queries: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spf:
+    """SPF of a transaction: of the reverse-path, and of the HELO name.
+
+    Attributes:
+        mail_from: Of the reverse-path's domain, or with the null reverse-path of ``postmaster@`` the HELO name
+            (RFC 7208 2.4).
+        helo: Of the HELO name; None where it was not checked, because it is no domain name.
+    """
+
+    mail_from: SpfCheck
+    helo: SpfCheck | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DkimSignature:
+    """What one DKIM-Signature field came to (RFC 6376 6.1).
+
+    Attributes:
+        result: Its result.
+        reason: Why, such as ``body hash did not verify``; empty with a plain pass.
+        domain: The signing domain (``d=``) in lower case, A-labels; empty if it can't be read.
+        selector: ``s=``; empty if it can't be read.
+        algorithm: ``a=``, such as ``rsa-sha256``; empty if it can't be read.
+        auid: ``i=``, or ``@`` and the domain (RFC 6376 3.5); empty if it can't be read.
+        signature: The first octets of ``b=`` without white space, by which reports tell signatures apart (RFC 6008).
+        key_bits: The size of the key, None where no key was read.
+        testing: Whether the key says ``t=y``.
+        body_length: ``l=``, None without it.
+    """
+
+    result: DkimResult
+    reason: str = ""
+    domain: str = ""
+    selector: str = ""
+    algorithm: str = ""
+    auid: str = ""
+    signature: str = ""
+    key_bits: int | None = None
+    testing: bool = False
+    body_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArcSet:
+    """One ARC set of a chain (RFC 8617 4.2).
+
+    Attributes:
+        instance: ``i=``.
+        domain: Who sealed it: ``d=`` of its ARC-Seal, in lower case.
+        selector: ``s=`` of its ARC-Seal.
+        authentication_results: The value of its ARC-Authentication-Results field, unfolded, without ``i=``.
+    """
+
+    instance: int
+    domain: str
+    selector: str
+    authentication_results: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arc:
+    """What the chain of ARC sets came to (RFC 8617 5.2).
+
+    Attributes:
+        result: The chain's status.
+        reason: Why; empty with none and pass.
+        oldest_pass: The lowest instance whose message signature still verifies, 0 if all do (RFC 8617 5.2), None
+            unless the chain passed.
+        sealer: Who sealed last, None without a chain.
+        sets: The chain's sets in order; empty unless it is well-formed.
+    """
+
+    result: ArcResult
+    reason: str = ""
+    oldest_pass: int | None = None
+    sealer: str | None = None
+    sets: tuple[ArcSet, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dmarc:
+    """What DMARC came to (RFC 9989).
+
+    Attributes:
+        result: The result.
+        reason: Why.
+        domain: The Author Domain: that of the From field, in lower case, A-labels; empty if there is no usable one.
+        policy: What the record asks for failing mail of this domain (``p``, ``sp`` or ``np``), None without a record.
+        disposition: What that comes to for this message: none unless it failed; weakened by ``t=y``.
+        record_domain: Where the record stands, None without one.
+        record: The record's text, None without one.
+        organizational_domain: The Author Domain's organizational domain, None if it was not needed.
+        testing: Whether the record says ``t=y``.
+        spf_mode: ``aspf``.
+        dkim_mode: ``adkim``.
+        spf_aligned: The domain by which SPF passes in alignment, None if it does not.
+        dkim_aligned: The signing domain by which DKIM passes in alignment, None if none does.
+        arc_sealer: The trusted sealer whose recorded results rescued a failure, None otherwise.
+    """
+
+    result: DmarcResult
+    reason: str = ""
+    domain: str = ""
+    policy: Disposition | None = None
+    disposition: Disposition = Disposition.NONE
+    record_domain: str | None = None
+    record: str | None = None
+    organizational_domain: str | None = None
+    testing: bool = False
+    spf_mode: AlignmentMode = AlignmentMode.RELAXED
+    dkim_mode: AlignmentMode = AlignmentMode.RELAXED
+    spf_aligned: str | None = None
+    dkim_aligned: str | None = None
+    arc_sealer: str | None = None
