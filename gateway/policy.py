@@ -101,6 +101,8 @@ class Policy(Generic[OptionsT]):
         on_error: What happens when it raises or times out, unless the operator says otherwise. ``DEFER`` where a wrong
             pass admits what the policy exists to keep out.
         timeout: Seconds a hook may wait, unless the operator says otherwise.
+        requires: The names of policies that must stand before it in the chain, because it reads what they found.
+        hashes_body: Whether it reads ``Message.body_hashes``, so that bodies are hashed while they stream in.
         outcomes: The declared outcomes by name, gathered from the class's attributes.
         options: The operator's options.
         context: What the gateway hands it.
@@ -109,6 +111,8 @@ class Policy(Generic[OptionsT]):
     name: ClassVar[str]
     on_error: ClassVar[OnError] = OnError.DEFER
     timeout: ClassVar[float] = 10.0
+    requires: ClassVar[tuple[str, ...]] = ()
+    hashes_body: ClassVar[bool] = False
     outcomes: ClassVar[Mapping[str, Outcome]] = {}
     options_type: ClassVar[type[Options]] = NoOptions
 

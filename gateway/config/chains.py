@@ -136,7 +136,15 @@ class ChainBuilder:
             else:
                 told = f"the chain has a policy {entry.id!r} already, in line {known.position.line}"
                 self._note(place, f"{told}; give one of them an id of its own")
+            self._check_required(entry, place, [before.policy.name for before in entries])
         return entries
+
+    def _check_required(self, entry: Entry, place: Place, before: list[str]) -> None:
+        """Whether the policies that it builds on stand before it."""
+        missing = [name for name in entry.policy.requires if name not in before]
+        if missing:
+            needed = listed(missing, last="and")
+            self._note(place, f"{entry.policy.name} reads what {needed} found; put {needed} before it in the chain")
 
     def _entry(self, place: Place) -> Entry | None:
         value = place.value
