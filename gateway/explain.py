@@ -150,6 +150,7 @@ class _Walk:
             client_port=0,
             server_address=listener.name,
             started=now,
+            resolver=resolver,
             resolve_client_name=self._client_name,
             login=attempt.login,
         )

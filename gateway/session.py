@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeAlias
 
 from gateway.header import HeaderField, field_at, header_fields
 from gateway.mailauth.results import Arc, DkimSignature, Dmarc, Spf
-from gateway.resolver import ClientName
+from gateway.resolver import ClientName, Resolver
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import Reply
 from gateway.verdict import Check, Verdict
@@ -80,6 +80,7 @@ class Session:
         client_port: Its port, 0 if unknown.
         server_address: The address and port that the client connected to.
         started: UNIX time in seconds.
+        resolver: Asks the DNS for this session; bounds its questions and their time.
         resolve_client_name: Gives the client's name; looked up once, on the first use, and then remembered.
         client_name: What is known of the name so far, without asking.
         helo_name: The argument of HELO or EHLO, None before it.
@@ -99,6 +100,7 @@ class Session:
     client_port: int
     server_address: str
     started: float
+    resolver: Resolver
     resolve_client_name: Callable[[], Awaitable[ClientName]]
     client_name: ClientName | None = None
     helo_name: str | None = None
@@ -181,6 +183,25 @@ class Content(Protocol):
         ...
 
 
+class _Shortened:
+    """The content of a message without some of its header fields."""
+
+    def __init__(self, content: Content, header: bytes, kept: bytes) -> None:
+        self.size = content.size - len(header) + len(kept)
+        self.ends_with_newline = content.ends_with_newline
+        self._content = content
+        self._header_size = len(header)
+        self._kept = kept
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self._kept
+        skip = self._header_size
+        async for chunk in self._content.chunks():
+            if skip < len(chunk):
+                yield chunk[skip:]
+            skip = max(0, skip - len(chunk))
+
+
 class Message:
     """A received message.
 
@@ -188,12 +209,23 @@ class Message:
         content: Its octets, exactly as received.
         header: The octets of the header section, the empty line not included.
         added: Header fields to put on top, in order, each with its CRLF; what the gateway adds.
+        forwarded: What is forwarded below the added fields: the content, but for what ``remove`` takes away.
     """
 
     def __init__(self, content: Content, header: bytes) -> None:
         self.content = content
         self.header = header
         self.added: list[bytes] = []
+        self.forwarded: Content = content
+
+    def remove(self, unwanted: Callable[[HeaderField], bool]) -> int:
+        """Leave header fields out of what is forwarded; every other octet stays. Returns how many."""
+        kept = [field.raw for field in self.fields if not unwanted(field)]
+        removed = len(self.fields) - len(kept)
+        if removed:
+            rest = self.header[sum(len(field.raw) for field in self.fields) :]
+            self.forwarded = _Shortened(self.content, self.header, b"".join(kept) + rest)
+        return removed
 
     @property
     def size(self) -> int:

@@ -81,21 +81,28 @@ def domain(
 
 
 class _Octets:
-    """The content of a message, in memory, as one chunk."""
+    """The content of a message, in memory."""
 
-    def __init__(self, octets: bytes) -> None:
+    def __init__(self, octets: bytes, chunk: int) -> None:
         self.size = len(octets)
         self.ends_with_newline = octets.endswith(b"\r\n")
         self._octets = octets
+        self._chunk = chunk
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        yield self._octets
+        for start in range(0, max(self.size, 1), self._chunk):
+            yield self._octets[start : start + self._chunk]
 
 
-def message(octets: bytes) -> Message:
-    """A message of its octets as they travel: lines end in CRLF, an empty line ends the header."""
+def message(octets: bytes, *, chunk: int = 65_536) -> Message:
+    """A message of its octets as they travel: lines end in CRLF, an empty line ends the header.
+
+    Args:
+        octets: The message.
+        chunk: Octets that are read at a time.
+    """
     header, end, _ = (b"\r\n" + octets).partition(b"\r\n\r\n")  # the first line may be the empty one
-    return Message(_Octets(octets), (header + end[:2])[2:])
+    return Message(_Octets(octets, chunk), (header + end[:2])[2:])
 
 
 class Site:
@@ -164,6 +171,7 @@ class Site:
             client_port=40000,
             server_address="127.0.0.1:25",
             started=self.clock.now(),
+            resolver=self._resolver,
             resolve_client_name=resolve_client_name,
             helo_name=helo_name,
             extended=True,

@@ -442,7 +442,7 @@ class Conversation(asyncio.Protocol):
         delivery = self._delivery
         assert delivery is not None  # noqa: S101 - a recipient was accepted
         try:
-            reply = reception.told(await delivery.send(message.added, spool))
+            reply = reception.told(await delivery.send(message.added, message.forwarded))
         except OSError as error:
             log.error("spool failed", session=self._session.id, error=str(error))  # noqa: TRY400 - no programming error
             await self._end_message(reception.problem(replies.INSUFFICIENT_STORAGE))
@@ -664,6 +664,7 @@ class Conversation(asyncio.Protocol):
             client_port=port,
             server_address=server,
             started=now,
+            resolver=door.session_resolver(),
             resolve_client_name=_not_asked,
         )
         session.resolve_client_name = _name_finder(session, door.client_name)

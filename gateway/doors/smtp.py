@@ -219,7 +219,12 @@ class SmtpDoor:
 
     def spool(self) -> Spool:
         """The place for one message."""
-        return Spool(self._config.spool.memory, self._config.spool.directory)
+        options = self._config.spool
+        return Spool(options.memory, options.directory)
+
+    def session_resolver(self) -> Resolver:
+        """Asks the DNS for one session, within its bounds."""
+        return self._resolver
 
     def group(self, session: Session, recipient: Recipient) -> ServerGroup:
         """The servers that take a recipient's mail."""

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import Any
 
+from gateway.adapters.zone import ZoneResolver
 from gateway.backend import Delivery, ServerGroup
 from gateway.config.backend import BackendOptions
 from gateway.resolver import Answer, ClientName, NameStatus, RecordType, Status
@@ -61,6 +62,7 @@ def session(address: str = "192.0.2.7", **fields: Any) -> Session:
         "client_port": 4711,
         "server_address": "127.0.0.1:25",
         "started": 0.0,
+        "resolver": ZoneResolver({}),
         "resolve_client_name": _no_name,
         "client_name": ClientName("client.example", NameStatus.CONFIRMED),
         "helo_name": "helo.example",

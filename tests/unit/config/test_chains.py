@@ -253,6 +253,25 @@ def test_a_fault_in_a_policys_validator_is_a_problem(tmp_path: Path) -> None:
     assert found == ["3:12: policies[0].broken: the policy fails to read its options: KeyError: 'wanted'"]
 
 
+class Verdicts(Policy[Options]):
+    """Builds on what relay and size found."""
+
+    name = "verdicts"
+    requires = ("relay", "size")
+
+
+def test_a_policy_stands_behind_those_it_builds_on(tmp_path: Path) -> None:
+    """A policy that reads what others found is refused where they are missing or stand behind it."""
+    registry = Registry.of(Verdicts, Relay, SizeLimit)
+    for chain in ("[size, verdicts]", "[size, verdicts, relay]"):
+        found = problems(tmp_path, f"{HEAD}policies: {chain}\n", registry=registry)
+        told = "verdicts reads what relay found; put relay before it in the chain"
+        assert found == [f"3:18: policies[1]: {told}"]
+    config = loaded(tmp_path, f"{HEAD}policies: [relay, size, verdicts]\n", registry=registry)
+    assert config.chain is not None
+    assert [settings.id for settings in config.chain.policies] == ["relay", "size", "verdicts"]
+
+
 class _Offer:
     """Something that offers a policy, as an entry point does."""
 
