@@ -8,17 +8,24 @@ from datetime import UTC, datetime
 from typing import Final
 
 from gateway import records
+from gateway.mailauth.results import Arc, DkimSignature, Dmarc, Spf
 from gateway.records import (
+    AlignmentRecord,
+    ArcRecord,
+    AuthenticationRecord,
     BackendRecord,
     CheckRecord,
     ClientRecord,
     DecisionPart,
     DecisionRecord,
+    DkimRecord,
+    DmarcRecord,
     HeloRecord,
     MessageRecord,
     RecipientRecord,
     ReplyRecord,
     Result,
+    SpfRecord,
     TlsRecord,
 )
 from gateway.session import Recipient, RecipientState, Session, Transaction
@@ -83,6 +90,7 @@ def record_of(
         reverse_path=None if transaction is None else str(transaction.reverse_path),
         recipients=[] if transaction is None else [_recipient_record(r) for r in transaction.recipients],
         message=None if transaction is None else _message_record(transaction),
+        authentication=None if transaction is None else _authentication_record(transaction),
         checks=[_check_record(check) for check in checks],
         decision=decision,
         reply=reply_record(reply),
@@ -137,6 +145,57 @@ def _message_record(transaction: Transaction) -> MessageRecord | None:
         size=message.size,
         declared_size=transaction.declared_size,
         message_id=None if message_id is None else message_id[:998],  # RFC 5322 2.1.1: the longest line
+    )
+
+
+def _authentication_record(transaction: Transaction) -> AuthenticationRecord | None:
+    spf, dkim, arc, dmarc = transaction.spf, transaction.dkim, transaction.arc, transaction.dmarc
+    if spf is None and dkim is None and arc is None and dmarc is None:
+        return None
+    return AuthenticationRecord(
+        spf=None if spf is None else _spf_record(spf),
+        dkim=None if dkim is None else [_dkim_record(signature) for signature in dkim],
+        arc=None if arc is None else _arc_record(arc),
+        dmarc=None if dmarc is None else _dmarc_record(dmarc),
+    )
+
+
+def _spf_record(spf: Spf) -> SpfRecord:
+    helo = None if spf.helo is None else spf.helo.result
+    checked = spf.mail_from
+    return SpfRecord(mail_from=checked.result, helo=helo, domain=checked.domain, reason=checked.reason)
+
+
+def _dkim_record(signature: DkimSignature) -> DkimRecord:
+    return DkimRecord(
+        domain=signature.domain,
+        selector=signature.selector,
+        algorithm=signature.algorithm,
+        result=signature.result,
+        reason=signature.reason,
+    )
+
+
+def _arc_record(arc: Arc) -> ArcRecord:
+    return ArcRecord(result=arc.result, oldest_pass=arc.oldest_pass, sealer=arc.sealer, reason=arc.reason)
+
+
+def _dmarc_record(dmarc: Dmarc) -> DmarcRecord:
+    return DmarcRecord(
+        result=dmarc.result,
+        policy=dmarc.policy,
+        disposition=dmarc.disposition,
+        domain=dmarc.domain,
+        record_domain=dmarc.record_domain,
+        alignment=AlignmentRecord(
+            spf=dmarc.spf_aligned,
+            dkim=dmarc.dkim_aligned,
+            spf_mode=dmarc.spf_mode,
+            dkim_mode=dmarc.dkim_mode,
+        ),
+        trusted_sealer=dmarc.arc_sealer,
+        record=dmarc.record,
+        reason=dmarc.reason,
     )
 
 

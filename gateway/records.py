@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
+from gateway.mailauth.results import AlignmentMode, ArcResult, Disposition, DkimResult, DmarcResult, SpfResult
 from gateway.verdict import Action, Stage
 
 VERSION: Final = 1
@@ -84,6 +85,73 @@ class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
     message_id: str | None
 
 
+class SpfRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """SPF: the results for the reverse-path and for the HELO name (null if not checked), and the domain of the first.
+
+    With the null reverse-path the domain is the HELO name.
+    """
+
+    mail_from: SpfResult
+    helo: SpfResult | None
+    domain: str
+    reason: str
+
+
+class DkimRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One DKIM signature: who signed with which key and algorithm, what it came to, and why."""
+
+    domain: str
+    selector: str
+    algorithm: str
+    result: DkimResult
+    reason: str
+
+
+class ArcRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The chain of ARC sets: its status, the oldest set whose signature still holds (0 for all), who sealed last."""
+
+    result: ArcResult
+    oldest_pass: int | None
+    sealer: str | None
+    reason: str
+
+
+class AlignmentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The domains by which SPF and DKIM pass in alignment, null where they do not, and the modes asked for."""
+
+    spf: str | None
+    dkim: str | None
+    spf_mode: AlignmentMode
+    dkim_mode: AlignmentMode
+
+
+class DmarcRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """DMARC: its result, what the domain owner asks for and what that comes to here.
+
+    ``domain`` is that of the From field, ``record`` the text of the DMARC record that stands at ``record_domain``.
+    ``trusted_sealer`` names the ARC sealer whose word made a failure a pass.
+    """
+
+    result: DmarcResult
+    policy: Disposition | None
+    disposition: Disposition
+    domain: str
+    record_domain: str | None
+    alignment: AlignmentRecord
+    trusted_sealer: str | None
+    record: str | None
+    reason: str
+
+
+class AuthenticationRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of who sent the message; null where no policy looked."""
+
+    spf: SpfRecord | None
+    dkim: list[DkimRecord] | None
+    arc: ArcRecord | None
+    dmarc: DmarcRecord | None
+
+
 class DecisionPart(msgspec.Struct, frozen=True, kw_only=True):
     """How it ended, and who decided: ``policy`` is a policy's id, ``backend`` or ``smtp`` (the protocol)."""
 
@@ -118,6 +186,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     reverse_path: str | None
     recipients: list[RecipientRecord]
     message: MessageRecord | None
+    authentication: AuthenticationRecord | None
     checks: list[CheckRecord]
     decision: DecisionPart
     reply: ReplyRecord | None

@@ -4,17 +4,24 @@ from typing import Any
 
 import msgspec
 
+from gateway.mailauth.results import AlignmentMode, ArcResult, Disposition, DkimResult, DmarcResult, SpfResult
 from gateway.records import (
     VERSION,
+    AlignmentRecord,
+    ArcRecord,
+    AuthenticationRecord,
     BackendRecord,
     CheckRecord,
     ClientRecord,
     DecisionPart,
     DecisionRecord,
+    DkimRecord,
+    DmarcRecord,
     HeloRecord,
     MessageRecord,
     RecipientRecord,
     ReplyRecord,
+    SpfRecord,
     TlsRecord,
 )
 from gateway.verdict import Action, Stage
@@ -46,6 +53,26 @@ ACCEPTED = DecisionRecord(
         )
     ],
     message=MessageRecord(size=4096, declared_size=None, message_id="<1@example.org>"),
+    authentication=AuthenticationRecord(
+        spf=SpfRecord(mail_from=SpfResult.PASS, helo=SpfResult.NONE, domain="example.org", reason="matched mx"),
+        dkim=[
+            DkimRecord(domain="example.org", selector="s1", algorithm="rsa-sha256", result=DkimResult.PASS, reason="")
+        ],
+        arc=ArcRecord(result=ArcResult.NONE, oldest_pass=None, sealer=None, reason=""),
+        dmarc=DmarcRecord(
+            result=DmarcResult.PASS,
+            policy=Disposition.REJECT,
+            disposition=Disposition.NONE,
+            domain="example.org",
+            record_domain="example.org",
+            alignment=AlignmentRecord(
+                spf="example.org", dkim="example.org", spf_mode=AlignmentMode.RELAXED, dkim_mode=AlignmentMode.STRICT
+            ),
+            trusted_sealer=None,
+            record="v=DMARC1; p=reject; adkim=s",
+            reason="",
+        ),
+    ),
     checks=[
         CheckRecord(
             policy="size",

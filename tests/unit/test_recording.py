@@ -1,0 +1,89 @@
+"""The decision record is made of what the types of the session hold."""
+
+from gateway.mailauth.results import (
+    AlignmentMode,
+    Arc,
+    ArcResult,
+    Disposition,
+    DkimResult,
+    DkimSignature,
+    Dmarc,
+    DmarcResult,
+    Spf,
+    SpfCheck,
+    SpfResult,
+)
+from gateway.recording import decision_of, record_of
+from gateway.records import AuthenticationRecord
+from gateway.session import Transaction
+from gateway.testing import Site
+
+
+def authentication(transaction: Transaction) -> AuthenticationRecord | None:
+    """What the record says of who sent it."""
+    made = record_of(
+        transaction.session,
+        transaction,
+        decision=decision_of("aborted", None, None),
+        reply=None,
+        backend=None,
+        gateway="mx.example.com",
+        address="192.0.2.1",
+        duration=0.1,
+    )
+    return made.authentication
+
+
+def test_no_policy_that_looked_leaves_nothing() -> None:
+    """Where nobody asked who sent it the record says so by null, part by part."""
+    transaction = Site().transaction()
+    assert authentication(transaction) is None
+    transaction.dkim = ()
+    found = authentication(transaction)
+    assert found is not None
+    assert (found.spf, found.dkim, found.arc, found.dmarc) == (None, [], None, None)
+
+
+def test_every_result_stands_in_the_record() -> None:
+    """SPF of both identities, each signature, the chain of seals, and DMARC with its record and alignment."""
+    transaction = Site().transaction()
+    transaction.spf = Spf(
+        mail_from=SpfCheck(result=SpfResult.SOFTFAIL, domain="example.net", reason="matched ~all"),
+        helo=SpfCheck(result=SpfResult.PASS, domain="client.example.net"),
+    )
+    transaction.dkim = (
+        DkimSignature(result=DkimResult.PASS, domain="example.net", selector="a", algorithm="ed25519-sha256"),
+        DkimSignature(result=DkimResult.FAIL, reason="body hash did not verify"),
+    )
+    transaction.arc = Arc(result=ArcResult.PASS, oldest_pass=0, sealer="list.example")
+    transaction.dmarc = Dmarc(
+        result=DmarcResult.PASS,
+        domain="news.example.net",
+        policy=Disposition.REJECT,
+        record_domain="example.net",
+        record="v=DMARC1; p=reject; aspf=s",
+        spf_mode=AlignmentMode.STRICT,
+        dkim_aligned="example.net",
+        arc_sealer="list.example",
+    )
+    found = authentication(transaction)
+    assert found is not None
+    assert found.spf is not None
+    assert found.arc is not None
+    assert found.dmarc is not None
+    assert (found.spf.mail_from, found.spf.helo, found.spf.domain) == ("softfail", "pass", "example.net")
+    assert [(each.domain, each.result, each.reason) for each in found.dkim or []] == [
+        ("example.net", "pass", ""),
+        ("", "fail", "body hash did not verify"),
+    ]
+    assert (found.arc.result, found.arc.oldest_pass, found.arc.sealer) == ("pass", 0, "list.example")
+    dmarc = found.dmarc
+    assert (dmarc.result, dmarc.policy, dmarc.disposition) == ("pass", "reject", "none")
+    assert (dmarc.domain, dmarc.record_domain, dmarc.record) == (
+        "news.example.net",
+        "example.net",
+        "v=DMARC1; p=reject; aspf=s",
+    )
+    assert (dmarc.alignment.spf, dmarc.alignment.dkim) == (None, "example.net")
+    assert (dmarc.alignment.spf_mode, dmarc.alignment.dkim_mode) == ("strict", "relaxed")
+    assert dmarc.trusted_sealer == "list.example"
