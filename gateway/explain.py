@@ -109,6 +109,12 @@ class _Overheard:
         self.questions.append(Question(name, record_type, answer))
         return answer
 
+    def known(self, name: str, record_type: RecordType) -> Answer | None:
+        answer = self._resolver.known(name, record_type)
+        if answer is not None:
+            self.questions.append(Question(name, record_type, answer))
+        return answer
+
 
 async def explain(
     config: Config, listener: Listener, attempt: Attempt, resolver: Resolver, clock: Clock

@@ -2,7 +2,7 @@
 
 An adapter implements ``Resolver``; policies and backends are handed one. NXDOMAIN, no data, SERVFAIL and time-out stay
 apart (``Status``), because what follows from each differs. ``lookup`` never raises for what a server answers or fails
-to.
+to. ``SessionResolver`` stands between one session and the resolver of the worker, and bounds what the session may ask.
 """
 
 import asyncio
@@ -69,6 +69,71 @@ class Resolver(Protocol):
     async def lookup(self, name: str, record_type: RecordType) -> Answer:
         """Ask one question. The name is in A-labels, without the final dot."""
         ...
+
+    def known(self, name: str, record_type: RecordType) -> Answer | None:
+        """The answer that is at hand without asking anyone, None if there is none."""
+        ...
+
+
+class SessionResolver:
+    """What one session asks the DNS by: a ``Resolver`` that bounds the questions and the time of its session.
+
+    Answers at hand are free. Above a limit the others end as ``TIMEOUT`` at once, without asking: nothing is known of
+    the name, so what follows is what follows where the DNS does not answer.
+
+    Attributes:
+        queries: How many questions were passed on so far.
+        exhausted: Whether a question was not asked, or was given up, because of a limit.
+    """
+
+    __slots__ = ("_began", "_limit", "_resolver", "_spent", "_time", "_waiting", "exhausted", "queries")
+
+    def __init__(self, resolver: Resolver, *, queries: int, time: float) -> None:
+        """Begin a session's account.
+
+        Args:
+            resolver: Answers what may be asked.
+            queries: How many questions may be passed on.
+            time: For how many seconds the session may wait for answers in all; what it waits for at the same time
+                counts once.
+        """
+        self.queries = 0
+        self.exhausted = False
+        self._resolver = resolver
+        self._limit = queries
+        self._time = time
+        self._spent = 0.0
+        self._waiting = 0
+        self._began = 0.0
+
+    def known(self, name: str, record_type: RecordType) -> Answer | None:
+        """The answer that is at hand without asking anyone, None if there is none."""
+        return self._resolver.known(name, record_type)
+
+    async def lookup(self, name: str, record_type: RecordType) -> Answer:
+        """Ask one question, if the session still may. The name is in A-labels, without the final dot."""
+        answer = self._resolver.known(name, record_type)
+        if answer is not None:
+            return answer
+        now = asyncio.get_running_loop().time()
+        left = self._time - self._spent - (now - self._began if self._waiting else 0.0)
+        if self.queries >= self._limit or left <= 0:
+            self.exhausted = True
+            return Answer(Status.TIMEOUT)
+        self.queries += 1
+        if not self._waiting:
+            self._began = now
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(left):
+                return await self._resolver.lookup(name, record_type)
+        except TimeoutError:
+            self.exhausted = True
+            return Answer(Status.TIMEOUT)
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._spent += asyncio.get_running_loop().time() - self._began
 
 
 class NameStatus(StrEnum):

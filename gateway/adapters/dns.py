@@ -107,6 +107,10 @@ class DnsResolver:
         # Others may wait for the same answer, so whoever gives up does not stop the question; its own time-out ends it.
         return await asyncio.shield(task)
 
+    def known(self, name: str, record_type: RecordType) -> Answer | None:
+        """The cached answer, None if there is none."""
+        return self._cached((name.lower().removesuffix("."), record_type))
+
     async def close(self) -> None:
         """Stop the questions in flight."""
         tasks = list(self._in_flight.values())

@@ -73,6 +73,13 @@ class ZoneResolver:
 
     async def lookup(self, name: str, record_type: RecordType) -> Answer:
         """Answer one question."""
+        return self._answer(name, record_type)
+
+    def known(self, name: str, record_type: RecordType) -> Answer | None:
+        """The answer: a mapping has them all at hand."""
+        return self._answer(name, record_type)
+
+    def _answer(self, name: str, record_type: RecordType) -> Answer:
         name = name.lower().removesuffix(".")
         for _ in range(MAX_CNAMES + 1):
             known = self._names.get(name)

@@ -303,6 +303,10 @@ class DnsOptions(Section):
     """Whether the client's name is looked up."""
     cache: Count = 10_000
     """How many answers are remembered; 0 for none."""
+    session_queries: Positive = 1000
+    """How many questions a session may ask in all; answers that are remembered are free."""
+    session_time: Duration = 60.0
+    """How long a session may wait for answers in all."""
 
 
 class RecordOptions(Section):

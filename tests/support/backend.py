@@ -29,6 +29,10 @@ class Zone:
         self.asked.append((name, record_type))
         return self.answers.get((name, record_type), Answer(Status.NXDOMAIN, (), 300))
 
+    def known(self, name: str, record_type: RecordType) -> Answer | None:  # noqa: ARG002 - the interface
+        """Nothing is at hand before it is asked."""
+        return None
+
 
 class Bytes:
     """The content of a message, in chunks of a size."""

@@ -1,9 +1,11 @@
-"""The client's name: what its PTR says and its address records confirm."""
+"""The client's name, by its PTR and what confirms it; what one session may ask the DNS."""
+
+import asyncio
 
 import pytest
 
 from gateway.adapters.zone import ZoneResolver
-from gateway.resolver import ClientName, NameStatus, Status, client_name
+from gateway.resolver import Answer, ClientName, NameStatus, RecordType, SessionResolver, Status, client_name
 
 CONFIRMED, UNKNOWN, TEMPORARY = NameStatus.CONFIRMED, NameStatus.UNKNOWN, NameStatus.TEMPORARY
 
@@ -49,3 +51,70 @@ async def test_a_name_counts_when_it_leads_back(zone: dict[str, object], address
 def test_only_faults_are_temporary() -> None:
     """A name that does not exist will not exist a moment later either."""
     assert {status for status in Status if status.is_temporary} == {Status.SERVFAIL, Status.TIMEOUT}
+
+
+class Counting(ZoneResolver):
+    """Has nothing at hand but what was asked before, and answers once it is told to."""
+
+    def __init__(self, zone: dict[str, object]) -> None:
+        super().__init__(zone)
+        self.asked: list[str] = []
+        self.released = asyncio.Event()
+        self.released.set()
+
+    async def lookup(self, name: str, record_type: RecordType) -> Answer:
+        self.asked.append(name)
+        await self.released.wait()
+        return await super().lookup(name, record_type)
+
+    def known(self, name: str, record_type: RecordType) -> Answer | None:
+        return super().known(name, record_type) if name in self.asked and self.released.is_set() else None
+
+
+async def test_a_session_may_ask_so_many_questions() -> None:
+    """The questions up to the limit are answered, what is at hand stays free, and the others end as a time-out."""
+    worker = Counting({f"n{number}.example": {"A": "192.0.2.1"} for number in range(4)})
+    session = SessionResolver(worker, queries=2, time=60)
+    for name in ("n0.example", "n1.example", "n0.example", "n1.example"):
+        assert (await session.lookup(name, RecordType.A)).status is Status.FOUND
+        assert session.known(name, RecordType.A) == worker.known(name, RecordType.A)
+    early = session.exhausted
+    assert session.known("n2.example", RecordType.A) is None
+    assert (await session.lookup("n2.example", RecordType.A)) == Answer(Status.TIMEOUT)
+    assert (await session.lookup("n0.example", RecordType.A)).status is Status.FOUND
+    assert (early, session.exhausted) == (False, True)
+    assert session.queries == 2
+    assert worker.asked == ["n0.example", "n1.example"]
+    assert (await SessionResolver(worker, queries=2, time=60).lookup("n2.example", RecordType.A)).records
+
+
+async def test_a_session_may_wait_so_long() -> None:
+    """When the session's time is over its questions end, further ones are not asked, and what is at hand stays free."""
+    worker = Counting({"old.example": {"A": "192.0.2.1"}})
+    session = SessionResolver(worker, queries=100, time=0.05)
+    worker.released.clear()
+    answers = await asyncio.gather(*(session.lookup(f"n{number}.example", RecordType.A) for number in range(20)))
+    assert set(answers) == {Answer(Status.TIMEOUT)}
+    assert session.exhausted
+    worker.released.set()
+    assert await session.lookup("late.example", RecordType.A) == Answer(Status.TIMEOUT)
+    assert "late.example" not in worker.asked
+    await worker.lookup("old.example", RecordType.A)
+    assert (await session.lookup("old.example", RecordType.A)).records == ("192.0.2.1",)
+
+
+async def test_time_in_which_a_session_asks_nothing_is_not_counted() -> None:
+    """Only waiting for the DNS counts, and questions at the same time count once."""
+    worker = Counting({})
+    worker.released.clear()
+    session = SessionResolver(worker, queries=100, time=1000)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    waiting = [asyncio.create_task(session.lookup(f"n{number}.example", RecordType.A)) for number in range(50)]
+    await asyncio.sleep(0)
+    worker.released.set()
+    await asyncio.gather(*waiting)
+    assert 0 < session._spent <= loop.time() - began
+    spent = session._spent
+    await session.lookup("n1.example", RecordType.A)
+    assert session._spent == spent

@@ -26,6 +26,10 @@ class Counting(ZoneResolver):
         self.asked.append(name)
         return await super().lookup(name, record_type)
 
+    def known(self, name: str, record_type: RecordType) -> Answer | None:
+        self.asked.append(name)
+        return super().known(name, record_type)
+
 
 async def test_a_clients_name_is_asked_for_once_and_remembered(tmp_path: Path) -> None:
     """The second connection knows it from the start."""
