@@ -29,19 +29,20 @@ class HeaderField:
 
 
 # RFC 5322 2.2: field-name ":" field-body CRLF, where a line that begins with white space continues the one before.
-# Any octets may stand before the colon; white space before it does not count.
-_FIELD: Final = re.compile(rb"[ \t]*([^:\r]*?)[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*\r\n")
+# Any octets may stand before the colon; white space around them does not count. Nothing is tried twice, so that the
+# time is in proportion to the octets.
+_FIELD: Final = re.compile(rb"([^:\r]*+):[^\r]*+(?:\r\n[ \t][^\r]*+)*+\r\n")
 
 
 def header_fields(header: bytes) -> Iterator[HeaderField]:
     """The fields of a header section in order; a line that is no field and continues none ends it (RFC 5322 2.2)."""
     position = 0
-    while (match := _FIELD.match(header, position)) is not None and match[1]:
+    while (match := _FIELD.match(header, position)) is not None and (name := match[1].strip(b" \t")):
         position = match.end()
-        yield HeaderField(match[1].decode("latin-1").lower(), match[0])
+        yield HeaderField(name.decode("latin-1").lower(), match[0])
 
 
 def field_at(header: bytes, position: int) -> HeaderField | None:
     """The field that begins at an octet, None if none does."""
     match = _FIELD.match(header, position)
-    return None if match is None else HeaderField(match[1].decode("latin-1").lower(), match[0])
+    return None if match is None else HeaderField(match[1].strip(b" \t").decode("latin-1").lower(), match[0])

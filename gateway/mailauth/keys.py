@@ -127,11 +127,14 @@ async def find_keys(resolver: Resolver, names: Iterable[str]) -> Mapping[str, Ke
         resolver: Asks the DNS.
         names: What ``key_name`` made.
     """
-    answers = dict.fromkeys(names)
-    if len(answers) == 1:
-        return {name: keys_of(await resolver.lookup(name, RecordType.TXT), name) for name in answers}
-    found = await asyncio.gather(*(resolver.lookup(name, RecordType.TXT) for name in answers))
-    return {name: keys_of(answer, name) for name, answer in zip(answers, found, strict=True)}
+    answers = {name: resolver.known(name, RecordType.TXT) for name in names}
+    unknown = [name for name, answer in answers.items() if answer is None]
+    if len(unknown) == 1:
+        answers[unknown[0]] = await resolver.lookup(unknown[0], RecordType.TXT)
+    elif unknown:
+        found = await asyncio.gather(*(resolver.lookup(name, RecordType.TXT) for name in unknown))
+        answers.update(zip(unknown, found, strict=True))
+    return {name: keys_of(answer, name) for name, answer in answers.items() if answer is not None}
 
 
 def keys_of(answer: Answer, name: str) -> Keys:
