@@ -15,6 +15,7 @@ from gateway.records import DecisionRecord, RecordSink
 from gateway.resolver import Resolver
 from gateway.session import Domain
 from gateway.tables import AddressList
+from gateway.trace import Identity
 
 
 def our_domains(config: Config) -> Callable[[str], Domain | None]:
@@ -55,6 +56,17 @@ def _as_table(options: RecipientOptions) -> dict[str, object]:
         aliases = options.aliases
         written["aliases"] = {"list": list(aliases.entries)} | ({"file": str(aliases.file)} if aliases.file else {})
     return written
+
+
+def identity_of(config: Config) -> Identity:
+    """The gateway's names."""
+    options = config.authentication_results
+    name = options.authserv_id or config.hostname
+    return Identity(
+        hostname=config.hostname,
+        authserv_id=name if options.add else None,
+        authserv_ids=frozenset(known.lower() for known in (name, *options.remove)),
+    )
 
 
 def build_chains(

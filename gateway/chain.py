@@ -199,6 +199,12 @@ class Chain:
         varied |= {entry.policy for entry in exceptions}
         self._varied = frozenset(varied)
 
+    @property
+    def signatures(self) -> int | None:
+        """For how many DKIM signatures a message's body is hashed while it streams in; None where nobody wants it."""
+        counts = [step.policy.signatures for _, step in self._made if step.policy.hashes_body]
+        return max(counts, default=None)
+
     def variant(self, domain: Domain | None) -> Variant:
         """The settings that hold for recipients of a domain."""
         return self.common if domain is None else self._by_domain.get(domain.name, self.common)

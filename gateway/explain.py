@@ -10,15 +10,16 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TypeVar
 
-from gateway.assembly import build_chains, our_domains
+from gateway.assembly import build_chains, identity_of, our_domains
 from gateway.config.backend import BackendProtocol
 from gateway.config.model import Config, DelayReject, Listener
 from gateway.doors.smtp import engine_options
+from gateway.header import HeaderField
 from gateway.policy import Clock
 from gateway.reception import Reception
 from gateway.recording import PROTOCOL, RESULTS
 from gateway.records import DecisionRecord
-from gateway.resolver import Answer, ClientName, RecordType, Resolver, client_name
+from gateway.resolver import Answer, ClientName, RecordType, Resolver, SessionResolver, client_name
 from gateway.session import Message, Recipient, Session, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.events import Chunk, EndOfData, Fatal, Hello, Mail, Rcpt, Refused
@@ -127,6 +128,15 @@ async def explain(
     return await _Walk(config, listener, attempt, _Overheard(resolver), clock).walk()
 
 
+def _changes(message: Message) -> str:
+    """What differs in the message that is forwarded, line by line."""
+    lines = ["forwarded with these header fields added:"]
+    lines += [HeaderField("", field).unfolded for field in message.added]
+    if message.removed:
+        lines += ["and without these:"] + [field.unfolded for field in message.removed]
+    return "\n".join(lines)
+
+
 EventT = TypeVar("EventT", Hello, Mail, Rcpt)
 
 
@@ -156,7 +166,7 @@ class _Walk:
             client_port=0,
             server_address=listener.name,
             started=now,
-            resolver=resolver,
+            resolver=SessionResolver(resolver, queries=config.dns.session_queries, time=config.dns.session_time),
             resolve_client_name=self._client_name,
             login=attempt.login,
         )
@@ -169,7 +179,7 @@ class _Walk:
             single_recipient=frozenset(n for n, o in config.backends.items() if o.protocol is BackendProtocol.LMTP),
             sink=self._explanation,
             clock=clock,
-            hostname=config.hostname,
+            identity=identity_of(config),
             delay_reject=config.delay_reject is DelayReject.RCPT,
         )
         self._engine = ServerConnection(
@@ -252,21 +262,20 @@ class _Walk:
         if verdict.reply is not None:
             await self._finish(verdict, "DATA")
             return
-        spool = Spool(self._config.spool.memory, self._config.spool.directory)
+        spool = Spool(self._config.spool.memory, self._config.spool.directory, self._chain.signatures)
         try:
             event = await self._receive(content, spool)
             what = f"the message, {len(content)} octets"
             if event.problem is not None:
                 await self._finish(self._reception.problem(event.problem), what)
                 return
-            message = Message(spool, spool.header)
+            message = spool.message()
             verdict = await self._reception.message(message)
             if verdict.reply is not None:
                 await self._finish(verdict, what)
                 return
-            added = " ".join(field.split(b":", 1)[0].decode() for field in message.added)
             self._reception.finish("accepted", None, replies.ACCEPTED)
-            self._tell(what, replies.ACCEPTED, f"forwarded with these header fields added: {added}")
+            self._tell(what, replies.ACCEPTED, _changes(message))
             await self._reception.close()
         finally:
             spool.close()

@@ -27,6 +27,11 @@ class HeaderField:
         """What stands behind the colon, unfolded, without surrounding white space."""
         return self.raw.partition(b":")[2].replace(b"\r\n", b"").strip()
 
+    @property
+    def unfolded(self) -> str:
+        """The whole field in one line, for people."""
+        return b" ".join(self.raw.split()).decode("utf-8", "backslashreplace")
+
 
 # RFC 5322 2.2: field-name ":" field-body CRLF, where a line that begins with white space continues the one before.
 # Any octets may stand before the colon; white space around them does not count. Nothing is tried twice, so that the

@@ -133,6 +133,11 @@ class Policy(Generic[OptionsT]):
         self.options = options
         self.context = context
 
+    @property
+    def signatures(self) -> int:
+        """How many DKIM-Signature fields of a message bodies are hashed for, where it ``hashes_body``."""
+        return 0
+
     @classmethod
     def hooks(cls) -> Mapping[Stage, str]:
         """The stages at which it runs, each with the name of its method."""

@@ -27,7 +27,7 @@ from gateway.session import Domain, Message, Recipient, RecipientState, Session,
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import MAX_REPLY_LINE, Reply
-from gateway.trace import received
+from gateway.trace import Identity, received, remove_forged, sender_authentication
 from gateway.verdict import GO_ON, Action, Check, Finding, Stage, Verdict
 
 
@@ -43,7 +43,7 @@ class Reception:
         single_recipient: The groups that take one recipient a transaction (LMTP answers each recipient by itself).
         sink: Takes the records.
         clock: Tells the time.
-        hostname: The gateway's name.
+        identity: The gateway's names.
         delay_reject: Whether early refusals are held back until RCPT.
 
     Attributes:
@@ -61,7 +61,7 @@ class Reception:
         "_discarded",
         "_domain",
         "_held",
-        "_hostname",
+        "_identity",
         "_pending",
         "_recipient_limit",
         "_recorded",
@@ -88,7 +88,7 @@ class Reception:
         single_recipient: frozenset[str],
         sink: RecordSink,
         clock: Clock,
-        hostname: str,
+        identity: Identity,
         delay_reject: bool,
     ) -> None:
         self.session = session
@@ -102,7 +102,7 @@ class Reception:
         self._sink = sink
         self._clock = clock
         self._client = str(session.client_address)
-        self._hostname = hostname
+        self._identity = identity
         self._delay = delay_reject
         self._held: list[Ruling] = []
         self._anew: dict[tuple[Stage, int], Finding | None] = {}
@@ -124,7 +124,9 @@ class Reception:
     def refuse_client(self, verdict: Verdict) -> Reply:
         """What a client that is refused at connect is greeted with: 554, or 421 (RFC 5321 3.1)."""
         reply = verdict.reply or replies.LOCAL_ERROR
-        reply = _greeting(self._hostname, reply) if verdict.action is Action.REJECT else reply.as_disconnection()
+        reply = (
+            _greeting(self._identity.hostname, reply) if verdict.action is Action.REJECT else reply.as_disconnection()
+        )
         self._refused = replace(verdict, reply=reply)
         return reply
 
@@ -217,8 +219,11 @@ class Reception:
         transaction.message = message
         verdict = self._discarded or await self._late_stage(Stage.MESSAGE, (transaction, message))
         if verdict.reply is None:
+            names = self._identity
+            remove_forged(message, names.authserv_ids)
             message.added[:0] = [
-                received(transaction, hostname=self._hostname, address=self._client, now=self._clock.now()),
+                received(transaction, hostname=names.hostname, address=self._client, now=self._clock.now()),
+                *sender_authentication(transaction, authserv_id=names.authserv_id, address=self._client),
                 *self._tags,
             ]
         return verdict
@@ -401,7 +406,7 @@ class Reception:
             decision=decision,
             reply=reply,
             backend=backend,
-            gateway=self._hostname,
+            gateway=self._identity.hostname,
             address=self._client,
             duration=time.perf_counter() - self._started,
         )

@@ -35,6 +35,9 @@ from gateway.verdict import Action, Check, Verdict
 PROTOCOL: Final = "smtp"
 """Who decided, where it was not a policy but the protocol: in the place of a policy's id."""
 
+_REMOVED: Final = 20
+"""How many removed fields a record names, so that no sender makes it grow."""
+
 RESULTS: Final[dict[Action, Result]] = {
     Action.DEFER: "deferred", Action.REJECT: "rejected", Action.DISCARD: "discarded", Action.DISCONNECT: "disconnected",
 }  # fmt: skip
@@ -145,6 +148,7 @@ def _message_record(transaction: Transaction) -> MessageRecord | None:
         size=message.size,
         declared_size=transaction.declared_size,
         message_id=None if message_id is None else message_id[:998],  # RFC 5322 2.1.1: the longest line
+        removed=[field.name for field in message.removed[:_REMOVED]],
     )
 
 

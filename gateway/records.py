@@ -78,11 +78,12 @@ class CheckRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The message: octets received, octets declared with SIZE, and its Message-ID field."""
+    """The message: octets received and declared with SIZE, its Message-ID, names of fields that were not forwarded."""
 
     size: int
     declared_size: int | None
     message_id: str | None
+    removed: list[str]
 
 
 class SpfRecord(msgspec.Struct, frozen=True, kw_only=True):

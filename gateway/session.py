@@ -6,14 +6,14 @@ of them. What one policy finds and another uses is a typed field here, never an 
 """
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol, TypeAlias
 
 from gateway.header import HeaderField, field_at, header_fields
+from gateway.mailauth.body import BodyHashes
 from gateway.mailauth.results import Arc, DkimSignature, Dmarc, Spf
 from gateway.resolver import ClientName, Resolver
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
@@ -208,24 +208,35 @@ class Message:
     Attributes:
         content: Its octets, exactly as received.
         header: The octets of the header section, the empty line not included.
+        body_hashes: The body's hashes, made while it came; None where no policy wants them.
         added: Header fields to put on top, in order, each with its CRLF; what the gateway adds.
-        forwarded: What is forwarded below the added fields: the content, but for what ``remove`` takes away.
+        removed: Header fields that are not forwarded.
+        forwarded: What is forwarded below the added fields: the content, but for what was removed.
     """
 
-    def __init__(self, content: Content, header: bytes) -> None:
+    def __init__(
+        self,
+        content: Content,
+        header: bytes,
+        body_hashes: BodyHashes | None = None,
+        fields: tuple[HeaderField, ...] | None = None,
+    ) -> None:
         self.content = content
         self.header = header
+        self.body_hashes = body_hashes
+        self._fields = fields
         self.added: list[bytes] = []
+        self.removed: tuple[HeaderField, ...] = ()
         self.forwarded: Content = content
 
-    def remove(self, unwanted: Callable[[HeaderField], bool]) -> int:
-        """Leave header fields out of what is forwarded; every other octet stays. Returns how many."""
-        kept = [field.raw for field in self.fields if not unwanted(field)]
-        removed = len(self.fields) - len(kept)
-        if removed:
+    def remove(self, unwanted: Collection[HeaderField]) -> None:
+        """Leave some of its header fields out of what is forwarded; every other octet stays."""
+        self.removed = tuple(unwanted)
+        if unwanted:
+            removed = set(map(id, unwanted))
+            kept = b"".join(field.raw for field in self.fields if id(field) not in removed)
             rest = self.header[sum(len(field.raw) for field in self.fields) :]
-            self.forwarded = _Shortened(self.content, self.header, b"".join(kept) + rest)
-        return removed
+            self.forwarded = _Shortened(self.content, self.header, kept + rest)
 
     @property
     def size(self) -> int:
@@ -239,10 +250,12 @@ class Message:
         field = field_at(self.header, start) if start >= 0 else None
         return None if field is None else field.value.decode("utf-8", "replace")
 
-    @cached_property
+    @property
     def fields(self) -> Sequence[HeaderField]:
         """The header fields in order; a line that is no field and continues none ends the header (RFC 5322 2.2)."""
-        return tuple(header_fields(self.header))
+        if self._fields is None:
+            self._fields = tuple(header_fields(self.header))
+        return self._fields
 
     def all(self, name: str) -> list[HeaderField]:
         """The fields of a name, in any case."""

@@ -16,6 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from gateway.header import HeaderField, header_fields
+from gateway.mailauth.body import BodyHashes
+from gateway.session import Message
+
 BLOCK: Final = 262_144
 """Octets that are written to or read from the file at a time."""
 
@@ -28,15 +32,32 @@ class Spool:
     Args:
         memory: Octets that are kept in memory before a file is made.
         folder: The folder of the files, None for the system's.
+        signatures: For how many DKIM signatures the body is hashed while it comes; None where nobody wants it.
 
     Attributes:
         size: Octets written so far.
     """
 
-    __slots__ = ("_file", "_folder", "_header", "_header_done", "_memory", "_parts", "_tail", "_waiting", "size")
+    __slots__ = (
+        "_fields",
+        "_file",
+        "_folder",
+        "_hashes",
+        "_header",
+        "_header_done",
+        "_memory",
+        "_parts",
+        "_signatures",
+        "_tail",
+        "_waiting",
+        "size",
+    )
 
-    def __init__(self, memory: int, folder: Path | None) -> None:
+    def __init__(self, memory: int, folder: Path | None, signatures: int | None = None) -> None:
         self.size = 0
+        self._signatures = signatures
+        self._fields: tuple[HeaderField, ...] | None = None
+        self._hashes: BodyHashes | None = None
         self._memory = memory
         self._folder = folder
         self._parts: list[bytes] = []
@@ -48,7 +69,10 @@ class Spool:
 
     async def write(self, data: bytes) -> None:
         """Append octets."""
-        self._gather_header(data)
+        if self._hashes is not None:
+            self._hashes.update(data)
+        elif not self._header_done:
+            self._gather_header(data)
         self.size += len(data)
         self._tail = (self._tail + data[-2:])[-2:]
         self._parts.append(data)
@@ -82,6 +106,10 @@ class Spool:
             offset += len(data)
             yield data
 
+    def message(self) -> Message:
+        """The message, when it has come whole."""
+        return Message(self, self.header, self._hashes, self._fields)
+
     def close(self) -> None:
         """Forget the content."""
         self._parts.clear()
@@ -95,14 +123,17 @@ class Spool:
 
     def _gather_header(self, data: bytes) -> None:
         """Keep what comes before the first empty line. An empty line at the very start is a header without fields."""
-        if self._header_done:
-            return
         start = max(0, len(self._header) - 3)
         self._header += data
         end = self._header.find(_END_OF_HEADER, start)
         if end >= 0:
             self._header_done = True
+            body = bytes(self._header[end + len(_END_OF_HEADER) :])
             del self._header[end + 2 :]
+            if self._signatures is not None:
+                self._fields = tuple(header_fields(self.header))
+                self._hashes = BodyHashes(self._fields, self._signatures)
+                self._hashes.update(body)
 
 
 class _File:

@@ -1,19 +1,71 @@
-"""Trace fields: the ``Received`` field that the gateway puts on top of a message.
+"""Trace fields: ``Received`` and ``Authentication-Results``, which the gateway puts on top of a message.
 
-RFC 5321 4.4 has its form, RFC 3848 and RFC 6531 4.3 its words for the protocol.
+RFC 5321 4.4 has the form of the first, RFC 3848 and RFC 6531 4.3 its words for the protocol; RFC 8601 has the second,
+and in section 5 that fields in which a sender claims our name are removed.
 """
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Final
 
-from gateway.session import Transaction
+from gateway.mailauth.authentication_results import authentication_results
+from gateway.mailauth.authserv_claims import forged
+from gateway.session import Message, Transaction
 
 _UNSAFE: Final = re.compile(r'[()<>@;"\\]')
 """What in a client's own words could pass for another part of a Received field, such as a comment (RFC 5322 3.2.2)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """By what names the gateway goes.
+
+    Attributes:
+        hostname: Its own.
+        authserv_id: Under which it adds Authentication-Results, None where it adds none.
+        authserv_ids: Under which nobody else may, in lower case.
+    """
+
+    hostname: str
+    authserv_id: str | None = None
+    authserv_ids: frozenset[str] = frozenset()
+
+
+def sender_authentication(transaction: Transaction, *, authserv_id: str | None, address: str) -> list[bytes]:
+    """The Authentication-Results field, with its CRLF; none where no policy looked at who sent the message.
+
+    Args:
+        transaction: The transaction.
+        authserv_id: The gateway's name in it, None where it adds none.
+        address: The client's address as text.
+    """
+    spf, dkim, arc, dmarc = transaction.spf, transaction.dkim, transaction.arc, transaction.dmarc
+    if authserv_id is None or (spf is None and dkim is None and arc is None and dmarc is None):
+        return []
+    field = authentication_results(
+        authserv_id,
+        spf=spf,
+        dkim=dkim,
+        arc=arc,
+        dmarc=dmarc,
+        mail_from=str(transaction.reverse_path),
+        helo_name=transaction.session.helo_name,
+        client_address=address,
+        client_name=transaction.session.client_name,
+        login=transaction.session.login,
+        smtputf8=any(parameter.keyword == "SMTPUTF8" for parameter in transaction.parameters),
+    )
+    return [field]
+
+
+def remove_forged(message: Message, authserv_ids: frozenset[str]) -> None:
+    """Leave out what claims to be our Authentication-Results (RFC 8601 5)."""
+    if b"authentication-results" in message.header.lower():  # in most mail it is not: no need to read the fields
+        message.remove(forged(message.fields, authserv_ids))
 
 
 def received(transaction: Transaction, *, hostname: str, address: str, now: float) -> bytes:

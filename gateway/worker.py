@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from gateway.adapters.dns import DnsResolver
-from gateway.assembly import build_chains, build_sink, our_domains
+from gateway.assembly import build_chains, build_sink, identity_of, our_domains
 from gateway.backend import ServerGroup
 from gateway.config.model import Config
 from gateway.doors.smtp import SmtpDoor
@@ -78,6 +78,7 @@ class Worker:
                 chain=chain,
                 groups=self._groups,
                 domain=domain,
+                identity=identity_of(config),
                 resolver=self._resolver,
                 sink=self._sink,
                 clock=clock,

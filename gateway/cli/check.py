@@ -137,7 +137,8 @@ def _action(response: Any) -> str:
 def _print_domains(out: Console, config: Config) -> None:
     if not config.domains:
         return
-    out.print(Text(f"\n{len(config.domains)} domains", style="bold"))
+    count = len(config.domains)
+    out.print(Text(f"\n{count} domain{'s' if count > 1 else ''}", style="bold"))
     listing = table("Domain", "Backend", "Recipients", "Message size")
     for domain in list(config.domains.values())[:MAX_DOMAINS]:
         name = domain.name if domain.alias_of is None else f"{domain.name} (as {domain.alias_of})"

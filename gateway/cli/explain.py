@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -132,8 +133,8 @@ def _print_step(console: Console, step: Step) -> None:
         )
     colour = "green" if step.reply.is_positive else "yellow" if step.reply.is_transient else "red"
     console.print(f"  [{colour}]-> {escape(printable(str(step.reply)))}[/{colour}]")
-    if step.note:
-        console.print(f"     [dim]{escape(step.note)}[/dim]")
+    for line in step.note.splitlines():
+        console.print(f"     [dim]{escape(printable(line))}[/dim]")
 
 
 def _print_check(console: Console, check: Check) -> None:
@@ -144,7 +145,17 @@ def _print_check(console: Console, check: Check) -> None:
     what = "nothing to say" if check.outcome is None else check.outcome
     action = "" if check.outcome is None else f" -> [{colour}]{check.action}[/{colour}]"
     observed = " [dim](observed: not applied)[/dim]" if check.observed and check.outcome is not None else ""
-    evidence = ", ".join(f"{name}={value}" for name, value in check.evidence.items())
+    lists = {name: value for name, value in check.evidence.items() if isinstance(value, list | tuple)}
+    evidence = _words({name: value for name, value in check.evidence.items() if name not in lists})
     shown = f"  [dim]{escape(printable(evidence))}[/dim]" if evidence else ""
     took = f"{check.duration / 1000:.1f} ms"
     console.print(f"  {check.policy:<14} {escape(what)}{action}{observed}{shown}  [dim]{took}[/dim]")
+    for name, values in lists.items():
+        for value in values:
+            text = _words(value) if isinstance(value, Mapping) else str(value)
+            console.print(f"    [dim]{escape(name)}: {escape(printable(text))}[/dim]")
+
+
+def _words(evidence: Mapping[str, object]) -> str:
+    """Evidence in a line; what there is none of is left out."""
+    return ", ".join(f"{name}={value}" for name, value in evidence.items() if value is not None and value != "")

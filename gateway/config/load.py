@@ -23,8 +23,8 @@ from gateway.config.registry import Registry
 from gateway.config.translate import Place
 
 _TAKEN_OVER: Final = (
-    "exceptions", "mode", "delay_reject", "dns", "records", "limits", "timeouts", "spool", "log", "workers",
-    "user", "group", "pid_file",
+    "exceptions", "mode", "delay_reject", "dns", "authentication_results", "records", "limits", "timeouts", "spool",
+    "log", "workers", "user", "group", "pid_file",
 )  # fmt: skip
 """What stands in the ``Config`` just as it stands in the file."""
 

@@ -14,6 +14,7 @@ from gateway.config.backend import BackendOptions
 from gateway.config.names import Endpoint
 from gateway.config.options import (
     AliasOptions,
+    AuthenticationResultsOptions,
     AuthOptions,
     DelayReject,
     DnsOptions,
@@ -39,6 +40,7 @@ from gateway.verdict import Response
 __all__ = [
     "AliasOptions",
     "AuthOptions",
+    "AuthenticationResultsOptions",
     "BackendOptions",
     "ChainSettings",
     "Config",
@@ -186,6 +188,7 @@ class Config:
     mode: Mode
     delay_reject: DelayReject
     dns: DnsOptions
+    authentication_results: AuthenticationResultsOptions
     records: RecordOptions
     limits: Limits
     timeouts: Timeouts

@@ -309,6 +309,18 @@ class DnsOptions(Section):
     """How long a session may wait for answers in all."""
 
 
+class AuthenticationResultsOptions(Section):
+    """The Authentication-Results field (RFC 8601): what the gateway found about the sender, for those behind it."""
+
+    authserv_id: HostName | None = None
+    """The name under which the gateway speaks; `hostname` without it. Fields that come in under it are forged and are
+    removed."""
+    add: Flag = True
+    """Whether the field is added, once a policy such as `spf`, `dkim`, `arc` or `dmarc` has looked."""
+    remove: tuple[HostName, ...] = ()
+    """Further names whose fields nobody outside may use, such as those of the mail servers behind the gateway."""
+
+
 class RecordOptions(Section):
     """Where decision records go."""
 
@@ -435,6 +447,8 @@ class FileOptions(Section):
     """`rcpt`: refusals at connect, HELO and MAIL wait for RCPT, so that records have the envelope; `none`: at once."""
     dns: DnsOptions = DnsOptions()
     """Asking the DNS."""
+    authentication_results: AuthenticationResultsOptions = AuthenticationResultsOptions()
+    """The Authentication-Results field."""
     records: Annotated[RecordOptions, BeforeValidator(_records)] = RecordOptions(stdout=True)
     """Where decision records go: `{file: PATH}`, `{stdout: true}` or just `stdout`."""
     limits: Limits = Limits()

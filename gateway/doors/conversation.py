@@ -24,7 +24,7 @@ from gateway.doors.tls import tls_info
 from gateway.recording import PROTOCOL, RESULTS, reply_record
 from gateway.records import BackendRecord, Result
 from gateway.resolver import ClientName
-from gateway.session import Address, Message, Recipient, Session, new_id
+from gateway.session import Address, Recipient, Session, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.events import (
     Auth,
@@ -434,7 +434,7 @@ class Conversation(asyncio.Protocol):
         if problem is not None:
             await self._end_message(reception.problem(problem))
             return
-        message = Message(spool, spool.header)
+        message = spool.message()
         verdict = await reception.message(message)
         if verdict.reply is not None:
             await self._end_message(verdict)

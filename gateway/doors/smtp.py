@@ -28,13 +28,14 @@ from gateway.doors.tls import Certificate
 from gateway.policy import Clock
 from gateway.reception import Reception
 from gateway.records import RecordSink
-from gateway.resolver import ClientName, NameStatus, Resolver, client_name
+from gateway.resolver import ClientName, NameStatus, Resolver, SessionResolver, client_name
 from gateway.session import Domain, Recipient, Session
 from gateway.smtp import reply as replies
 from gateway.smtp.data import BareNewlines, NulOctets
 from gateway.smtp.reply import Reply
 from gateway.smtp.server import ServerOptions, TlsState
 from gateway.spool import Spool
+from gateway.trace import Identity
 
 log = structlog.get_logger("lychgate.smtp")
 
@@ -66,7 +67,8 @@ class SmtpDoor:
         chain: Its chain.
         groups: The server groups by name.
         domain: Finds our domain of a name.
-        resolver: Asks the DNS for clients' names.
+        identity: The gateway's names.
+        resolver: Asks the DNS.
         sink: Takes the records.
         clock: Tells the time.
 
@@ -90,6 +92,7 @@ class SmtpDoor:
         chain: Chain,
         groups: Mapping[str, ServerGroup],
         domain: Callable[[str], Domain | None],
+        identity: Identity,
         resolver: Resolver,
         sink: RecordSink,
         clock: Clock,
@@ -107,8 +110,10 @@ class SmtpDoor:
         self._listener = listener
         self._listening = listening
         self._chain = chain
+        self._signatures = chain.signatures
         self._groups = groups
         self._domain = domain
+        self._identity = identity
         self._resolver = resolver
         self._sink = sink
         self._single = frozenset(name for name, group in groups.items() if group.single_recipient)
@@ -213,18 +218,19 @@ class SmtpDoor:
             single_recipient=self._single,
             sink=self._sink,
             clock=self.clock,
-            hostname=self.hostname,
+            identity=self._identity,
             delay_reject=self._delay,
         )
 
     def spool(self) -> Spool:
         """The place for one message."""
         options = self._config.spool
-        return Spool(options.memory, options.directory)
+        return Spool(options.memory, options.directory, self._signatures)
 
     def session_resolver(self) -> Resolver:
         """Asks the DNS for one session, within its bounds."""
-        return self._resolver
+        dns = self._config.dns
+        return SessionResolver(self._resolver, queries=dns.session_queries, time=dns.session_time)
 
     def group(self, session: Session, recipient: Recipient) -> ServerGroup:
         """The servers that take a recipient's mail."""

@@ -52,7 +52,7 @@ ACCEPTED = DecisionRecord(
             reply=ReplyRecord(code=250, enhanced="2.1.5", text="Ok"),
         )
     ],
-    message=MessageRecord(size=4096, declared_size=None, message_id="<1@example.org>"),
+    message=MessageRecord(size=4096, declared_size=None, message_id="<1@example.org>", removed=[]),
     authentication=AuthenticationRecord(
         spf=SpfRecord(mail_from=SpfResult.PASS, helo=SpfResult.NONE, domain="example.org", reason="matched mx"),
         dkim=[

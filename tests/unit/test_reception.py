@@ -7,6 +7,7 @@ from gateway.session import RecipientState, Session, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.grammar import parse_mail, parse_rcpt
 from gateway.testing import NOON, Site, message
+from gateway.trace import Identity
 from gateway.verdict import Action, Verdict
 
 
@@ -26,7 +27,7 @@ class Desk:
             single_recipient=frozenset(),
             sink=self,
             clock=self.site.clock,
-            hostname="mx.example.com",
+            identity=Identity(hostname="mx.example.com"),
             delay_reject=True,
         )
 

@@ -1,6 +1,7 @@
 """The spool gives back the octets that it was given, wherever it keeps them."""
 
 import asyncio
+import hashlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.mailauth.signature import Signature
 from gateway.spool import BLOCK, Spool
 
 OCTETS = st.binary(max_size=200) | st.lists(
@@ -128,3 +130,40 @@ asyncio.run(run())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "OSError 27\n"  # EFBIG
+
+
+SIGNED = (
+    b"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/simple; d=example.org; s=s; h=from;\r\n"
+    b" bh=47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; b=AAAA\r\n"
+    b"From: a@example.org\r\n\r\nHello,\r\n\r\nbody\r\n\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
+async def test_the_body_is_hashed_while_it_comes(tmp_path: Path, size: int) -> None:
+    """What is hashed begins behind the empty line, however the message is cut; what is spooled is all of it."""
+    spool = Spool(1_000_000, tmp_path, signatures=1)
+    for start in range(0, len(SIGNED), size):
+        await spool.write(SIGNED[start : start + size])
+    message = spool.message()
+    assert [field.name for field in message.fields] == ["dkim-signature", "from"]
+    assert message.body_hashes is not None
+    signature = message.body_hashes.parsed(message.fields[0])
+    assert isinstance(signature, Signature)
+    found = message.body_hashes.of(signature)
+    assert found is not None
+    assert (
+        found.digest == hashlib.sha256(b"Hello,\r\n\r\nbody\r\n").digest()
+    )  # RFC 6376 3.4.3: no empty lines at its end
+    assert b"".join([chunk async for chunk in spool.chunks()]) == SIGNED
+
+
+async def test_no_body_is_hashed_that_nobody_asks_for(tmp_path: Path) -> None:
+    """Without a policy that reads the hashes, and for a message that has no end of its header, there are none."""
+    unasked = Spool(1_000_000, tmp_path)
+    await unasked.write(SIGNED)
+    assert unasked.message().body_hashes is None
+    endless = Spool(1_000_000, tmp_path, signatures=1)
+    await endless.write(SIGNED.partition(b"\r\n\r\n")[0] + b"\r\n")
+    assert endless.message().body_hashes is None
+    assert [field.name for field in endless.message().fields] == ["dkim-signature", "from"]
