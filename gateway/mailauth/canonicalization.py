@@ -9,7 +9,6 @@ Only CRLF ends a line and only space and tab are white space (RFC 6376 2.8). A b
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Final, Protocol
@@ -20,8 +19,8 @@ BLOCK: Final = 65_536
 """Octets of a body that are worked on at a time."""
 
 _CRLFS: Final = b"\r\n" * 4096
-# What relaxed canonicalization changes; a single space stays.
-_RUN: Final = re.compile(rb"[ \t]{2,}|\t")
+# Runs of spaces that are worth a pass of their own.
+_LONG_RUN: Final = re.compile(rb" {8,}+")
 # The value of b= with the white space around it. A tag begins the field's value or follows a semicolon.
 _SIGNATURE: Final = re.compile(rb"(?:\A|(?<=;))[ \t\r\n]*+b[ \t\r\n]*+=([^;]*)")
 
@@ -43,10 +42,8 @@ def canonical_field(raw: bytes, canonicalization: Canonicalization) -> bytes:
     if canonicalization is Canonicalization.SIMPLE:
         return raw
     name, _, value = raw.partition(b":")
-    value = value.replace(b"\r\n", b"")
-    if b"  " in value or b"\t" in value:
-        value = _RUN.sub(b" ", value)
-    return b"%b:%b\r\n" % (name.strip(b" \t").lower(), value.strip(b" "))
+    value = _single_spaces(value.replace(b"\r\n", b""))
+    return name.strip(b" \t").lower() + b":" + value.strip(b" ") + b"\r\n"
 
 
 def without_signature(raw: bytes) -> bytes:
@@ -70,15 +67,24 @@ class SignedFields:
 
     Args:
         fields: The header in order.
+
+    Attributes:
+        repeated: The names, in lower case, of which there is more than one field.
     """
 
-    __slots__ = ("_by_name", "_relaxed")
+    __slots__ = ("_by_name", "_relaxed", "repeated")
 
     def __init__(self, fields: Sequence[HeaderField]) -> None:
         self._by_name: dict[str, list[bytes]] = {}
-        for field in fields:
-            self._by_name.setdefault(field.name, []).append(field.raw)
         self._relaxed: dict[str, list[bytes]] = {}
+        self.repeated: set[str] = set()
+        for field in fields:
+            there = self._by_name.get(field.name)
+            if there is None:
+                self._by_name[field.name] = [field.raw]
+            else:
+                there.append(field.raw)
+                self.repeated.add(field.name)
 
     def count(self, name: str) -> int:
         """How many fields of a name there are, in lower case."""
@@ -97,24 +103,25 @@ class SignedFields:
             canonicalization: The algorithm for header fields.
             but: The signature field itself (the same object), which is never one of those that it lists.
         """
-        used: Counter[str] = Counter()
+        used: dict[str, int] = {}
         for name in names:
-            there = self._canonical(name, canonicalization)
-            used[name] += 1
-            if but is not None and used[name] <= len(there) and self._by_name[name][-used[name]] is but:
-                used[name] += 1
-            if used[name] <= len(there):
-                yield there[-used[name]]
+            received = self._by_name.get(name)
+            if received is None:
+                continue
+            number = used.get(name, 0) + 1
+            if number <= len(received) and received[-number] is but:
+                number += 1
+            used[name] = number
+            if number <= len(received):
+                yield (received if canonicalization is Canonicalization.SIMPLE else self._in_relaxed(name))[-number]
 
-    def _canonical(self, name: str, canonicalization: Canonicalization) -> Sequence[bytes]:
-        there = self._by_name.get(name)
-        if there is None:
-            return ()
-        if canonicalization is Canonicalization.SIMPLE:
-            return there
+    def _in_relaxed(self, name: str) -> list[bytes]:
+        """All fields of a name that is there, in relaxed form."""
         relaxed = self._relaxed.get(name)
         if relaxed is None:
-            relaxed = self._relaxed[name] = [canonical_field(raw, canonicalization) for raw in there]
+            relaxed = self._relaxed[name] = [
+                canonical_field(raw, Canonicalization.RELAXED) for raw in self._by_name[name]
+            ]
         return relaxed
 
 
@@ -174,12 +181,7 @@ class RelaxedBody:
 
     def update(self, chunk: bytes) -> Iterator[bytes]:
         """What is certain after a chunk."""
-        data = self._held + chunk if self._held else chunk
-        if b"\t" in data:
-            data = data.replace(b"\t", b" ")
-        # Each pass halves the runs of spaces: the octets that it goes over become fewer, down to what has none.
-        while b"  " in data:
-            data = data.replace(b"  ", b" ")
+        data = _single_spaces(self._held + chunk if self._held else chunk)
         if b" \r\n" in data:
             data = data.replace(b" \r\n", b"\r\n")
         end = len(data) - data.endswith(b"\r")
@@ -205,6 +207,17 @@ class RelaxedBody:
 def body_canonicalizer(canonicalization: Canonicalization) -> BodyCanonicalizer:
     """A new one of the kind."""
     return SimpleBody() if canonicalization is Canonicalization.SIMPLE else RelaxedBody()
+
+
+def _single_spaces(data: bytes) -> bytes:
+    """Each run of spaces and tabs as one space."""
+    if b"\t" in data:
+        data = data.replace(b"\t", b" ")
+    if b"        " in data:
+        data = _LONG_RUN.sub(b" ", data)
+    while b"  " in data:  # at most three times: each pass halves the runs
+        data = data.replace(b"  ", b" ")
+    return data
 
 
 def _line_ends(data: bytes, end: int) -> int:

@@ -45,6 +45,7 @@ SINGLE_FIELDS: Final = (
 )
 """Fields that a message has at most once (RFC 5322 3.6, RFC 2045) and that change what a reader sees."""
 
+_NAME: Final = Form.DKIM.value
 _LARGE_HEADER: Final = 262_144
 """Octets of header after which other sessions get their turn between two signatures."""
 
@@ -117,7 +118,7 @@ async def verify(
     Returns:
         What each came to, from the top of the header.
     """
-    found = [each for each in fields if each.name == Form.DKIM.value][: options.signatures]
+    found = [each for each in fields if each.name == _NAME][: options.signatures]
     if not found:
         return ()
     signatures = [hashes.parsed(each) or parse_signature(each) for each in found]
@@ -131,9 +132,10 @@ async def verify(
         ],
     )
     message = _Message(fields, hashes, options, doubt)
+    is_large = len(found) > 1 and sum(len(each.raw) for each in fields) > _LARGE_HEADER
     results: list[DkimSignature] = []
     for each, fault in zip(signatures, faults, strict=True):
-        if results and message.is_large:
+        if results and is_large:
             await asyncio.sleep(0)
         if isinstance(each, Malformed):
             results.append(_of_malformed(each))
@@ -168,15 +170,14 @@ def header_digest(fields: SignedFields, signature: Signature) -> bytes:
 class _Message:
     """What the signatures of one message share."""
 
-    __slots__ = ("_doubt", "_fields", "_hashes", "_options", "_repeated", "is_large")
+    __slots__ = ("_doubt", "_fields", "_hashes", "_options", "_repeated")
 
     def __init__(self, fields: Sequence[HeaderField], hashes: BodyHashes, options: DkimOptions, doubt: str) -> None:
         self._fields = SignedFields(fields)
         self._hashes = hashes
         self._options = options
         self._doubt = doubt
-        self._repeated = [name for name in ("from", *sorted(options.single)) if self._fields.count(name) > 1]
-        self.is_large = sum(len(each.raw) for each in fields) > _LARGE_HEADER
+        self._repeated = sorted(self._fields.repeated & {"from", *options.single}) if self._fields.repeated else []
 
     def verify(self, signature: Signature, keys: Keys) -> Key | Fault:
         """Verify one signature (RFC 6376 6.1.3).
@@ -261,7 +262,7 @@ def _result(signature: Signature, found: Key | Fault) -> DkimSignature:
         reason="" if fault is None else fault.reason,
         domain=signature.domain,
         selector=signature.selector,
-        algorithm=signature.algorithm,
+        algorithm=signature.algorithm.value,
         auid=signature.auid,
         signature=signature.shown,
         key_bits=None if key is None else key.bits,
