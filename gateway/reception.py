@@ -222,8 +222,10 @@ class Reception:
             names = self._identity
             remove_forged(message, names.authserv_ids)
             message.added[:0] = [
-                received(transaction, hostname=names.hostname, address=self._client, now=self._clock.now()),
+                # Above Received: SpamAssassin believes what stands there, not what stands below, where a stranger's
+                # server could have put it.
                 *sender_authentication(transaction, authserv_id=names.authserv_id, address=self._client),
+                received(transaction, hostname=names.hostname, address=self._client, now=self._clock.now()),
                 *self._tags,
             ]
         return verdict
