@@ -128,10 +128,6 @@ async def check_sender(
     return Spf(mail_from=found or await first.finish(), helo=found_helo or await second.finish())
 
 
-def _nothing_cached(_name: str, _record_type: RecordType) -> None:
-    """For a resolver that has nothing at hand."""
-
-
 class _Check:
     """One check: its runs, and the questions between them.
 
@@ -157,7 +153,7 @@ class _Check:
         self._given = domain
         self._resolver = resolver
         self._limits = limits
-        self._answers = Answers(getattr(resolver, "known", _nothing_cached), limits.queries)
+        self._answers = Answers(resolver.known, limits.queries)
         self._address = address
         self._local_part = local_part or "postmaster"  # RFC 7208 4.3
         self._helo = helo

@@ -234,12 +234,8 @@ def domain_name(text: str) -> str | None:
 
 
 def is_askable(name: str) -> bool:
-    """Whether a name in lower case can be asked for: labels of 1 to 63 printable characters without a backslash."""
-    return (
-        0 < len(name) <= MAX_NAME
-        and _PRINTED.fullmatch(name) is not None
-        and all(0 < len(label) <= MAX_LABEL for label in name.split("."))
-    )
+    """Whether a name can be asked for: labels of 1 to 63 printable characters without a backslash."""
+    return len(name) <= MAX_NAME and _NAME.fullmatch(name) is not None
 
 
-_PRINTED = re.compile(r"[ -\[\]-~]+")
+_NAME = re.compile(rf"(?:[ -\-/-\[\]-~]{{1,{MAX_LABEL}}}\.)*[ -\-/-\[\]-~]{{1,{MAX_LABEL}}}")

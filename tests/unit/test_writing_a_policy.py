@@ -30,11 +30,11 @@ def _block(language: str, first_line: str = "") -> str:
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A folder with the example, laid out as if it were installed."""
-    (tmp_path / "sender_domain.py").write_text(_block("python", "# sender_domain.py"))
-    (tmp_path / "test_sender_domain.py").write_text(_block("python", "# test_sender_domain.py"))
+    (tmp_path / "sender_exists.py").write_text(_block("python", "# sender_exists.py"))
+    (tmp_path / "test_sender_exists.py").write_text(_block("python", "# test_sender_exists.py"))
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
     project = tomllib.loads(_block("toml", "# pyproject.toml"))["project"]
-    information = tmp_path / f"lychgate_sender_domain-{project['version']}.dist-info"
+    information = tmp_path / f"lychgate_sender_exists-{project['version']}.dist-info"
     information.mkdir()
     (information / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
     (information / "entry_points.txt").write_text(
@@ -55,7 +55,7 @@ def _python(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_examples_test_passes(package: Path) -> None:
     """The tutorial's test of its policy passes, every case of it."""
-    result = _python(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_sender_domain.py")
+    result = _python(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_sender_exists.py")
     assert "8 passed" in result.stdout, result.stdout + result.stderr
 
 
@@ -70,10 +70,10 @@ def test_the_example_is_found_and_configured(package: Path) -> None:
         "print(last.policy.__name__, last.mode.value, last.on['unknown'].action.value, last.options.ignore)\n"
     )
     result = _python(package, "-c", load)
-    assert result.stdout == "SenderDomain observe tag NameTable(['intern.example'])\n", result.stderr
+    assert result.stdout == "SenderExists observe tag NameTable(['intern.example'])\n", result.stderr
 
 
 def test_the_example_is_typed(package: Path) -> None:
     """The policy passes the strict type checker, as authors are asked to."""
-    result = _python(package, "-m", "mypy", "--strict", "--cache-dir", str(package / "cache"), "sender_domain.py")
+    result = _python(package, "-m", "mypy", "--strict", "--cache-dir", str(package / "cache"), "sender_exists.py")
     assert result.returncode == 0, result.stdout + result.stderr
