@@ -97,7 +97,7 @@ rm -f "$venv"/.done-*
 say "installing what pyproject.toml asks for ($what)"
 install --upgrade 'pip>=25.1' # --group
 if [ "$what" = dev ]; then
-  install --editable . --group dev
+  install --editable '.[http,sql]' --group dev
 else
   install --editable .
 fi

@@ -4,23 +4,41 @@ The worker and ``explain`` build the same things here, so that what is explained
 """
 
 import asyncio
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
+from gateway.adapters.recipients.sources import RecipientSources
 from gateway.adapters.records import FileSink, StdoutSink
+from gateway.backend import ServerGroup
+from gateway.backend.probe import BackendProbe
 from gateway.chain import Chain
-from gateway.config.model import ChainSettings, Config, DomainOptions, RecipientOptions
+from gateway.config.model import ChainSettings, Config, DomainOptions
 from gateway.policy import Clock, Context
 from gateway.records import DecisionRecord, RecordSink
 from gateway.resolver import Resolver
 from gateway.session import Domain
-from gateway.tables import AddressList
 from gateway.trace import Identity
 
 
-def our_domains(config: Config) -> Callable[[str], Domain | None]:
+def build_groups(config: Config, resolver: Resolver) -> dict[str, ServerGroup]:
+    """The backends by name."""
+    return {name: ServerGroup(name, options, resolver, config.hostname) for name, options in config.backends.items()}
+
+
+def build_sources(config: Config, groups: Mapping[str, ServerGroup] | None = None) -> RecipientSources:
+    """What is asked about recipients.
+
+    Args:
+        config: The configuration.
+        groups: The backends that may be asked; without them none is, and what only a backend knows is taken.
+    """
+    if groups is None:
+        return RecipientSources(config.folder)
+    return RecipientSources(config.folder, lambda backend, options: BackendProbe(groups[backend], options))
+
+
+def our_domains(config: Config, sources: RecipientSources) -> Callable[[str], Domain | None]:
     """A function that finds our domain of a name in lower case, A-labels."""
-    domains = {name: _domain(options, config.folder) for name, options in config.domains.items()}
+    domains = {name: _domain(options, sources) for name, options in config.domains.items()}
     exact = domains.get
 
     def find(name: str) -> Domain | None:
@@ -33,29 +51,14 @@ def our_domains(config: Config) -> Callable[[str], Domain | None]:
     return find
 
 
-def _domain(options: DomainOptions, folder: Path) -> Domain:
-    source = None
-    if options.recipients is not None and not options.recipients.any:
-        source = AddressList.from_config(_as_table(options.recipients), folder, also=options.alias_of)
+def _domain(options: DomainOptions, sources: RecipientSources) -> Domain:
     return Domain(
         name=options.name,
         backend=options.backend,
-        recipients=source,
+        recipients=sources.of(options),
         subaddress_separators=options.subaddress,
         message_size=options.message_size,
     )
-
-
-def _as_table(options: RecipientOptions) -> dict[str, object]:
-    written: dict[str, object] = {}
-    if options.entries:
-        written["list"] = list(options.entries)
-    if options.file is not None:
-        written["file"] = str(options.file)
-    if options.aliases is not None:
-        aliases = options.aliases
-        written["aliases"] = {"list": list(aliases.entries)} | ({"file": str(aliases.file)} if aliases.file else {})
-    return written
 
 
 def identity_of(config: Config) -> Identity:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TypeVar
 
-from gateway.assembly import build_chains, identity_of, our_domains
+from gateway.assembly import build_chains, build_sources, identity_of, our_domains
 from gateway.config.backend import BackendProtocol
 from gateway.config.model import Config, DelayReject, Listener
 from gateway.doors.smtp import engine_options
@@ -150,7 +150,8 @@ class _Walk:
     def __init__(
         self, config: Config, listener: Listener, attempt: Attempt, resolver: _Overheard, clock: Clock
     ) -> None:
-        domain = our_domains(config)
+        self._sources = build_sources(config)  # no backend is asked: what only it knows is taken
+        domain = our_domains(config, self._sources)
         chains = build_chains(config, domain=domain, resolver=resolver, clock=clock)
         self._chain = chains[config.listeners.index(listener)]
         self._config = config
@@ -199,6 +200,7 @@ class _Walk:
             pass
         finally:
             await self._chain.stop()
+            await self._sources.close()
         return self._explanation
 
     async def _steps(self) -> None:

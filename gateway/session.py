@@ -69,6 +69,15 @@ class Domain:
     message_size: int | None = None
 
 
+def without_detail(local_part: str, separators: str) -> str | None:
+    """The user of a subaddress (RFC 5233): ``user`` of ``user+detail``; None where there is no detail.
+
+    As with Postfix's ``recipient_delimiter`` the first separator counts, unless nothing stands before it.
+    """
+    ends = [end for end in map(local_part.find, separators) if end > 0]
+    return local_part[: min(ends)] if ends else None
+
+
 @dataclass(slots=True, kw_only=True)
 class Session:
     """One connection.

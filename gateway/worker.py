@@ -10,14 +10,16 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import structlog
 
 from gateway.adapters.dns import DnsResolver
-from gateway.assembly import build_chains, build_sink, identity_of, our_domains
-from gateway.backend import ServerGroup
+from gateway.adapters.recipients import view as recipient_view
+from gateway.assembly import build_chains, build_groups, build_sink, build_sources, identity_of, our_domains
 from gateway.config.model import Config
+from gateway.doors.control import ControlDoor, Handler
 from gateway.doors.smtp import SmtpDoor
 from gateway.doors.tls import Certificate, certificate_of
 from gateway.policy import Clock, SystemClock
@@ -60,12 +62,11 @@ class Worker:
         dns = config.dns
         self._dns = DnsResolver(dns.servers, timeout=dns.timeout, cache=dns.cache)
         self._resolver = resolver or self._dns
-        domain = our_domains(config)
         clock = clock or SystemClock()
-        self._groups = {
-            name: ServerGroup(name, options, self._resolver, config.hostname)
-            for name, options in config.backends.items()
-        }
+        self._groups = build_groups(config, self._resolver)
+        self._sources = build_sources(config, self._groups)
+        domain = our_domains(config, self._sources)
+        self._control = None if config.runtime_folder is None else ControlDoor(config.runtime_folder, self._commands())
         self._chains = build_chains(config, domain=domain, resolver=self._resolver, clock=clock)
         if certificates is None:
             certificates = [certificate_of(listener) for listener in config.listeners]
@@ -88,11 +89,20 @@ class Worker:
             )
         ]
 
+    def _commands(self) -> dict[str, Handler]:
+        """What the control socket offers."""
+        return {
+            "recipients": partial(recipient_view.listing, self._sources.caches),
+            "flush_recipients": partial(recipient_view.flush, self._sources.caches),
+        }
+
     async def start(self) -> None:
         """Meet the backends, start the policies, open the doors."""
         await asyncio.gather(*(group.start() for group in self._groups.values()))
         for chain in set(self._chains):
             await chain.start()
+        if self._control is not None:
+            await self._control.open()
         for door in self.doors:
             await door.open()
 
@@ -101,6 +111,9 @@ class Worker:
         await asyncio.gather(*(door.drain(grace) for door in self.doors))
         for chain in set(self._chains):
             await chain.stop()
+        if self._control is not None:
+            await self._control.close()
+        await self._sources.close()
         await asyncio.gather(*(group.stop() for group in self._groups.values()))
         await self._dns.close()
         await self._sink.close()

@@ -12,7 +12,7 @@ When the source can't be asked now, the client is told to come again: the addres
 """
 
 from gateway.policy import NoOptions, OnError, Policy
-from gateway.session import Recipient, RecipientSource, Transaction
+from gateway.session import Recipient, RecipientSource, Transaction, without_detail
 from gateway.smtp.reply import Reply
 from gateway.verdict import Action, Finding, Outcome
 
@@ -47,6 +47,5 @@ class KnownRecipient(Policy[NoOptions]):
 async def _is_known(source: RecipientSource, local_part: str, domain: str, separators: str) -> bool:
     if await source.find(local_part, domain):
         return True
-    # As Postfix's recipient_delimiter: the first separator parts user and detail, unless nothing stands before it.
-    ends = [end for end in map(local_part.find, separators) if end > 0]
-    return bool(ends) and await source.find(local_part[: min(ends)], domain)
+    user = without_detail(local_part, separators)
+    return user is not None and await source.find(user, domain)

@@ -14,6 +14,7 @@ from gateway.cli.check import check
 from gateway.cli.demo import demo
 from gateway.cli.explain import explain
 from gateway.cli.policies import policies
+from gateway.cli.recipients import recipients
 from gateway.cli.schema import schema
 from gateway.cli.serve import reload, serve
 
@@ -56,5 +57,10 @@ def _options(
     pass
 
 
+GROUPS: Final[tuple[typer.Typer, ...]] = (recipients,)
+"""Commands with commands below them."""
+
 for _command in COMMANDS:
     app.command(_command.__name__)(_command)
+for _group in GROUPS:
+    app.add_typer(_group)

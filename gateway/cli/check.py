@@ -21,6 +21,7 @@ from gateway.config.effective import differences, effective, policy, stages
 from gateway.config.load import load
 from gateway.config.model import Config, DomainOptions, Listener, Mode
 from gateway.config.problems import ConfigError, Problem, listed
+from gateway.config.recipients import RecipientOptions
 from gateway.units import format_size
 
 MAX_DOMAINS = 40
@@ -150,17 +151,21 @@ def _print_domains(out: Console, config: Config) -> None:
 
 
 def _recipients(domain: DomainOptions) -> str:
-    known = domain.recipients
-    if known is None:
+    if domain.recipients is None:
         return "the backend decides"
-    if known.any:
-        return "any"
-    parts = [f"{len(known.entries)} listed"] if known.entries else []
-    if known.file is not None:
-        parts.append(str(known.file))
-    if known.aliases is not None:
-        parts.append("aliases")
-    return ", ".join(parts)
+    return ", ".join(part for section in domain.recipients for part in _known(section))
+
+
+def _known(section: RecipientOptions) -> Iterator[str]:
+    if section.any:
+        yield "any"
+    if section.entries:
+        yield f"{len(section.entries)} listed"
+    if section.file is not None:
+        yield str(section.file)
+    if section.aliases is not None:
+        yield "aliases"
+    yield from section.asked
 
 
 def _print_backends(out: Console, config: Config) -> None:

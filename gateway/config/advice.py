@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
-from gateway.config.model import Config, Listener, Mode, PolicySettings, TlsMode
+from gateway.config.model import Config, DomainOptions, Listener, Mode, PolicySettings, TlsMode
 from gateway.config.problems import Problem
 from gateway.verdict import Action
 
@@ -127,11 +127,16 @@ def _on_listener(config: Config, index: int, listener: Listener) -> Iterator[tup
         else:
             yield where, "OPEN RELAY: this chain has no relay policy, so anyone can send through it to any domain"
     if not any(settings.policy.name == "recipient" for settings in listener.chain.policies):
-        known = [domain.name for domain in config.domains.values() if domain.recipients and not domain.recipients.any]
+        known = [domain.name for domain in config.domains.values() if _are_known(domain)]
         if known:
             yield where, f"the recipients of {_some(known)} are never looked at: this chain has no recipient policy"
         else:
             yield where, "this chain has no recipient policy; only the backend knows unknown recipients"
+
+
+def _are_known(domain: DomainOptions) -> bool:
+    """Whether the gateway itself can tell who its recipients are."""
+    return domain.recipients is not None and not any(section.any for section in domain.recipients)
 
 
 def _refuses(settings: PolicySettings) -> bool:

@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from gateway.config.fields import Section
 from gateway.config.model import ChainSettings, Mode, PolicySettings
-from gateway.config.options import Section
 from gateway.config.problems import listed, suggestion
 from gateway.config.reading import Document, YamlMapping
 from gateway.config.registry import Registry, UnknownPolicyError

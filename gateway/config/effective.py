@@ -101,7 +101,9 @@ def _domain(domain: DomainOptions) -> dict[str, Any]:
     recipients = domain.recipients
     known: Any = "backend"
     if recipients is not None:
-        known = "any" if recipients.any else recipients.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        known = [section.model_dump(mode="json", by_alias=True, exclude_defaults=True) for section in recipients]
+        if len(known) == 1:
+            known = "any" if recipients[0].any else known[0]
     return {
         "backend": domain.backend,
         "recipients": known,

@@ -24,7 +24,7 @@ from gateway.config.translate import Place
 
 _TAKEN_OVER: Final = (
     "exceptions", "mode", "delay_reject", "dns", "authentication_results", "records", "limits", "timeouts", "spool",
-    "log", "workers", "user", "group", "pid_file",
+    "log", "workers", "user", "group", "pid_file", "runtime_folder",
 )  # fmt: skip
 """What stands in the ``Config`` just as it stands in the file."""
 

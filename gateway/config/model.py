@@ -13,7 +13,6 @@ from typing import Any
 from gateway.config.backend import BackendOptions
 from gateway.config.names import Endpoint
 from gateway.config.options import (
-    AliasOptions,
     AuthenticationResultsOptions,
     AuthOptions,
     DelayReject,
@@ -26,7 +25,6 @@ from gateway.config.options import (
     Mode,
     Network,
     ProxyOptions,
-    RecipientOptions,
     RecordOptions,
     SpoolOptions,
     Timeouts,
@@ -34,11 +32,11 @@ from gateway.config.options import (
     TlsOptions,
 )
 from gateway.config.problems import Position, Problem
+from gateway.config.recipients import RecipientOptions
 from gateway.policy import OnError, Options, Policy
 from gateway.verdict import Response
 
 __all__ = [
-    "AliasOptions",
     "AuthOptions",
     "AuthenticationResultsOptions",
     "BackendOptions",
@@ -144,7 +142,7 @@ class DomainOptions:
     Attributes:
         name: In lower case, A-labels; with a leading dot for all domains below.
         backend: The name of its backend.
-        recipients: Its addresses; None when all are taken and the backend has its say.
+        recipients: Where its addresses are known, in order; None when all are taken and the backend has its say.
         subaddress: Characters that part a user from a detail.
         message_size: The largest message in octets, None for the listener's.
         alias_of: The name of the domain whose settings these are, None when they are its own.
@@ -152,7 +150,7 @@ class DomainOptions:
 
     name: str
     backend: str
-    recipients: RecipientOptions | None = None
+    recipients: tuple[RecipientOptions, ...] | None = None
     subaddress: str = ""
     message_size: int | None = None
     alias_of: str | None = None
@@ -198,6 +196,7 @@ class Config:
     user: str | None
     group: str | None
     pid_file: Path | None
+    runtime_folder: Path | None
     warnings: tuple[Problem, ...] = ()
     positions: Mapping[str, Position] = field(default_factory=dict)
 

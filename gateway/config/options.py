@@ -14,19 +14,17 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     Strict,
-    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
 
 from gateway.config.backend import BackendOptions
+from gateway.config.fields import Count, File, Flag, Positive, Section
 from gateway.config.names import Endpoint, address_pattern, domain_name, domain_pattern, host_name
-from gateway.tables import AddressList
+from gateway.config.recipients import Recipients
 from gateway.units import Duration, Size
 
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -72,14 +70,10 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-def _in_folder(path: Path, info: ValidationInfo) -> Path:
-    """Relative names start in the folder of the configuration."""
-    return path if not info.context else Path(info.context["folder"]) / path
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(f"there is no file {str(path)!r}")
+def _short(path: Path) -> Path:
+    """The name of a socket in the folder must fit into 108 octets (unix(7))."""
+    if len(str(path).encode()) > 80:  # noqa: PLR2004 - with /worker-4194304.sock behind it
+        raise ValueError("is too long: the name of a socket has at most 107 octets")
     return path
 
 
@@ -110,15 +104,6 @@ def _network(value: object) -> object:
     raise ValueError(f"{value!r} has bits behind its prefix; the network is {wider}")
 
 
-def _not_null(value: object) -> object:
-    """An entry without settings, such as ``example.com:``, is one with all defaults."""
-    return {} if value is None else value
-
-
-Flag: TypeAlias = Annotated[bool, Strict()]
-Count: TypeAlias = Annotated[int, Strict(), Field(ge=0)]
-Positive: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
-File: TypeAlias = Annotated[Path, AfterValidator(_in_folder), WithJsonSchema({"type": "string"})]
 NetworkField: TypeAlias = Annotated[
     Network,
     BeforeValidator(_network),
@@ -129,17 +114,6 @@ DomainPattern: TypeAlias = Annotated[str, BeforeValidator(_checked(domain_patter
 AddressPattern: TypeAlias = Annotated[str, BeforeValidator(_checked(address_pattern))]
 HostName: TypeAlias = Annotated[str, BeforeValidator(_checked(host_name))]
 ServerAddress: TypeAlias = Annotated[str, Field(min_length=1)]
-
-
-class Section(BaseModel):
-    """The base of every section: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty(cls, value: Any) -> Any:
-        return _not_null(value)
 
 
 class TlsOptions(Section):
@@ -202,84 +176,20 @@ class ListenerSection(Section):
     """The largest message here; `limits.message_size` without it."""
 
 
-def _aliases(value: object) -> object:
-    """A list is short for ``{list: [...]}``."""
-    return {"list": value} if isinstance(value, list) else value
-
-
-def _table(table: Callable[[], object]) -> None:
-    """Make a table to see whether what it is made of is right; a single entry needs no number."""
-    try:
-        table()
-    except ValueError as error:
-        raise ValueError(str(error).removeprefix("entry 1: ")) from error
-
-
-def _recipient(entry: str) -> str:
-    _table(lambda: AddressList([entry]))
-    return entry
-
-
-def _recipients_file(file: Path) -> Path:
-    _table(lambda: AddressList(file=_existing(file)))
-    return file
-
-
-def _alias(entry: str) -> str:
-    _table(lambda: AddressList(aliases=[entry]))
-    return entry
-
-
-def _aliases_file(file: Path) -> Path:
-    _table(lambda: AddressList(aliases_file=_existing(file)))
-    return file
-
-
-class AliasOptions(Section):
-    """Aliases, written here, in a file, or both."""
-
-    entries: tuple[Annotated[str, AfterValidator(_alias)], ...] = Field(default=(), alias="list")
-    """Aliases: `info: alice`, or `info` alone."""
-    file: Annotated[File, AfterValidator(_aliases_file)] | None = None
-    """A file as Postfix reads it, `alias: target` or `alias target`; only the aliases count."""
-
-
-class RecipientOptions(Section):
-    """The recipients of a domain. Without this section every address is taken, and the backend has its say."""
-
-    entries: tuple[Annotated[str, AfterValidator(_recipient)], ...] = Field(default=(), alias="list")
-    """Addresses: `user`, `user@example.com`, or `@example.com` for all of a domain."""
-    file: Annotated[File, AfterValidator(_recipients_file)] | None = None
-    """A file with one address a line; `#` begins a comment. It is read again when it changes."""
-    aliases: Annotated[AliasOptions, BeforeValidator(_aliases)] | None = None
-    """Further addresses that are taken: a list, or `{file: PATH}`."""
-    any: Flag = False
-    """Whether every address of the domain is taken."""
-
-    @model_validator(mode="after")
-    def _says_one_thing(self) -> Self:
-        given = bool(self.entries) or self.file is not None or self.aliases is not None
-        if self.any and given:
-            raise ValueError("'any: true' takes every address; leave out 'list', 'file' and 'aliases', or 'any'")
-        if not self.any and not given:
-            raise ValueError("names no recipients: give 'list' or 'file', or 'any: true'")
-        return self
-
-
 class DomainSection(Section):
     """A domain that is ours."""
 
     backend: str | None = None
     """The backend that takes its mail; the default backend without it."""
-    recipients: RecipientOptions | None = None
-    """Its addresses; without this, all are taken and the backend has its say."""
+    recipients: Recipients | None = None
+    """Where its addresses are known, see below; without this, all are taken and the backend has its say."""
     subaddress: str = Field(default="", pattern=r"^[^\s@A-Za-z0-9]*$")
     """Characters that part a user from a detail, such as `+` in `user+detail@example.com`."""
     message_size: Size | None = None
     """The largest message for this domain; the listener's without it."""
     mode: Mode = Mode.ENFORCE
     """`observe`: every policy is only recorded for recipients of this domain."""
-    policies: dict[str, Any] = {}
+    policies: dict[str, Any] = Field(default_factory=dict)
     """Settings of the chain's policies that differ here: the policy's id to settings."""
     alias_of: DomainPattern | None = None
     """Another domain of ours, whose settings and recipients hold here too. Nothing else may stand beside it."""
@@ -431,11 +341,11 @@ class FileOptions(Section):
     """The gateway's name in its greeting, its replies and Received fields; the machine's full name without it."""
     listeners: tuple[ListenerSection, ...] = Field(min_length=1)
     """Where to listen."""
-    backends: dict[str, BackendOptions] = {}
+    backends: dict[str, BackendOptions] = Field(default_factory=dict)
     """The mail servers behind the gateway, in groups by name."""
     default_backend: str | None = None
     """The backend of domains that name none, and of mail that trusted clients relay; the only one without it."""
-    domains: dict[str, DomainSection] = {}
+    domains: dict[str, DomainSection] = Field(default_factory=dict)
     """The domains that are ours: `example.com`, or `*.example.com` for all below it."""
     policies: list[Any] | None = None
     """The chain: policies in the order in which they run, each a name, or a name and its settings."""
@@ -467,3 +377,5 @@ class FileOptions(Section):
     """The group to become; the user's own without it."""
     pid_file: File | None = None
     """A file for the supervisor's process id, which `lychgate reload` uses."""
+    runtime_folder: Annotated[File, AfterValidator(_short)] | None = None
+    """A folder of the service's own, such as `/run/lychgate`, for the sockets by which commands ask the workers."""

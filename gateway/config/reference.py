@@ -30,6 +30,7 @@ from gateway.config.backend import BackendOptions, NextHop
 from gateway.config.chains import CommonSettings, ResponseSection
 from gateway.config.names import Endpoint
 from gateway.config.options import DomainSection, ExceptionEntry, FileOptions, ListenerSection
+from gateway.config.recipients import RecipientOptions
 from gateway.config.registry import Registry
 from gateway.policy import Policy
 from gateway.tables import AddressList, Table
@@ -54,6 +55,7 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "listeners": ListenerSection,
     "backends": BackendOptions,
     "domains": DomainSection,
+    "recipients": RecipientOptions,
     "exceptions": ExceptionEntry,
     "policies": CommonSettings,
     "on": ResponseSection,
@@ -255,7 +257,9 @@ def section_table(name: str) -> str:
             (
                 f"`{field_name}`",
                 _outer_words(info),
-                "**needed**" if info.is_required() else _default(info.get_default(), _form(info)),
+                "**needed**"
+                if info.is_required()
+                else _default(info.get_default(call_default_factory=True), _form(info)),
                 _help(info),
             )
             for field_name, info in model.model_fields.items()

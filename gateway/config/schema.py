@@ -107,7 +107,19 @@ def _allow_words(properties: dict[str, Any], definitions: dict[str, Any]) -> Non
         "anyOf": [{"$ref": "#/$defs/RecordOptions"}, {"const": "stdout"}],
         "description": records.get("description", ""),
     }
-    aliases = definitions["RecipientOptions"]["properties"]["aliases"]
-    aliases["anyOf"] = [*aliases["anyOf"], {"type": "array", "items": {"type": "string"}}]
+    _allow_short_recipients(definitions)
     domains = properties["domains"]
     domains["additionalProperties"] = {"anyOf": [domains["additionalProperties"], {"type": "null"}]}
+
+
+def _allow_short_recipients(definitions: dict[str, Any]) -> None:
+    """The same for what may stand behind ``recipients``."""
+    sources = definitions["RecipientOptions"]["properties"]
+    sources["aliases"]["anyOf"].append({"type": "array", "items": {"type": "string"}})
+    sources["probe"]["anyOf"].append({"type": "boolean"})
+    ldap = definitions["LdapOptions"]["properties"]
+    for key in ("server_host", "result_attribute"):
+        listed = {name: ldap[key].pop(name) for name in ("type", "items", "minItems") if name in ldap[key]}
+        ldap[key]["anyOf"] = [listed, {"type": "string"}]
+    recipients = definitions["DomainSection"]["properties"]["recipients"]
+    recipients["anyOf"].append({"$ref": "#/$defs/RecipientOptions"})

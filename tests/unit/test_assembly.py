@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gateway.adapters.zone import ZoneResolver
-from gateway.assembly import Sinks, build_chains, build_sink, our_domains
+from gateway.assembly import Sinks, build_chains, build_sink, build_sources, our_domains
 from gateway.records import DecisionRecord
 from gateway.testing import SettableClock
 from tests.support.configuring import loaded
@@ -31,7 +31,8 @@ records: {file: records.jsonl, stdout: true}
 
 async def test_domains_are_found_by_name_alias_and_parent(tmp_path: Path) -> None:
     """With the settings that hold for them; other names are not ours."""
-    find = our_domains(loaded(tmp_path, CONFIG, registry=REGISTRY))
+    config = loaded(tmp_path, CONFIG, registry=REGISTRY)
+    find = our_domains(config, build_sources(config))
     own, alias, below, open_ = (find(n) for n in ("example.com", "example.net", "a.b.example.org", "open.example"))
     assert own is not None and alias is not None and below is not None and open_ is not None  # noqa: PT018 - for the types
     assert (own.backend, own.subaddress_separators, below.backend, below.message_size) == ("two", "+", "one", 5_000_000)
@@ -48,7 +49,8 @@ async def test_domains_are_found_by_name_alias_and_parent(tmp_path: Path) -> Non
 def test_listeners_with_the_same_settings_share_a_chain(tmp_path: Path) -> None:
     """A limit or a chain of its own makes another one, so that policies see the listener's."""
     config = loaded(tmp_path, CONFIG, registry=REGISTRY)
-    chains = build_chains(config, domain=our_domains(config), resolver=ZoneResolver({}), clock=SettableClock())
+    domain = our_domains(config, build_sources(config))
+    chains = build_chains(config, domain=domain, resolver=ZoneResolver({}), clock=SettableClock())
     assert chains[0] is chains[1]
     assert len({id(chain) for chain in chains}) == 3
     sizes = [chain.common.by_id["size"].policy.context.message_size for chain in chains[:3]]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 # From the bottom up. Modules of one row may import each other; a package stands for all that is in it.
 ROWS = (
-    ("gateway.smtp", "gateway.units", "gateway.resolver", "gateway.header", "gateway.log"),
+    ("gateway.smtp", "gateway.units", "gateway.resolver", "gateway.header", "gateway.log", "gateway.lookup"),
     ("gateway.mailauth",),
     ("gateway.session", "gateway.verdict", "gateway.policy"),
     ("gateway.records", "gateway.tables"),

@@ -1,0 +1,94 @@
+"""Recipients in a database: PostgreSQL (psycopg), MariaDB and MySQL (aiomysql), SQLite (aiosqlite), by SQLAlchemy.
+
+The query has named parameters, which the driver carries apart from the query's text. It runs outside of transactions. A
+file of SQLite is opened for reading only, so that a wrong name makes no empty database. A connection that was lost
+while unused is replaced once, unseen.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import URL, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from gateway.config.recipients import SQL_DRIVERS, SqlOptions
+from gateway.lookup.answer import Answer
+
+RECYCLE: Final = 1800
+"""Seconds after which a connection is replaced: firewalls and servers forget those that are older."""
+
+
+class SqlLookup:
+    """Asks a database.
+
+    Args:
+        options: Where it is, and the query.
+        folder: Where a relative file name of SQLite starts.
+    """
+
+    folds_case = True
+
+    def __init__(self, options: SqlOptions, folder: Path) -> None:
+        self._query = text(options.query)
+        self._names = frozenset(self._query.compile().params)
+        self._engine = _engine(options, folder)
+
+    async def ask(self, local_part: str, domain: str) -> Answer:
+        """See ``Lookup``."""
+        values = {"address": f"{local_part}@{domain}", "local_part": local_part, "domain": domain}
+        parameters = {name: value for name, value in values.items() if name in self._names}
+        try:
+            row = await self._first(parameters)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            row = await self._first(parameters)
+        if row is None:
+            return Answer(False, "no row")
+        return Answer(_is_true(row[0]), f"a row that begins with {row[0]!r}")
+
+    async def _first(self, parameters: dict[str, str]) -> Any:
+        async with self._engine.connect() as connection:
+            return (await connection.execute(self._query, parameters)).first()
+
+    def forget(self, domain: str | None) -> None:
+        """Nothing is remembered here."""
+
+    async def close(self) -> None:
+        """See ``Lookup``."""
+        await self._engine.dispose()
+
+
+def _engine(options: SqlOptions, folder: Path) -> AsyncEngine:
+    url = make_url(options.url)
+    if options.password is not None:
+        url = url.set(password=options.password.get_secret_value())
+    scheme = url.drivername
+    url = url.set(drivername=f"{scheme}+{SQL_DRIVERS[scheme][0]}")
+    arguments: dict[str, Any] = {}
+    if scheme == "sqlite":
+        url = _read_only(url, folder)
+    elif scheme == "postgresql":
+        arguments["prepare_threshold"] = None  # poolers such as PgBouncer give each query another connection
+    return create_async_engine(
+        url,
+        isolation_level="AUTOCOMMIT",
+        pool_size=options.connections,
+        max_overflow=0,
+        pool_timeout=options.timeout,
+        pool_recycle=RECYCLE,
+        connect_args=arguments,
+        hide_parameters=True,
+    )
+
+
+def _read_only(url: URL, folder: Path) -> URL:
+    """The URL of a file of SQLite, absolute and for reading only."""
+    path = (folder / (url.database or "")).absolute()
+    return url.set(database=path.as_uri(), query={"mode": "ro", "uri": "true"})
+
+
+def _is_true(value: object) -> bool:
+    """Whether a value says yes; MariaDB's BIT comes as octets."""
+    return any(value) if isinstance(value, bytes) else bool(value)

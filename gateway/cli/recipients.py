@@ -1,0 +1,219 @@
+"""``lychgate recipients``: what the running gateway remembers of recipients, and what their sources say now."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from gateway.adapters.dns import DnsResolver
+from gateway.adapters.recipients.cache import CachedSource
+from gateway.adapters.recipients.sources import RecipientSources, address_list
+from gateway.assembly import build_groups, build_sources
+from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, console, load_config, print_json, table
+from gateway.cli.control import ask_workers
+from gateway.config.model import Config, DomainOptions
+from gateway.log import printable
+from gateway.lookup.answer import UnverifiableError
+from gateway.session import without_detail
+from gateway.smtp.grammar import GrammarError, parse_domain, parse_mailbox
+from gateway.smtp.path import Mailbox
+from gateway.units import format_duration
+
+recipients = typer.Typer(
+    name="recipients",
+    help="What the running gateway remembers of recipients, and what their sources say.",
+    no_args_is_help=True,
+)
+
+EXIT: Final = {True: 0, None: 3, False: 4}
+"""Exit statuses of ``check``: the address exists, it can't be told, it does not; as with ``explain``."""
+
+_WORDS: Final = {True: "yes", False: "no", None: "unknown"}
+_COLOURS: Final = {"yes": "green", "no": "red", "unknown": "yellow"}
+
+_What = Annotated[str | None, typer.Argument(help="An address or a domain; everything without it.", show_default=False)]
+
+
+@recipients.command("list")
+def list_(
+    what: _What = None,
+    config: ConfigPath = DEFAULT_CONFIG,
+    limit: Annotated[int, typer.Option(help="At most so many addresses of each source; 0 for all.", min=0)] = 100,
+    *,
+    json: AsJson = False,
+) -> None:
+    """Show what each worker remembers: addresses, what was said of them, and for how long that holds.
+
+    Needs `runtime_folder` in the configuration, and the service's user or root.
+    """
+    settings = load_config(config)
+    replies = ask_workers(settings, {"command": "recipients", "limit": limit, **_chosen(what)})
+    if json:
+        print_json([{"worker": worker, "sources": sources} for worker, sources in replies.items()])
+        return
+    out = console()
+    for worker, sources in replies.items():
+        for source in sources:
+            out.print(
+                f"Worker {worker}, {source['source']}: {source['remembered']} remembered, {source['hits']} answers "
+                f"from memory, {source['asked']} from the source, {source['failures']} of these unknown",
+                soft_wrap=True,
+            )
+            if source["entries"]:
+                out.print(_listing(source["entries"]))
+            if source["left_out"]:
+                out.print(f"  and {source['left_out']} more; --limit 0 has all")
+
+
+@recipients.command()
+def flush(
+    what: _What = None,
+    config: ConfigPath = DEFAULT_CONFIG,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Forget everything.")] = False,
+) -> None:
+    """Let every worker forget an address, a domain or everything, so that the sources are asked again.
+
+    Needs `runtime_folder` in the configuration, and the service's user or root.
+    """
+    if (what is None) is not everything:
+        raise typer.BadParameter("give an address or a domain, or --all", param_hint="WHAT")
+    settings = load_config(config)
+    replies = ask_workers(settings, {"command": "flush_recipients", **_chosen(what)})
+    console().print(f"{sum(replies.values())} forgotten, in {len(replies)} workers")
+
+
+@recipients.command()
+def check(
+    address: Annotated[str, typer.Argument(help="The address to ask about.")],
+    config: ConfigPath = DEFAULT_CONFIG,
+    *,
+    json: AsJson = False,
+) -> None:
+    """Ask the sources of the address's domain now, whatever is remembered, and say what each said.
+
+    The exit status is 0 when the address exists, 4 when it does not, and 3 when that can't be told.
+    """
+    settings = load_config(config)
+    mailbox = _mailbox(address)
+    options = settings.domain(mailbox.domain)
+    if options is None:
+        raise typer.BadParameter(f"{mailbox.domain} is none of our domains", param_hint="ADDRESS")
+    said = asyncio.run(_ask(settings, options, mailbox))
+    found = _verdict(said)
+    if json:
+        steps = [{"source": step.source, "address": step.address, "answer": _WORDS[step.exists], "said": step.words}
+                 for step in said]  # fmt: skip
+        print_json({"address": address, "answer": _WORDS[found], "steps": steps})
+    else:
+        out = console()
+        for step in said:
+            word = _WORDS[step.exists]
+            line = Text(f"{step.source}: {printable(step.address)}: ").append(word, style=_COLOURS[word])
+            out.print(line.append(f" ({printable(step.words)})" if step.words else ""), soft_wrap=True)
+        if not said:
+            out.print("every address of the domain is taken, and the backend has its say")
+        out.print(Text(f"Result: {_WORDS[found]}", style="bold"))
+    raise typer.Exit(EXIT[found])
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What one source said of one address; ``exists`` is None when it could not tell."""
+
+    source: str
+    address: str
+    exists: bool | None
+    words: str = ""
+
+
+async def _ask(config: Config, domain: DomainOptions, mailbox: Mailbox) -> list[_Said]:
+    resolver = DnsResolver(config.dns.servers, timeout=config.dns.timeout, cache=config.dns.cache)
+    groups = build_groups(config, resolver)
+    sources = build_sources(config, groups)
+    asks_backend = any(section.probe is not None for section in domain.recipients or ())
+    if asks_backend:
+        await groups[domain.backend].start()
+    try:
+        return [said async for said in _answers(config, sources, domain, mailbox)]
+    finally:
+        await sources.close()
+        if asks_backend:
+            await groups[domain.backend].stop()
+        await resolver.close()
+
+
+async def _answers(
+    config: Config, sources: RecipientSources, domain: DomainOptions, mailbox: Mailbox
+) -> AsyncIterator[_Said]:
+    """What each source says, in order, up to the first yes; with and then without the detail of a subaddress."""
+    if domain.recipients is None or any(section.any for section in domain.recipients):
+        return
+    plain = without_detail(mailbox.local_part, domain.subaddress)
+    for local_part in [mailbox.local_part] if plain is None else [mailbox.local_part, plain]:
+        for section in domain.recipients:
+            if section.has_tables:
+                listed = address_list(section, config.folder, domain.alias_of)
+                exists = await listed.find(local_part, mailbox.domain)
+                yield _Said("tables", f"{local_part}@{mailbox.domain}", exists)
+                if exists:
+                    return
+            for source, name in sources.asked(section, domain, mailbox.domain):
+                said = await _said(source, local_part, name)
+                yield said
+                if said.exists:
+                    return
+
+
+async def _said(source: CachedSource, local_part: str, domain: str) -> _Said:
+    address = f"{local_part}@{domain}"
+    try:
+        answer = await source.ask(local_part, domain)
+    except UnverifiableError as error:
+        return _Said(source.name, address, None, str(error))
+    return _Said(source.name, address, answer.exists, answer.words)
+
+
+def _verdict(said: list[_Said]) -> bool | None:
+    if not said or any(step.exists for step in said):
+        return True
+    return None if any(step.exists is None for step in said) else False
+
+
+def _mailbox(address: str) -> Mailbox:
+    try:
+        return parse_mailbox(address.removeprefix("<").removesuffix(">"))
+    except GrammarError as error:
+        raise typer.BadParameter(f"{address!r} is not an address", param_hint="ADDRESS") from error
+
+
+def _chosen(what: str | None) -> dict[str, str | None]:
+    """The part of a request that says which addresses are meant."""
+    if what is None:
+        return {}
+    if "@" in what.removeprefix("@"):
+        mailbox = _mailbox(what)
+        return {"local_part": mailbox.local_part, "domain": mailbox.domain}
+    try:
+        return {"domain": parse_domain(what.removeprefix("@"))}
+    except GrammarError as error:
+        raise typer.BadParameter(f"{what!r} is neither an address nor a domain", param_hint="WHAT") from error
+
+
+def _listing(entries: list[dict[str, Any]]) -> Table:
+    listing = table("Address", "Exists", "Said", "Asked", "Holds for")
+    for entry in entries:
+        word = entry["answer"]
+        stale = " (old)" if entry["stale"] else ""
+        listing.add_row(
+            printable(entry["address"]),
+            Text(word + stale, style=_COLOURS[word]),
+            printable(entry["said"]),
+            f"{format_duration(round(entry['age']))} ago",
+            format_duration(round(entry["holds"])),
+        )
+    return listing
