@@ -39,11 +39,15 @@ class BodyHashes:
     Args:
         fields: The message's header.
         signatures: How many DKIM-Signature fields are looked at, from the top.
+
+    Attributes:
+        signatures: The same.
     """
 
-    __slots__ = ("_finished", "_parsed", "_streams")
+    __slots__ = ("_finished", "_parsed", "_streams", "signatures")
 
     def __init__(self, fields: Sequence[HeaderField], signatures: int) -> None:
+        self.signatures = signatures
         left = {Form.DKIM.value: signatures, Form.ARC.value: MAX_ARC_SETS}
         self._parsed: dict[HeaderField, Signature | Malformed] = {}
         for field in fields:
