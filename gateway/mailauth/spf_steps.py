@@ -2,8 +2,8 @@
 
 ``Frame`` is what a check leaves for each record that it evaluated: the terms, how far it came, and the records that
 they led to. ``steps`` makes of it a line for each mechanism that was tried, in order; those of an included record stand
-indented below it. A row of networks that did not match is one line. The number of lines and their length are bounded,
-and they hold nothing but printable US-ASCII.
+indented below it. A row of networks that did not match is one line, so the limit of terms that ask the DNS bounds the
+lines as well. Their length is bounded, and they hold nothing but printable US-ASCII.
 """
 
 import re
@@ -14,8 +14,6 @@ from typing import Final, TypeAlias
 from gateway.mailauth.spf_record import Mechanism, Qualified
 from gateway.resolver import RecordType
 
-MAX_STEPS: Final = 100
-"""Lines that are kept."""
 _MAX_LINE: Final = 200
 _MAX_SHOWN: Final = 4
 _ROW: Final = 3
@@ -74,15 +72,7 @@ def one_line(text: str, length: int = _MAX_LINE) -> str:
 
 def steps(frame: Frame | None, known: Known) -> tuple[str, ...]:
     """The lines about a record and those that it led to."""
-    if frame is None:
-        return ()
-    lines: list[str] = []
-    for line in _lines(frame, known, ""):
-        if len(lines) == MAX_STEPS:
-            lines.append("and more")
-            break
-        lines.append(line)
-    return tuple(lines)
+    return () if frame is None else tuple(_lines(frame, known, ""))
 
 
 def _lines(frame: Frame, known: Known, indent: str) -> Iterator[str]:

@@ -1,0 +1,234 @@
+"""SPF against whatever a domain may publish: always a result of the RFC, bounded questions, linear time.
+
+Growth is compared, not seconds: eight times the input may take about eight times as long, and nothing near the 64 times
+of a quadratic pattern.
+"""
+
+import asyncio
+from collections.abc import Callable
+from ipaddress import ip_address
+from time import process_time
+from typing import Any, Final, TypeAlias
+
+import pytest
+import spf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spf import PermError
+
+from gateway.adapters.zone import ZoneResolver
+from gateway.mailauth import spf_record
+from gateway.mailauth.results import SpfCheck
+from gateway.mailauth.spf import Limits, check_host
+from gateway.resolver import Answer, RecordType, Resolver, Status
+
+LIMITS: Final = Limits(queries=30, time=60.0)
+NAMES: Final = [f"{letter}.example" for letter in "abcd"]
+CLIENTS: Final = ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1", "198.51.100.77"]
+
+PIECES = st.sampled_from(
+    [
+        *"+-~? :/=%{}.,_\\\t\0",
+        *["a", "mx", "ptr", "all", "include", "exists", "ip4", "ip6", "redirect", "exp", "v=spf1", "//", "/24", "//64"],
+        *["%{i}", "%{s}", "%{L}", "%{p}", "%{d2r}", "%{h-}", "%{t}", "%%", "%_", "%-", "192.0.2.1", "2001:db8::"],
+        *NAMES,
+        *["\u00fc", "9" * 5000, "x" * 70],
+    ]
+)
+TERMS = st.builds(
+    lambda qualifier, name, mark, spec, length: f"{qualifier}{name}{mark}{spec}{length}",
+    st.sampled_from(["", "+", "-", "~", "?"]),
+    st.sampled_from(["a", "mx", "ptr", "exists", "include", "ip4", "ip6", "all", "redirect", "exp", "foo"]),
+    st.sampled_from([":", "=", ""]),
+    st.sampled_from(
+        [*NAMES, "", "%{d}", "%{p}.b.example", "%{l}.c.example", "192.0.2.0", "2001:db8::", "x.%{i}.d.example"]
+    ),
+    st.sampled_from(["", "", "/24", "//64", "/99"]),
+)
+RECORDS = st.one_of(
+    st.lists(TERMS, max_size=12).map(lambda terms: " ".join(["v=spf1", *terms])),
+    st.lists(PIECES, max_size=40).map(lambda pieces: "v=spf1 " + "".join(pieces)),
+    st.text(max_size=60),
+)
+STATUSES = st.sampled_from([Status.NO_DATA, Status.NXDOMAIN, Status.SERVFAIL, Status.TIMEOUT])
+
+
+def _found(*records: str) -> Answer:
+    return Answer(Status.FOUND, records, 60.0)
+
+
+ANSWERS = {
+    RecordType.TXT: st.one_of(
+        st.lists(RECORDS.map(lambda text: text.encode().decode("latin-1")), min_size=1, max_size=2).map(
+            lambda records: _found(*records)
+        ),
+        STATUSES.map(Answer),
+    ),
+    RecordType.A: st.sampled_from(
+        [_found("192.0.2.1"), _found("198.51.100.1", "198.51.100.2"), Answer(Status.NO_DATA)]
+    ),
+    RecordType.AAAA: st.sampled_from([_found("2001:db8::1"), Answer(Status.NXDOMAIN), Answer(Status.SERVFAIL)]),
+    RecordType.MX: st.sampled_from([_found("0 ."), _found("10 a.example", "10 b.example"), Answer(Status.NXDOMAIN)]),
+    RecordType.PTR: st.sampled_from([_found("a.example", "B.Example", "x" * 80), Answer(Status.TIMEOUT)]),
+}
+
+
+class AnyZone:
+    """A ``Resolver`` that draws an answer for each question, as the question comes."""
+
+    def __init__(self, draw: Any) -> None:
+        self.asked: list[tuple[str, RecordType]] = []
+        self._draw = draw
+
+    def known(self, _name: str, _record_type: RecordType) -> Answer | None:
+        """Nothing is at hand."""
+        return None
+
+    async def lookup(self, name: str, record_type: RecordType) -> Answer:
+        """Whatever comes."""
+        assert 0 < len(name) <= 253
+        self.asked.append((name, record_type))
+        answer: Answer = self._draw(ANSWERS[record_type])
+        return answer
+
+
+def run(resolver: Resolver, domain: str = "a.example", client: str = CLIENTS[0], local_part: str = "user") -> SpfCheck:
+    """Check a domain."""
+    return asyncio.run(
+        check_host(
+            resolver, address=ip_address(client), domain=domain, local_part=local_part, helo="h.example", limits=LIMITS
+        )
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.sampled_from(CLIENTS), st.text(max_size=20))
+def test_whatever_is_published_there_is_a_result(data: st.DataObject, client: str, local_part: str) -> None:
+    """No record and no answer raises, asks without bound or asks twice; all that is told is printable."""
+    zone = AnyZone(data.draw)
+    found = run(zone, client=client, local_part=local_part)
+    assert len(zone.asked) == len(set(zone.asked)) == found.queries <= LIMITS.queries
+    for text in (found.reason, found.domain, found.explanation or "", found.record or "", *found.steps):
+        assert text.isascii()
+        assert not text or text.isprintable()
+    assert found.reason
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=300))
+def test_whatever_the_domain_is_there_is_a_result(domain: str) -> None:
+    """A domain from the wire may be anything."""
+    found = run(ZoneResolver({}), domain=domain)
+    assert found.result == "none"
+    assert found.domain.isascii()
+
+
+# pyspf by itself as the second opinion, on records that it reads as the RFC says.
+
+PLAIN_TERMS = st.builds(
+    lambda qualifier, body: qualifier + body,
+    st.sampled_from(["", "+", "-", "~", "?"]),
+    st.sampled_from(
+        "a a:b.example a/24 mx mx:c.example/16 ptr ptr:example exists:%{i}.d.example exists:%{l1}.d.example "
+        "include:b.example include:c.example ip4:192.0.2.0/24 ip4:10.0.0.1 ip6:2001:db8::/32 ip6:fe80::1 all foo "
+        "a:nodot ip4:1.2.3".split()
+    ),
+)
+PLAIN_RECORDS = st.lists(PLAIN_TERMS, max_size=5).map(lambda terms: " ".join(["v=spf1", *terms]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PLAIN_RECORDS, min_size=4, max_size=4), st.sampled_from(CLIENTS))
+def test_pyspf_by_itself_says_the_same(records: list[str], client: str) -> None:
+    """For plain records the result is that of pyspf with its own ways of asking and comparing."""
+    zone: dict[str, dict[str, list[str]]] = {
+        name: {"TXT": [record], "A": ["192.0.2.200"], "AAAA": ["2001:db8:1::1"], "MX": ["10 a.example", "20 d.example"]}
+        for name, record in zip(NAMES, records, strict=True)
+    }
+    zone["192.0.2.1.d.example"] = {"A": ["127.0.0.2"]}
+    zone["192.0.2.1"] = {"PTR": ["a.example", "mail.example"]}
+    zone["mail.example"] = {"A": ["192.0.2.1"]}
+    resolver = ZoneResolver(zone)
+
+    def lookup(name: str, kind: str, *_: object) -> list[tuple[tuple[str, str], Any]]:
+        answer = resolver.known(name, RecordType(kind))
+        values: list[Any] = list(answer.records) if answer is not None else []
+        if kind == "TXT":
+            values = [(record.encode(),) for record in values]
+        if kind == "MX":
+            values = [(int(record.split()[0]), record.split()[1]) for record in values]
+        return [((name, kind), value) for value in values]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spf, "DNSLookup", lookup)
+        expected = spf.query(client, "user@a.example", "h.example").check()[0]
+    assert run(resolver, client=client).result == expected
+
+
+# Growth
+
+Made: TypeAlias = Callable[[int], str]
+
+SPECS: Final[dict[str, Made]] = {
+    "one label": lambda n: "x." + "a" * n + "!",
+    "digits": lambda n: "x." + "1" * n,
+    "hyphens": lambda n: "x." + "a-" * n + "!",
+    "labels": lambda n: "a." * n + "!",
+    "dots": lambda n: "." * n,
+    "percent": lambda n: "%%" * n + "!",
+    "open braces": lambda n: "%{" * n,
+    "a long transformer": lambda n: "%{d" + "1" * n,
+    "delimiters": lambda n: "%{s" + ".-+" * n + "}",
+    "many macros": lambda n: "%{s}" * n + ".example",
+    "slashes": lambda n: "x" + "//1" * n + "!",
+}
+TEXTS: Final[dict[str, Made]] = {
+    "mechanisms": lambda n: "v=spf1" + " a" * n,
+    "modifiers": lambda n: "v=spf1" + "".join(f" m{number}=" for number in range(n // 4)),
+    "one modifier": lambda n: "v=spf1 " + "a" * n,
+    "equals": lambda n: "v=spf1 a" + "=" * n,
+    "spaces": lambda n: "v=spf1" + " " * n,
+    "networks": lambda n: "v=spf1" + " ip4:192.0.2.1" * (n // 8),
+}
+
+
+def _cost(work: Any, count: int) -> float:
+    """The least CPU time of a few tries."""
+    costs = []
+    for _ in range(5):
+        started = process_time()
+        for _ in range(count):
+            work()
+        costs.append(process_time() - started)
+    return min(costs)
+
+
+def _grows_linearly(work: Any, small: object, large: object) -> bool:
+    count = 10
+    while _cost(lambda: work(small), count) < 0.001:
+        count *= 2
+    return _cost(lambda: work(large), count) < 24 * _cost(lambda: work(small), count)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_expanding_takes_linear_time(name: str) -> None:
+    """Whatever a domain-spec is, eight times as much of it costs about eight times as much."""
+
+    def expand(spec: str) -> None:
+        try:
+            spf_record.expand_domain(spec, lambda _: "user@a.example")
+        except PermError:
+            return
+
+    assert _grows_linearly(expand, SPECS[name](1000), SPECS[name](8000))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_reading_a_record_takes_linear_time(name: str) -> None:
+    """The same for records as long as they may be, of one kind of term."""
+
+    def check(text: str) -> None:
+        spf_record.prepare.cache_clear()
+        run(ZoneResolver({"a.example": {"TXT": text}}))
+
+    assert _grows_linearly(check, TEXTS[name](400), TEXTS[name](3200))
