@@ -403,7 +403,7 @@ class RecipientOptions(Section):
         if len(asked) > 1:
             raise ValueError(f"names {_quoted(asked)}: write a list of sections, in the order in which they are asked")
         if not self.any and not asked and not self.has_tables:
-            raise ValueError("names no recipients: give 'list', 'file' or a source to ask, or 'any: true'")
+            raise ValueError("names none: give 'list', 'file', a source to ask, or 'any: true'")
         return self
 
 

@@ -220,7 +220,7 @@ exceptions:
         ),
         (
             "domains: {a.test: {recipients: {}}}",
-            "1:20: domains.a.test.recipients: names no recipients: give 'list', 'file' or a source to ask, or 'any: true'",
+            "1:20: domains.a.test.recipients: names none: give 'list', 'file', a source to ask, or 'any: true'",
         ),
         ("default_backend: posfix", "1:18: default_backend: there is no backend 'posfix' (did you mean 'postfix'?); "),
         (
