@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 ROWS = (
     ("gateway.smtp", "gateway.units", "gateway.resolver", "gateway.header", "gateway.log", "gateway.lookup"),
     ("gateway.mailauth",),
-    ("gateway.session", "gateway.verdict", "gateway.policy"),
+    ("gateway.session", "gateway.verdict", "gateway.policy", "gateway.state"),
     ("gateway.records", "gateway.tables"),
     ("gateway.config",),
     ("gateway.chain",),
@@ -33,6 +33,7 @@ POLICIES_MAY_USE = (
     "gateway.policy",
     "gateway.verdict",
     "gateway.session",
+    "gateway.state",
     "gateway.header",
     "gateway.mailauth",
     "gateway.smtp",

@@ -1,0 +1,365 @@
+"""The shared state: memory, a Redis, a Redis behind sentinels and a cluster keep one contract."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.adapters.memory_state import MemoryState
+from gateway.adapters.redis_state import RedisState
+from gateway.config.state import StateOptions
+from gateway.state import Answer, Counting, Enter, Greet, Greeted, Kind, Operation, State, Take, subject
+from gateway.testing import SettableClock
+from tests.support.redis import ClusterSetup, RedisServer, SentinelSetup
+
+_PREFIXES = count()
+KINDS = ("memory", "server", "sentinel", "cluster")
+SETUPS: dict[str, Callable[[], Any]] = {"server": RedisServer, "sentinel": SentinelSetup, "cluster": ClusterSetup}
+NEEDS = {"server": ("redis-server",), "sentinel": ("redis-server", "redis-sentinel"), "cluster": ("redis-server",)}
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Callable[[str], str]]:
+    """Gives the URL of a set-up, which is started when it is first asked for."""
+    urls: dict[str, str] = {}
+    with ExitStack() as stack:
+
+        def url(kind: str) -> str:
+            if kind not in urls:
+                urls[kind] = stack.enter_context(SETUPS[kind]()).url
+            return urls[kind]
+
+        yield url
+
+
+def _made(kind: str, servers: Callable[[str], str], clock: SettableClock | None, **options: Any) -> Any:
+    if kind == "memory":
+        return MemoryState(clock or SettableClock())
+    prefix = f"test{next(_PREFIXES)}"
+    return RedisState(StateOptions(url=servers(kind), prefix=prefix, timeout="5s"), clock=clock, **options)
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    """The state's time."""
+    return SettableClock()
+
+
+@pytest.fixture(
+    params=[pytest.param(kind, marks=[pytest.mark.peer(*NEEDS.get(kind, ()))]) for kind in KINDS],
+)
+async def state(
+    request: pytest.FixtureRequest, servers: Callable[[str], str], clock: SettableClock
+) -> AsyncIterator[State]:
+    """Each kind of state, empty, with a clock that stands still."""
+    made: State = _made(request.param, servers, clock)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+def take(**changes: Any) -> Take:
+    """A limit of 1 a second and 3 at once."""
+    return replace(Take(name="limit", subject=subject(client_address="192.0.2.1"), rate=1.0, burst=3.0), **changes)
+
+
+def enter(member: str, **changes: Any) -> Enter:
+    """A limit of two connections."""
+    return replace(Enter(name="room", subject="client_address=192.0.2.1", member=member, limit=2), **changes)
+
+
+GREET = Greet(client="192.0.2.0/24", envelope="e1", delay=300.0, window=3600.0, keep=86_400.0, passes=2)
+
+
+async def ask(state: State, *operations: Operation) -> list[Answer]:
+    """Ask, with every question answered."""
+    answers = await state.ask(operations)
+    assert all(isinstance(answer, Answer) for answer in answers), answers
+    return [answer for answer in answers if isinstance(answer, Answer)]
+
+
+async def granted(state: State, *operations: Operation) -> list[bool]:
+    """Which of the operations are granted."""
+    return [answer.granted for answer in await ask(state, *operations)]
+
+
+async def level(state: State, operation: Take) -> float:
+    """What a bucket holds."""
+    (answer,) = await ask(state, replace(operation, counting=Counting.LOOK))
+    return answer.level
+
+
+async def test_a_bucket_takes_its_burst_and_then_its_rate(state: State, clock: SettableClock) -> None:
+    """Three at once, then one a second; the answer says when it will be granted, and is right to the millisecond."""
+    assert [await granted(state, take()) for _ in range(4)] == [[True], [True], [True], [False]]
+    (refused,) = await ask(state, take())
+    assert (refused.level, refused.wait) == (3.0, 1.0)
+    clock.advance(0.999)
+    assert await granted(state, take()) == [False]
+    clock.advance(0.001)
+    assert [await granted(state, take()) for _ in range(2)] == [[True], [False]]
+    clock.advance(3600)
+    assert [await granted(state, take()) for _ in range(4)] == [[True], [True], [True], [False]]
+
+
+async def test_looking_counts_nothing(state: State) -> None:
+    """LOOK says whether there is room, however often."""
+    for _ in range(5):
+        assert await granted(state, take(counting=Counting.LOOK)) == [True]
+    assert await level(state, take()) == 0.0
+
+
+async def test_adding_fills_to_the_brim(state: State, clock: SettableClock) -> None:
+    """ADD counts in any case, but no bucket holds more than it can: it is usable again after one unit's time."""
+    for _ in range(10):
+        state.post(take())
+    assert await granted(state, take()) == [False]
+    assert await level(state, take()) == 3.0
+    clock.advance(1)
+    assert await granted(state, take()) == [True]
+
+
+async def test_a_cost_above_the_burst_waits_for_an_empty_bucket(state: State, clock: SettableClock) -> None:
+    """A message larger than the bucket passes when nothing else is in it, and is paid for afterwards."""
+    assert await granted(state, take(cost=1.0)) == [True]
+    (refused,) = await ask(state, take(cost=10.0))
+    assert (refused.granted, refused.wait) == (False, 1.0)
+    clock.advance(1)
+    assert await granted(state, take(cost=10.0)) == [True]
+    (refused,) = await ask(state, take())
+    assert (refused.level, refused.wait) == (10.0, 8.0)
+
+
+async def test_a_hold_shuts_out_for_its_time(state: State, clock: SettableClock) -> None:
+    """Once something was refused nothing passes for the time of the hold, which does not grow by trying."""
+    held = take(hold=60.0)
+    assert [await granted(state, held) for _ in range(4)] == [[True], [True], [True], [False]]
+    clock.advance(30)
+    (refused,) = await ask(state, held)
+    assert (refused.granted, refused.wait) == (False, 30.0)
+    clock.advance(30)
+    assert await granted(state, held) == [True]
+
+
+async def test_limits_asked_together_count_all_or_none(state: State) -> None:
+    """What one limit refuses is counted by no other, whichever stands first."""
+    narrow = take(name="narrow", subject="recipient=bob@example.com", burst=1.0)
+    assert await granted(state, take(), narrow) == [True, True]
+    for operations in ((take(), narrow), (narrow, take())):
+        assert sorted(await granted(state, *operations)) == [False, True]
+    await asyncio.sleep(0)
+    assert await level(state, take()) == 1.0
+
+
+async def test_what_does_not_bind_stops_no_other(state: State) -> None:
+    """A limit that is only observed is refused without a say in what others count."""
+    watched = take(name="watched", burst=1.0, binding=False)
+    assert await granted(state, watched, take()) == [True, True]
+    assert await granted(state, watched, take()) == [False, True]
+    assert (await level(state, take()), await level(state, watched)) == (2.0, 1.0)
+
+
+async def test_subjects_and_names_are_counted_apart(state: State) -> None:
+    """Another client and another limit have buckets of their own, even where a subject looks like a key."""
+    others = [take(name="other"), take(subject=subject(helo_name="a}:limit")), take(subject=subject(helo_name="a{b"))]
+    assert [await granted(state, take(burst=1.0)) for _ in range(2)] == [[True], [False]]
+    for other in others:
+        assert [await granted(state, replace(other, burst=1.0)) for _ in range(2)] == [[True], [False]]
+
+
+async def test_connections_are_counted_while_they_last(state: State) -> None:
+    """Two may be in; one that leaves makes room; the same one counts once; who is not in may leave."""
+    assert [await granted(state, enter(one)) for one in "aabc"] == [[True], [True], [True], [False]]
+    state.leave(enter("c"))
+    assert await granted(state, enter("c")) == [False]
+    state.leave(enter("a"))
+    assert await granted(state, enter("c")) == [True]
+    (refused,) = await ask(state, enter("d"))
+    assert refused.level == 2
+
+
+async def test_a_refused_rate_leaves_no_connection_behind(state: State) -> None:
+    """All or none holds between rates and connections, too."""
+    assert await granted(state, take(burst=1.0), enter("a")) == [True, True]
+    assert await granted(state, take(burst=1.0), enter("b")) == [False, True]
+    (third,) = await ask(state, enter("c"))
+    assert (third.granted, third.level) == (True, 2)
+
+
+async def test_a_triplet_waits_and_is_then_known(state: State, clock: SettableClock) -> None:
+    """New, early, passed, known: with the time that is left, and what was waited."""
+    first = await state.greet(GREET)
+    assert (first.status, first.wait) == (Greeted.NEW, 300.0)
+    clock.advance(299)
+    early = await state.greet(GREET)
+    assert (early.status, early.wait, early.waited) == (Greeted.EARLY, 1.0, 299.0)
+    clock.advance(1)
+    passed = await state.greet(GREET)
+    assert (passed.status, passed.waited, passed.passes) == (Greeted.PASSED, 300.0, 1)
+    clock.advance(86_400)
+    assert (await state.greet(GREET)).status is Greeted.KNOWN
+    clock.advance(86_401)
+    assert (await state.greet(GREET)).status is Greeted.NEW
+
+
+async def test_a_triplet_that_does_not_return_in_its_window_is_new_again(state: State, clock: SettableClock) -> None:
+    """The window ends an attempt that was not repeated."""
+    await state.greet(GREET)
+    clock.advance(3601)
+    assert (await state.greet(GREET)).status is Greeted.NEW
+
+
+async def test_a_client_that_came_again_often_enough_is_waved_through(state: State, clock: SettableClock) -> None:
+    """After two triplets that passed, no third has to wait; another client has, and so has this one when forgotten."""
+    for envelope in ("e1", "e2"):
+        await state.greet(replace(GREET, envelope=envelope))
+    clock.advance(300)
+    for envelope in ("e1", "e2"):
+        assert (await state.greet(replace(GREET, envelope=envelope))).status is Greeted.PASSED
+    waved = await state.greet(replace(GREET, envelope="e3"))
+    assert (waved.status, waved.passes) == (Greeted.CLIENT, 2)
+    assert (await state.greet(replace(GREET, envelope="e3", passes=0))).status is Greeted.NEW
+    assert (await state.greet(replace(GREET, client="198.51.100.0/24"))).status is Greeted.NEW
+    clock.advance(86_401)
+    assert (await state.greet(replace(GREET, envelope="e4"))).status is Greeted.NEW
+
+
+async def test_entries_are_listed_and_cleared_by_their_keys(state: State) -> None:
+    """What is counted can be seen, and one entry at a time can be forgotten."""
+    await ask(state, take(), enter("session"))
+    await state.greet(GREET)
+    found = {entry.kind: entry async for entry in state.entries()}
+    rate, room, triplet = (found[kind] for kind in (Kind.RATE, Kind.CONCURRENCY, Kind.GREYLIST))
+    assert (rate.name, rate.subject, rate.level, rate.limit) == ("limit", "client_address=192.0.2.1", 1.0, 3.0)
+    assert rate.detail["rate"] == pytest.approx(1.0)
+    assert (room.level, room.limit, room.detail) == (1, 2, {"sessions": ["session"]})
+    assert (triplet.name, triplet.subject, triplet.detail["waiting"]) == ("triplet", "192.0.2.0/24", True)
+    assert [entry.kind async for entry in state.entries(Kind.GREYLIST)] == [Kind.GREYLIST]
+    for entry in found.values():
+        assert await state.clear(entry.key)
+        assert not await state.clear(entry.key)
+    assert [entry async for entry in state.entries()] == []
+
+
+@pytest.mark.peer("redis-server")
+async def test_every_key_ends_by_itself(servers: Callable[[str], str]) -> None:
+    """No key is without a time to live, and a bucket's is the time in which it empties."""
+    state = _made("server", servers, None)
+    await state.start()
+    await ask(state, take(hold=7200.0), enter("session"))
+    state.post(take(name="added"))
+    for _ in range(4):
+        await ask(state, take(hold=7200.0))
+    await state.greet(GREET)
+    expires = {(entry.kind, entry.name): entry.expires async for entry in state.entries()}
+    assert len(expires) == 4
+    assert 7100 < expires[Kind.RATE, "limit"] <= 7200
+    assert 0 < expires[Kind.RATE, "added"] <= 1
+    assert 25 < expires[Kind.CONCURRENCY, "room"] <= 30
+    assert 3500 < expires[Kind.GREYLIST, "triplet"] <= 3600
+    await state.stop()
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.peer(*NEEDS[k])) for k in SETUPS])
+async def test_a_dead_workers_connections_end_and_a_living_ones_stay(
+    servers: Callable[[str], str], clock: SettableClock, kind: str
+) -> None:
+    """What is not renewed is no longer counted after its lease; what is renewed is, even by a Redis that forgot it."""
+    state = _made(kind, servers, clock, lease=30.0)
+    await state.start()
+    assert await granted(state, enter("a")) == [True]
+    clock.advance(20)
+    await state.renew()
+    clock.advance(20)
+    assert (await ask(state, enter("b")))[0].level == 2
+    (entry,) = [entry async for entry in state.entries()]
+    await state.clear(entry.key)
+    await state.renew()
+    assert await granted(state, enter("c")) == [False]
+    clock.advance(31)
+    assert await granted(state, enter("c")) == [True]
+    await state.stop()
+    follower = _made(kind, servers, clock)
+    assert [entry async for entry in follower.entries(Kind.CONCURRENCY)] == []
+    await follower.stop()
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(Counting),
+        st.integers(1, 6),
+        st.sampled_from([0.0, 0.0, 0.25, 0.5, 1.0, 3.0, 10.0]),
+        st.sampled_from([0.0, 2.0]),
+    ),
+    max_size=12,
+)
+
+
+class Model:
+    """A bucket in the plainest words."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate, self.burst, self.level, self.held = rate, burst, 0.0, 0.0
+
+    def step(self, now: float, counting: Counting, cost: float, hold: float) -> bool:
+        """Whether it is granted."""
+        if counting is Counting.ADD:
+            self.level = max(self.level, min(self.level + cost, self.burst))
+            return True
+        fits = self.level + min(cost, self.burst) <= self.burst and now >= self.held
+        if fits and counting is Counting.TAKE:
+            self.level += cost
+        if not fits and hold and now >= self.held:
+            self.held = now + hold
+        return fits
+
+
+@pytest.mark.peer("redis-server")
+@pytest.mark.parametrize("kind", ["memory", "server"])
+@given(steps=STEPS, burst=st.integers(1, 8), rate=st.sampled_from([0.5, 1.0, 2.0, 4.0]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_bucket_is_the_model(
+    servers: Callable[[str], str], kind: str, steps: list[tuple[Counting, int, float, float]], burst: int, rate: float
+) -> None:
+    """Whatever is asked in whatever time, it is granted exactly when a bucket in the plainest words would."""
+
+    async def run() -> None:
+        clock = SettableClock()
+        state = _made(kind, servers, clock)
+        model = Model(rate, burst)
+        for counting, cost, pause, hold in steps:
+            clock.advance(pause)
+            model.level = max(0.0, model.level - pause * rate)
+            wanted = model.step(clock.now(), counting, cost, hold)
+            found = await granted(state, take(rate=rate, burst=burst, cost=cost, counting=counting, hold=hold))
+            assert found == [wanted]
+        assert await level(state, take(rate=rate, burst=burst)) == pytest.approx(model.level, abs=0.001)
+        await state.stop()
+
+    asyncio.run(run())
+
+
+@given(st.lists(st.text(), min_size=1, max_size=3), st.lists(st.text(), min_size=1, max_size=3))
+def test_different_subjects_have_different_keys(one: list[str], other: list[str]) -> None:
+    """No two subjects fall together, and none has a brace, a space or a control character."""
+    made = [subject(**{f"part{index}": text for index, text in enumerate(parts)}) for parts in (one, other)]
+    assert (made[0] == made[1]) == (one == other)
+    assert all(text.isprintable() and not set(text) & set("{} ") for text in made)
+
+
+async def test_the_memory_is_bounded() -> None:
+    """What was not used for the longest time makes room."""
+    state = MemoryState(SettableClock(), entries=3)
+    for number in range(5):
+        await state.ask([take(name=str(number)), enter("a", name=str(number))])
+        await state.ask([take(name="0")])
+        await state.greet(replace(GREET, envelope=str(number)))
+    found = [entry async for entry in state.entries()]
+    assert sorted(entry.name for entry in found if entry.kind is Kind.RATE) == ["0", "3", "4"]
+    assert [len([entry for entry in found if entry.kind is kind]) for kind in Kind] == [3, 3, 3]
