@@ -46,7 +46,8 @@ def test_every_outcome_and_option_is_documented(name: str) -> None:
     policy = REGISTRY.get(name)
     assert policy.outcomes
     for outcome_name, outcome in policy.outcomes.items():
-        assert getattr(policy, outcome_name) is outcome
+        attribute = "passed" if outcome_name == "pass" else outcome_name  # pass is a keyword
+        assert getattr(policy, attribute) is outcome
         assert outcome.help.endswith(".")
     for field in policy.options_type.model_fields.values():
         assert field.description is not None

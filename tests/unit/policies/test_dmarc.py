@@ -1,0 +1,268 @@
+"""dmarc: what follows from DMARC, what saves a message, and what the record keeps for reports."""
+
+import pytest
+
+from gateway.adapters.zone import ZoneResolver
+from gateway.mailauth.results import (
+    Arc,
+    ArcResult,
+    ArcSet,
+    Disposition,
+    DkimResult,
+    DkimSignature,
+    DmarcResult,
+    Spf,
+    SpfCheck,
+    SpfResult,
+)
+from gateway.policy import OnError
+from gateway.resolver import Answer, RecordType
+from gateway.session import Transaction
+from gateway.testing import Site, message, run
+from gateway.verdict import Action, Finding, Stage
+from policies.dmarc import Dmarc
+
+ZONE = {
+    "_dmarc.reject.example": {"TXT": ["v=DMARC1; p=reject; sp=quarantine; rua=mailto:r@reject.example; fo=1"]},
+    "_dmarc.quarantine.example": {"TXT": ["v=DMARC1; p=quarantine"]},
+    "_dmarc.watched.example": {"TXT": ["v=DMARC1; p=none"]},
+    "_dmarc.testing.example": {"TXT": ["v=DMARC1; p=reject; t=y"]},
+    "_dmarc.odd.example": {"TXT": ["v=DMARC1; p=rejekt"]},
+    "_dmarc.broken.example": "SERVFAIL",
+    "_dmarc.sub.slow.example": "TIMEOUT",
+    "_dmarc.slow.example": {"TXT": ["v=DMARC1; p=reject"]},
+}
+
+
+async def check(
+    author: str,
+    options: dict[str, object] | None = None,
+    *,
+    spf: str | None = None,
+    dkim: str | None = None,
+    arc: Arc | None = None,
+    client: str = "192.0.2.1",
+    login: str | None = None,
+) -> tuple[Finding | None, Transaction]:
+    """Run the policy on a message whose From field has an address of the author's domain."""
+    site = Site(zone=ZONE)
+    transaction = site.transaction(session=site.session(client, login=login))
+    if spf is not None:
+        transaction.spf = Spf(mail_from=SpfCheck(result=SpfResult.PASS, domain=spf))
+    if dkim is not None:
+        transaction.dkim = (DkimSignature(result=DkimResult.PASS, domain=dkim, selector="s1"),)
+    transaction.arc = arc
+    header = f"From: Alice <alice@{author}>\r\n" if "\r\n" not in author else author
+    finding = await run(
+        site.policy(Dmarc, options), Stage.MESSAGE, transaction, message(f"{header}\r\nHi\r\n".encode())
+    )
+    return finding, transaction
+
+
+@pytest.mark.parametrize(
+    ("author", "spf", "outcome", "result", "disposition"),
+    [
+        ("reject.example", "reject.example", Dmarc.passed, DmarcResult.PASS, Disposition.NONE),
+        ("a.reject.example", "b.reject.example", Dmarc.passed, DmarcResult.PASS, Disposition.NONE),
+        ("reject.example", "other.example", Dmarc.reject, DmarcResult.FAIL, Disposition.REJECT),
+        ("reject.example", None, Dmarc.reject, DmarcResult.FAIL, Disposition.REJECT),
+        ("a.reject.example", None, Dmarc.quarantine, DmarcResult.FAIL, Disposition.QUARANTINE),
+        ("quarantine.example", None, Dmarc.quarantine, DmarcResult.FAIL, Disposition.QUARANTINE),
+        ("testing.example", None, Dmarc.quarantine, DmarcResult.FAIL, Disposition.QUARANTINE),
+        ("watched.example", None, Dmarc.fail, DmarcResult.FAIL, Disposition.NONE),
+        ("unknown.example", "unknown.example", Dmarc.none, DmarcResult.NONE, Disposition.NONE),
+        ("odd.example", "odd.example", Dmarc.none, DmarcResult.NONE, Disposition.NONE),
+        ("broken.example", "broken.example", Dmarc.temperror, DmarcResult.TEMPERROR, Disposition.NONE),
+    ],
+)
+async def test_each_outcome_is_what_the_domain_asks_for(
+    author: str, spf: str | None, outcome: object, result: DmarcResult, disposition: Disposition
+) -> None:
+    """The outcome is the disposition of a failure, else the result; both stand on the transaction."""
+    finding, transaction = await check(author, spf=spf)
+    assert finding is not None
+    assert finding.outcome is outcome
+    assert transaction.dmarc is not None
+    assert (transaction.dmarc.result, transaction.dmarc.disposition) == (result, disposition)
+    assert transaction.dmarc.domain == author
+
+
+@pytest.mark.parametrize(
+    ("header", "fault"),
+    [
+        ("Subject: none\r\n", "missing"),
+        ("From: a@reject.example\r\nFrom: a@reject.example\r\n", "repeated"),
+        ("From: a@reject.example, b@other.example\r\n", "several_domains"),
+        ("From: undisclosed:;\r\n", "no_address"),
+        ("From: a@other.example <a@reject.example>\r\n", "malformed"),
+    ],
+)
+async def test_a_bad_from_field_is_outside_of_dmarc_and_refused(header: str, fault: str) -> None:
+    """What has no one author domain would be a way around DMARC."""
+    finding, transaction = await check(header, spf="reject.example")
+    assert finding is not None
+    assert finding.outcome is Dmarc.bad_from
+    assert finding.evidence["fault"] == fault
+    assert transaction.dmarc is not None
+    assert (transaction.dmarc.result, transaction.dmarc.domain) == (DmarcResult.PERMERROR, "")
+
+
+async def test_our_own_clients_are_not_checked() -> None:
+    """Who has authenticated or is trusted sends for others; nothing is left on the transaction."""
+    for finding, transaction in (
+        await check("reject.example", login="alice"),
+        await check("reject.example", client="127.0.0.1"),
+        await check("reject.example", {"trusted": ["198.51.100.0/24"]}, client="198.51.100.7"),
+    ):
+        assert finding is None
+        assert transaction.dmarc is None
+    finding, _ = await check("reject.example", {"trusted": ["198.51.100.0/24"]}, client="127.0.0.1")
+    assert finding is not None
+
+
+def chain(sealer: str, recorded: str, result: ArcResult = ArcResult.PASS) -> Arc:
+    """A chain of one set."""
+    arc_set = ArcSet(instance=1, domain=sealer, selector="arc", authentication_results=f"mx.{sealer}; {recorded}")
+    return Arc(result=result, reason="why", oldest_pass=0, sealer=sealer, sets=(arc_set,))
+
+
+async def test_a_trusted_sealer_rescues_what_it_saw_pass() -> None:
+    """The result stays a failure, nothing is asked for, and the override is one that a report can have."""
+    arc = chain("list.example", "dmarc=pass header.from=reject.example")
+    finding, transaction = await check("reject.example", {"trust_arc": ["list.example"]}, arc=arc)
+    assert finding is not None
+    assert finding.outcome is Dmarc.arc_trusted
+    assert finding.outcome.action is Action.PASS
+    assert finding.evidence["override"] == {
+        "type": "local_policy",
+        "comment": "arc=pass as[1].d=list.example as[1].s=arc",
+    }
+    assert transaction.dmarc is not None
+    assert transaction.dmarc.result is DmarcResult.FAIL
+    assert transaction.dmarc.policy is Disposition.REJECT
+    assert transaction.dmarc.disposition is Disposition.NONE
+    assert transaction.dmarc.arc_sealer == "list.example"
+
+
+async def test_an_aligned_pass_that_a_trusted_sealer_saw_is_enough() -> None:
+    """Alignment is the same as for a pass of our own."""
+    arc = chain("a.list.example", "dkim=pass header.d=mail.reject.example")
+    finding, _ = await check("reject.example", {"trust_arc": [".list.example"]}, arc=arc)
+    assert finding is not None
+    assert finding.outcome is Dmarc.arc_trusted
+
+
+@pytest.mark.parametrize(
+    ("sealer", "recorded", "result"),
+    [
+        ("other.example", "dmarc=pass header.from=reject.example", ArcResult.PASS),
+        ("list.example", "dmarc=fail header.from=reject.example", ArcResult.PASS),
+        ("list.example", "dmarc=pass header.from=reject.example", ArcResult.FAIL),
+        ("list.example", "dmarc=pass header.from=reject.example", ArcResult.NONE),
+        ("other.example", "dmarc=pass header.from=reject.example", ArcResult.TEMPERROR),
+    ],
+)
+async def test_nobody_else_rescues(sealer: str, recorded: str, result: ArcResult) -> None:
+    """A stranger's seal, a recorded failure and a chain that does not pass change nothing."""
+    finding, _ = await check("reject.example", {"trust_arc": ["list.example"]}, arc=chain(sealer, recorded, result))
+    assert finding is not None
+    assert finding.outcome is Dmarc.reject
+
+
+async def test_without_trusted_sealers_arc_changes_nothing() -> None:
+    """Anyone can seal (RFC 8617 9): by default nobody is trusted."""
+    finding, _ = await check("reject.example", arc=chain("list.example", "dmarc=pass header.from=reject.example"))
+    assert finding is not None
+    assert finding.outcome is Dmarc.reject
+
+
+async def test_a_fault_in_the_chain_of_a_trusted_sealer_is_no_refusal() -> None:
+    """What the seal would have rescued may not be refused for a fault of the DNS; nor by one about alignment."""
+    arc = chain("list.example", "dmarc=pass", ArcResult.TEMPERROR)
+    finding, transaction = await check("reject.example", {"trust_arc": ["list.example"]}, arc=arc)
+    assert finding is not None
+    assert finding.outcome is Dmarc.temperror
+    assert transaction.dmarc is not None
+    assert transaction.dmarc.result is DmarcResult.TEMPERROR
+    arc = chain("list.example", "dkim=pass header.d=sub.slow.example")
+    finding, _ = await check("slow.example", {"trust_arc": ["list.example"]}, arc=arc)
+    assert finding is not None
+    assert finding.outcome is Dmarc.temperror
+
+
+async def test_an_spf_temperror_of_the_author_defers() -> None:
+    """A fault is never a refusal, whatever the domain asks for."""
+    site = Site(zone=ZONE)
+    transaction = site.transaction()
+    transaction.spf = Spf(mail_from=SpfCheck(result=SpfResult.TEMPERROR, domain="reject.example", reason="no answer"))
+    transaction.dkim = ()
+    finding = await run(site.policy(Dmarc), Stage.MESSAGE, transaction, message(b"From: a@reject.example\r\n\r\n"))
+    assert finding is not None
+    assert finding.outcome is Dmarc.temperror
+    assert finding.outcome.action is Action.DEFER
+    assert finding.reply.code == 451
+
+
+async def test_the_evidence_has_what_an_aggregate_report_needs() -> None:
+    """What the decision record does not have anyway: what was published, where reports go, what was overridden."""
+    finding, _ = await check("a.reject.example", spf="other.example")
+    assert finding is not None
+    assert finding.evidence["policy_published"] == {
+        "domain": "reject.example",
+        "discovery_method": "treewalk",
+        "p": "reject",
+        "sp": "quarantine",
+        "np": "quarantine",
+        "fo": "1",
+        "adkim": "r",
+        "aspf": "r",
+        "testing": "n",
+    }
+    assert finding.evidence["rua"] == ["mailto:r@reject.example"]
+    assert "override" not in finding.evidence
+    finding, _ = await check("testing.example")
+    assert finding is not None
+    assert finding.evidence["override"] == {"type": "policy_test_mode", "comment": "t=y"}
+    finding, _ = await check("odd.example")
+    assert finding is not None
+    assert finding.evidence["errors"] == ["p has none of its values"]
+
+
+async def test_a_refusal_says_why_and_for_whom() -> None:
+    """The reply has the word DMARC and the domain (RFC 9989, Rejecting Messages), and the code of RFC 7372."""
+    finding, _ = await check("reject.example")
+    assert finding is not None
+    assert str(finding.reply) == "550 5.7.26 Rejected by the DMARC policy of reject.example"
+
+
+def test_it_needs_what_it_reads_and_never_lets_forgeries_in_by_a_fault() -> None:
+    """It stands behind spf and dkim; when it can't run, mail is deferred."""
+    assert Dmarc.requires == ("spf", "dkim")
+    assert Dmarc.on_error is OnError.DEFER
+    assert {outcome.name for outcome in Dmarc.outcomes.values() if outcome.action is Action.REJECT} == {
+        "reject",
+        "bad_from",
+    }
+
+
+class Stopped(ZoneResolver):
+    """A resolver at which the policy is stopped while it waits."""
+
+    def known(self, name: str, record_type: RecordType) -> Answer | None:  # noqa: ARG002 - the interface's
+        """Nothing."""
+        return None
+
+    async def lookup(self, name: str, record_type: RecordType) -> Answer:  # noqa: ARG002 - the interface's
+        """What a time-out of the chain looks like from within."""
+        raise TimeoutError
+
+
+async def test_a_time_out_leaves_a_temperror() -> None:
+    """Should the chain stop the policy while it waits, what stays says that it can't be told."""
+    site = Site(zone=ZONE)
+    transaction = site.transaction()
+    transaction.session.resolver = Stopped({})
+    with pytest.raises(TimeoutError):
+        await run(site.policy(Dmarc), Stage.MESSAGE, transaction, message(b"From: a@reject.example\r\n\r\n"))
+    assert transaction.dmarc is not None
+    assert transaction.dmarc.result is DmarcResult.TEMPERROR
