@@ -9,8 +9,8 @@ field for one that it does not know), one comment at a place, no special charact
 RFC 2045 asks for it and then last in their result, signatures that pass first. Many look for ``dmarc=pass`` anywhere
 in the field, and many take any ``spf=pass`` for the reverse-path's. Therefore:
 
-* What a sender wrote can end neither its value nor the field, nor read like a result: where a local part does, only the
-  domain is written, in a reason or a login a colon stands for the equals sign.
+* What a sender wrote can end neither its value nor the field, nor read like a result or its end: where a local part
+  does, only the domain is written; in a reason or a login other characters stand for the equals sign and semicolons.
 * SPF's pass of the HELO name is a result of its own only if the reverse-path passes too, and a comment otherwise.
 
 Nothing is raised. Limits: the signatures written (``SIGNATURES``), the octets of a reason (``REASON``) and of a value
@@ -248,7 +248,7 @@ class _Writer:
         """An address or ``@domain``; of one whose local part could mislead a reader the domain alone."""
         local_part, at, domain = address.rpartition("@")
         domain = self.domain(domain)
-        if not at or len(address) > VALUE or _MISLEADING.search(local_part):
+        if not at or len(address) > VALUE or ";" in local_part or _MISLEADING.search(local_part):
             return domain
         return f"{self.text(local_part)}@{domain}"
 
@@ -258,8 +258,8 @@ def _short(text: str, limit: int) -> str:
 
 
 def _harmless(text: str) -> str:
-    """Without what a hasty reader could take for a result."""
-    return _MISLEADING.sub(r"\1\2:", text)
+    """Without what a hasty reader could take for a result, or for its end."""
+    return _MISLEADING.sub(r"\1\2:", text.replace(";", ","))
 
 
 def _value(text: str) -> str:

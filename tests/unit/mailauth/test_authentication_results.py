@@ -331,6 +331,7 @@ ADDRESSES: Final = (
     (r'"a\"b"@example.org', r'"\"a\\\"b\"@example.org"'),
     ("joe@[192.0.2.9]", '"joe@[192.0.2.9]"'),
     ('"; dmarc=pass header.from=bank.example"@example.org', "example.org"),
+    ('"a;b"@example.org', "example.org"),
     ("dkim=pass@example.org", "example.org"),
     ("SPF=pass@example.org", "example.org"),
     ("x" * 400 + "@example.org", "example.org"),
@@ -399,8 +400,7 @@ def test_nothing_that_a_sender_wrote_leaves_its_place(text: str, *, utf8: bool) 
     assert "spf=pass" not in unfolded
     assert "dkim=pass" not in unfolded
     expected = ["auth", "iprev", "spf", "dkim", "arc", "dmarc"]
-    outside_quotes = re.sub(r'"(?:[^"\\]|\\.)*"', '""', unfolded)
-    assert [part.split("=")[0].strip() for part in outside_quotes.split(";")[1:]] == expected
+    assert [part.split("=")[0].strip() for part in unfolded.split(";")[1:]] == expected
 
 
 @settings(max_examples=150, deadline=None)
