@@ -1,0 +1,217 @@
+"""What a message costs the gateway's own code, without the kernel: ``python -m tests.bench.conversation_path``.
+
+A whole worker as ``make bench`` runs it, but its transports are no sockets: the client's octets are handed to the
+conversation, what it writes is looked at and thrown away, and the backend answers at once. So the figures hardly waver,
+and a change of a few per cent shows. ``--profile`` prints where the calls go.
+"""
+
+import argparse
+import asyncio
+import cProfile
+import gc
+import json
+import pstats
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import uvloop
+
+from gateway.adapters.zone import ZoneResolver
+from gateway.backend.connection import Connection
+from gateway.backend.opening import Opener
+from gateway.config.load import loads
+from gateway.doors.conversation import Conversation
+from gateway.worker import Worker
+from tests.bench.load import message
+from tests.bench.servers import RECIPIENT, SENDER
+
+_CONFIG: Final = {
+    "hostname": "gateway.example",
+    "listeners": [{"smtp": "127.0.0.1:2525"}],
+    "backends": {"sink": {"servers": ["127.0.0.1:2526"]}},
+    "domains": {"example.com": {"recipients": {"list": ["bob"]}}},
+    "dns": {"client_names": False},
+    "records": {"file": "records.jsonl"},
+    "workers": 1,
+    "policies": ["relay", "recipient", "size"],
+}
+_SIZE: Final = 4096
+_ANSWERS: Final = {b"MAIL": b"250 2.1.0 Ok\r\n", b"RCPT": b"250 2.1.5 Ok\r\n", b"DATA": b"354 End data\r\n"}
+
+
+class _Transport:
+    """A transport that is no socket: what is written is handed to ``on_write`` at the loop's next turn."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.on_write: Callable[[bytes], None] = lambda _data: None
+        self.on_close: Callable[[], None] = lambda: None
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return {"peername": ("127.0.0.1", 40000), "sockname": ("127.0.0.1", 2525)}.get(name, default)
+
+    def write(self, data: bytes) -> None:
+        self._loop.call_soon(self.on_write, data)
+
+    def writelines(self, parts: list[bytes]) -> None:
+        self.write(b"".join(parts))
+
+    def close(self) -> None:
+        self._loop.call_soon(self.on_close)
+
+    abort = close
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+class _Backend:
+    """Answers everything with yes."""
+
+    def __init__(self, connection: Connection, transport: _Transport) -> None:
+        self._connection = connection
+        self._in_data = False
+        transport.on_write = self.take
+        connection.connection_made(transport)  # type: ignore[arg-type]  # as far as it is used
+        connection.data_received(b"220 sink ESMTP\r\n")
+
+    def take(self, data: bytes) -> None:
+        if self._in_data:
+            if data.endswith(b"\r\n.\r\n"):
+                self._in_data = False
+                self._connection.data_received(b"250 2.0.0 Ok\r\n")
+            return
+        answer = b""
+        for line in data.split(b"\r\n")[:-1]:
+            if line.startswith(b"EHLO"):
+                answer += b"250-sink\r\n250-PIPELINING\r\n250 8BITMIME\r\n"
+            else:
+                answer += _ANSWERS.get(line[:4], b"250 2.0.0 Ok\r\n")
+            self._in_data = line == b"DATA"
+        self._connection.data_received(answer)
+
+
+class _Client:
+    """Sends messages one after the other, a step for each reply, as smtp-source does."""
+
+    def __init__(self, worker: Worker, count: int, *, kept: bool) -> None:
+        self._door = worker.doors[0]
+        self._left = count
+        self._kept = kept
+        self._data = message(_SIZE) + b".\r\n"
+        self._loop = asyncio.get_running_loop()
+        self._steps: Iterator[bytes] = iter(())
+        self.done = self._loop.create_future()
+        self._connect()
+
+    def _connect(self) -> None:
+        transport = _Transport(self._loop)
+        self._conversation = Conversation(self._door)
+        transport.on_write = self._step
+        transport.on_close = self._closed
+        self._steps = self._session()
+        self._conversation.connection_made(transport)  # type: ignore[arg-type]  # as far as it is used
+
+    def _session(self) -> Iterator[bytes]:
+        yield b"EHLO client.example\r\n"
+        while True:
+            self._left -= 1
+            yield b"MAIL FROM:<" + SENDER.encode() + b">\r\n"
+            yield b"RCPT TO:<" + RECIPIENT.encode() + b">\r\n"
+            yield b"DATA\r\n"
+            yield self._data
+            if not self._kept or not self._left:
+                break
+        yield b"QUIT\r\n"
+
+    def _step(self, reply: bytes) -> None:
+        if not reply.startswith((b"2", b"3")):
+            raise AssertionError(reply)
+        octets = next(self._steps, None)
+        if octets is not None:
+            self._conversation.data_received(octets)
+
+    def _closed(self) -> None:
+        self._conversation.connection_lost(None)
+        if self._left:
+            self._connect()
+        else:
+            self.done.set_result(None)
+
+
+def _connect_without_sockets() -> None:
+    async def connect(_opener: Opener) -> Connection:
+        loop = asyncio.get_running_loop()
+        connection = Connection(loop)
+        transport = _Transport(loop)
+        _Backend(connection, transport)
+        return connection
+
+    Opener._connect = connect  # type: ignore[method-assign]  # noqa: SLF001 - a script
+
+
+async def _send(worker: Worker, count: int, *, kept: bool, sessions: int = 20) -> None:
+    await asyncio.gather(*(_Client(worker, count // sessions, kept=kept).done for _ in range(sessions)))
+
+
+async def _measure(folder: Path, arguments: argparse.Namespace) -> None:
+    config = loads(json.dumps(_CONFIG | {"spool": {"directory": str(folder)}}), folder / "lychgate.yaml")
+    worker = Worker(config, [[]], resolver=ZoneResolver({}))
+    await worker.start()
+    for kept in (False, True):
+        name = "kept connections" if kept else "a new connection each"
+        await _send(worker, 1000, kept=kept)
+        costs = []
+        for _ in range(arguments.rounds):
+            collected = sum(each["collections"] for each in gc.get_stats())
+            started = time.process_time()
+            await _send(worker, arguments.messages, kept=kept)
+            costs.append((time.process_time() - started) / arguments.messages * 1e6)
+            collected = sum(each["collections"] for each in gc.get_stats()) - collected
+        calls = await _calls(worker, kept=kept, show=arguments.profile)
+        print(  # noqa: T201 - a script
+            f"{name:24} {min(costs):6.1f} µs best, {median(costs):6.1f} µs median, {calls:6.1f} calls, "
+            f"{collected / arguments.messages * 1000:.1f} collections in 1000"
+        )
+    await worker.stop(1.0)
+
+
+async def _calls(worker: Worker, *, kept: bool, show: bool) -> float:
+    """Calls a message, those of this script not counted."""
+    profile = cProfile.Profile()
+    profile.enable()
+    await _send(worker, 1000, kept=kept)
+    profile.disable()
+    stats = pstats.Stats(profile)
+    if show:
+        stats.sort_stats("tottime").print_stats(60)
+    entries: dict[Any, Any] = stats.stats  # type: ignore[attr-defined]  # not in typeshed
+    return sum(calls for (file, _, _), (calls, *_) in entries.items() if file != __file__) / 1000
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--messages", type=int, default=5000, help="in a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--profile", action="store_true", help="print where the calls go")
+    arguments = parser.parse_args()
+    print(sys.version)  # noqa: T201 - a script
+    _connect_without_sockets()
+    with tempfile.TemporaryDirectory(prefix="lychgate-bench-") as folder:
+        uvloop.run(_measure(Path(folder), arguments))
+
+
+if __name__ == "__main__":
+    main()
