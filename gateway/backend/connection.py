@@ -1,7 +1,7 @@
 """One connection to a server: an asyncio protocol around ``smtp.client``.
 
-Waiting for replies is one future, and one timer a connection serves all its time-outs: it is moved only when a deadline
-comes before it, so that a message costs no timers. Whatever goes wrong (loss, garbage, time-out, a 421) is a
+A reply runs whoever waits for it in place (``bell``), and one timer a connection serves all its time-outs: it is moved
+only when a deadline comes before it, so that a message costs no timers. Whatever goes wrong (loss, garbage, time-out, a 421) is a
 ``BackendError``; a connection that had one is closed and keeps it in ``fault``.
 """
 
@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final, cast
 
+from gateway.bell import Bell
 from gateway.smtp.client import SERVICE_CLOSING, ClientConnection, Command
 from gateway.smtp.reply import Reply
 
@@ -71,8 +72,7 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._replies: list[Reply] = []
         self._wanted = 0
-        self._waiter: asyncio.Future[list[Reply]] | None = None
-        self._writable: asyncio.Future[None] | None = None
+        self._bell = Bell(loop)  # rung when what is waited for has come: replies, room to write, or a fault
         self._paused = False
         self._quitting = False
         self._deadline = 0.0
@@ -95,11 +95,8 @@ class Connection(asyncio.Protocol):
             self.fail(BackendError(self.engine.problem))
         elif self._quitting:
             self.abort("QUIT")
-        else:
-            if self._waiter is not None and len(self._replies) >= self._wanted:
-                self._settle(self._waiter)
-            if self._writable is not None:
-                _wake(self._writable)
+        elif len(self._replies) >= self._wanted:
+            self._bell.ring()
 
     def eof_received(self) -> None:  # noqa: D102 - asyncio.Protocol
         self.fail(BackendError("the server closed the connection"))
@@ -114,8 +111,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
         self._paused = False
-        if self._writable is not None:
-            _wake(self._writable)
+        self._bell.ring()
 
     # What the backend layer calls.
 
@@ -161,40 +157,31 @@ class Connection(asyncio.Protocol):
             BackendError: The connection is lost, or nothing was taken in time.
         """
         while self._paused and self.fault is None and not self._replies:
-            self._writable = self._loop.create_future()
             self._arm(within)
-            try:
-                await self._writable
-            finally:
-                self._writable = None
+            await self._bell
         if self.fault is not None:
             raise self.fault
 
-    def replies(self, count: int, within: float) -> "asyncio.Future[list[Reply]]":
+    async def replies(self, count: int, within: float) -> list[Reply]:
         """The replies to the next commands, none of which is a 421.
 
-        Raises (when awaited):
+        Raises:
             BackendError: They do not come; its ``replies`` has those that did.
         """
-        self._wanted = count
-        self._waiter = waiter = self._loop.create_future()
-        if len(self._replies) >= count or self.fault is not None:
-            self._settle(waiter)
-        else:
+        if len(self._replies) < count and self.fault is None:
             self._arm(within)
-        return waiter
-
-    def _settle(self, waiter: "asyncio.Future[list[Reply]]") -> None:
-        self._waiter = None
-        if waiter.done():
-            return
+            self._wanted = count
+            try:
+                while len(self._replies) < count and self.fault is None:
+                    await self._bell
+            finally:
+                self._wanted = 0
         replies, self._replies = self._replies, []
-        if len(replies) >= self._wanted:
-            waiter.set_result(replies)
-        else:
-            assert self.fault is not None  # noqa: S101 - the only other reason
-            self.fault.replies = replies
-            waiter.set_exception(self.fault)
+        if len(replies) >= count:
+            return replies
+        assert self.fault is not None  # noqa: S101 - the only other reason
+        self.fault.replies = replies
+        raise self.fault
 
     def exchange(self, commands: list[tuple[Command, str]], within: float) -> Awaitable[list[Reply]]:
         """Send commands and await their replies: in one write where the server has PIPELINING (RFC 2920).
@@ -235,13 +222,10 @@ class Connection(asyncio.Protocol):
             self._timer = None
         if self.transport is not None:
             self.transport.abort()
-        if self._waiter is not None:
-            self._settle(self._waiter)
-        if self._writable is not None:
-            _wake(self._writable)
         pool, self.pool = self.pool, None
         if pool is not None:
             pool.lost(self)
+        self._bell.ring()
 
     def abort(self, reason: str) -> None:
         """Close the connection at once."""
@@ -267,14 +251,9 @@ class Connection(asyncio.Protocol):
 
     def _on_timer(self) -> None:
         self._timer = None
-        if self._waiter is None and self._writable is None and not self._quitting:
+        if not self._bell.is_awaited and not self._quitting:
             return
         if self._loop.time() >= self._deadline:
             self.fail(BackendError("no answer in time", timed_out=True))
         else:
             self._timer = self._loop.call_at(self._deadline, self._on_timer)
-
-
-def _wake(waiter: "asyncio.Future[None]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)

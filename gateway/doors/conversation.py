@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 import structlog
 
 from gateway.backend import AuthRelay, Delivery
+from gateway.bell import Bell
 from gateway.doors.tls import tls_info
 from gateway.recording import PROTOCOL, RESULTS, reply_record
 from gateway.records import BackendRecord, Result
@@ -100,6 +101,7 @@ class Conversation(asyncio.Protocol):
 
     __slots__ = (
         "_auth",
+        "_bell",
         "_buffering",
         "_deciphered",
         "_delivery",
@@ -120,7 +122,6 @@ class Conversation(asyncio.Protocol):
         "_spool",
         "_transport",
         "_turn",
-        "_waiter",
         "_writable",
         "client_address",
         "deadline",
@@ -133,6 +134,7 @@ class Conversation(asyncio.Protocol):
         self.task: asyncio.Task[None] | None = None
         self._door = door
         self._proxied = proxied
+        self._bell = Bell(asyncio.get_running_loop())  # rung for whatever the task waits for: octets, or room to write
         self._engine = ServerConnection(
             door.engine_options,
             tls=door.initial_tls,
@@ -147,7 +149,6 @@ class Conversation(asyncio.Protocol):
         self._buffering = False  # not reading from the connection
         self._writable = True
         self._turn = 0  # events since others had their turn
-        self._waiter: asyncio.Future[None] | None = None
         self._enciphered: list[bytes] | None = None  # what came before the handshake, of implicit TLS
         self._deciphered: list[bytes] | None = None  # what came while the handshake is awaited
         self._spool: Spool | None = None
@@ -180,45 +181,41 @@ class Conversation(asyncio.Protocol):
             self._deciphered.append(data)
             return
         self._engine.receive_data(data)
-        if self._waiter is not None and self._writable:
-            self._wake()
-        if self._engine.buffered > READ_AHEAD and not self._buffering:  # uvloop may read 32 times before the task runs
-            self._buffering = True
+        if self._writable:
+            self._bell.ring()
+        if self._engine.buffered > READ_AHEAD and not self._buffering and not self._transport.is_closing():
+            self._buffering = True  # uvloop may read 32 times before others get their turn
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         """The client sends nothing more; what it sent before is still answered, which TLS does not allow."""
         self._ended = True
-        self._wake()
+        self._bell.ring()
         return self._transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002, D102 - asyncio.Protocol
         self._gone = self._writable = True
-        self._wake()
+        self._bell.ring()
 
     def pause_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
         self._writable = False
 
     def resume_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
         self._writable = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._bell.ring()
 
     # What the door calls.
 
     def expire(self) -> None:
         """The deadline has passed."""
         self._expired = True
-        self._wake()
+        self._bell.ring()
 
     def drain(self) -> None:
         """End the session as soon as no transaction is open."""
         self._draining = True
         if self._idle:
-            self._wake()
+            self._bell.ring()
 
     # The task.
 
@@ -254,7 +251,7 @@ class Conversation(asyncio.Protocol):
             self._forget_message()
             self._send()
             if reply is not None and not end.told and not self._gone:
-                self._transport.write(reply.encode())
+                self._transport.write(reply.wire)
             self._transport.close()
             if not self._gone and self._transport.get_write_buffer_size():  # one that reads nothing would stay for ever
                 asyncio.get_running_loop().call_later(LAST_WORDS, self._transport.abort)
@@ -626,14 +623,11 @@ class Conversation(asyncio.Protocol):
                 if self._buffering and event is None and self._writable:
                     self._buffering = False
                     self._transport.resume_reading()
-                self._waiter = loop.create_future()
-                await self._waiter
-                self._waiter = None
+                await self._bell
                 event = event or engine.next_event()
                 if in_message:  # what is read to its end without being kept makes no events
                     self.deadline = min(loop.time() + patience, end)
         finally:
-            self._waiter = None
             self._idle = False
             self.deadline = float("inf")
         return event

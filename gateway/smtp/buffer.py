@@ -29,12 +29,18 @@ class InputBuffer:
         self._data = b""
         self._start = 0
 
+    def take_all(self) -> bytes:
+        """Read all there is."""
+        data = self._data[self._start :] if self._start else self._data
+        self._data = b""
+        self._start = 0
+        return data
+
     def take(self, size: int) -> bytes:
         """Read at most ``size`` octets."""
         data, start = self._data, self._start
-        if start == 0 and size >= len(data):
-            self._data = b""
-            return data
+        if size >= len(data) - start:
+            return self.take_all()
         block = data[start : start + size]
         self._start = start + len(block)
         return block
@@ -47,6 +53,8 @@ class InputBuffer:
             auth_limit: The same for a line that begins with AUTH, where it is greater.
         """
         data, start = self._data, self._start
+        if start == len(data):
+            return None
         end = data.find(b"\r\n", start)
         if end >= 0:
             self._start = end + 2

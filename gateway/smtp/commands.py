@@ -1,13 +1,16 @@
 """What each SMTP command means under the terms of a connection: its event, the engine's own answer, or a refusal.
 
-The state table has its say before, so nothing here looks at the state. A handler gets the argument as text and
-returns the event to yield, or a ``Reply`` where no decision is needed (NOOP, HELP, VRFY), or raises ``GrammarError``.
+The state table has its say before, so nothing here looks at the state. A handler gets the argument's octets and
+returns the event to yield, or a ``Reply`` where no decision is needed (NOOP, HELP, VRFY), or raises ``GrammarError``
+(or ``UnicodeDecodeError``, where a malformed argument is no UTF-8). Paths come again and again, of one's own domains
+above all, so what MAIL and RCPT said last is remembered as it was read.
 BDAT is not here: what follows it must be read or dropped whatever it says, so ``server`` carries it out.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from gateway.smtp import grammar, reply
@@ -137,67 +140,88 @@ class Terms:
         grammar.check_parameters(parameters, known, self.extensions | (_SIZE_AND_AUTH if self.mechanisms else _SIZE))
 
 
-Handler: TypeAlias = Callable[[Terms, str], Event | Reply]
+Handler: TypeAlias = Callable[[Terms, bytes], Event | Reply]
+
+_REMEMBERED: Final = 512
+_DATA: Final = Data()
+_RESET: Final = Reset()
+_QUIT: Final = Quit()
 
 
-def _helo(_terms: Terms, argument: str) -> Event:
-    return Hello(grammar.parse_hello(argument), extended=False)
+def _text(argument: bytes) -> str:
+    return argument.decode().rstrip(" \t")
 
 
-def _ehlo(_terms: Terms, argument: str) -> Event:
-    return Hello(grammar.parse_hello(argument), extended=True)
+def _helo(_terms: Terms, argument: bytes) -> Event:
+    return Hello(grammar.parse_hello(_text(argument)), extended=False)
 
 
-def _mail(terms: Terms, argument: str) -> Event:
-    path, parameters = grammar.parse_mail(argument, terms.options.parameters)
+def _ehlo(_terms: Terms, argument: bytes) -> Event:
+    return Hello(grammar.parse_hello(_text(argument)), extended=True)
+
+
+@lru_cache(_REMEMBERED)
+def _parsed_mail(argument: bytes, limit: int) -> Mail:
+    return Mail(*grammar.parse_mail(_text(argument), limit))
+
+
+@lru_cache(_REMEMBERED)
+def _parsed_rcpt(argument: bytes, limit: int) -> Rcpt:
+    return Rcpt(*grammar.parse_rcpt(_text(argument), limit))
+
+
+def _mail(terms: Terms, argument: bytes) -> Event:
+    event = _parsed_mail(argument, terms.options.parameters)
     terms.smtputf8 = False
-    if parameters:
-        terms.check_parameters(parameters, grammar.MAIL_PARAMETERS)
-        terms.smtputf8 = any(parameter.keyword == "SMTPUTF8" for parameter in parameters)
+    if event.parameters:
+        terms.check_parameters(event.parameters, grammar.MAIL_PARAMETERS)
+        terms.smtputf8 = any(parameter.keyword == "SMTPUTF8" for parameter in event.parameters)
     if not terms.smtputf8 and not argument.isascii():
         raise GrammarError(reply.UTF8_WITHOUT_SMTPUTF8)
-    return Mail(path, parameters)
+    return event
 
 
-def _rcpt(terms: Terms, argument: str) -> Event:
-    path, parameters = grammar.parse_rcpt(argument, terms.options.parameters)
-    if parameters:
-        terms.check_parameters(parameters, grammar.RCPT_PARAMETERS)
+def _rcpt(terms: Terms, argument: bytes) -> Event:
+    event = _parsed_rcpt(argument, terms.options.parameters)
+    if event.parameters:
+        terms.check_parameters(event.parameters, grammar.RCPT_PARAMETERS)
     if not terms.smtputf8 and not argument.isascii():
         raise GrammarError(reply.UTF8_WITHOUT_SMTPUTF8)
-    return Rcpt(path, parameters)
+    return event
 
 
-def _data(_terms: Terms, argument: str) -> Event:
+def _data(_terms: Terms, argument: bytes) -> Event:
     _no_argument(argument)
-    return Data()
+    return _DATA
 
 
-def _rset(_terms: Terms, argument: str) -> Event:
+def _rset(_terms: Terms, argument: bytes) -> Event:
     _no_argument(argument)
-    return Reset()
+    return _RESET
 
 
-def _quit(_terms: Terms, argument: str) -> Event:
+def _quit(_terms: Terms, argument: bytes) -> Event:
     _no_argument(argument)
-    return Quit()
+    return _QUIT
 
 
-def _noop(_terms: Terms, _argument: str) -> Reply:
+def _noop(_terms: Terms, argument: bytes) -> Reply:
+    _text(argument)
     return reply.OK
 
 
-def _help(_terms: Terms, _argument: str) -> Reply:
+def _help(_terms: Terms, argument: bytes) -> Reply:
+    _text(argument)
     return reply.HELP
 
 
-def _vrfy(_terms: Terms, argument: str) -> Reply:
-    if not argument:
+def _vrfy(_terms: Terms, argument: bytes) -> Reply:
+    if not _text(argument):
         raise GrammarError(reply.SYNTAX_ERROR)
     return reply.CANNOT_VERIFY
 
 
-def _starttls(terms: Terms, argument: str) -> Event:
+def _starttls(terms: Terms, argument: bytes) -> Event:
     if terms.tls is TlsState.ACTIVE:
         raise GrammarError(reply.TLS_ACTIVE)
     if terms.tls is TlsState.NONE:
@@ -208,20 +232,20 @@ def _starttls(terms: Terms, argument: str) -> Event:
     return StartTls()
 
 
-def _auth(terms: Terms, argument: str) -> Event:
+def _auth(terms: Terms, argument: bytes) -> Event:
     if not terms.auth_mechanisms:
         raise GrammarError(reply.NOT_IMPLEMENTED)
     if terms.authenticated:
         raise GrammarError(reply.AUTH_TWICE)
-    mechanism, initial_response = grammar.parse_auth(argument)
+    mechanism, initial_response = grammar.parse_auth(_text(argument))
     if mechanism not in terms.mechanisms:
         offered_later = mechanism in terms.auth_mechanisms
         raise GrammarError(reply.AUTH_NEEDS_TLS if offered_later else reply.AUTH_UNKNOWN_MECHANISM)
     return Auth(mechanism, initial_response)
 
 
-def _no_argument(argument: str) -> None:
-    if argument:
+def _no_argument(argument: bytes) -> None:
+    if argument and _text(argument):
         raise GrammarError(reply.NO_ARGUMENTS)
 
 

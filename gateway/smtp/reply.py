@@ -9,7 +9,7 @@ Raises ``ValueError`` for a reply that breaks a rule. Text of a backend is made 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Self
 
@@ -32,11 +32,19 @@ class Reply:
         code: The three-digit reply code.
         enhanced: The enhanced status code such as ``5.7.1``, or None (3xx and greeting replies have none).
         text: The text without codes; the lines of a multiline reply are joined by LF.
+        is_positive: Whether it says yes: 2yz, or 3yz for 'go on' (RFC 5321 4.2.1).
+        is_transient: Whether it says 'not now': 4yz.
+        is_permanent: Whether it says no for good: 5yz.
+        wire: The octets for the wire, CRLF included.
     """
 
     code: int
     enhanced: str | None
     text: str
+    is_positive: bool = field(init=False, repr=False, compare=False)
+    is_transient: bool = field(init=False, repr=False, compare=False)
+    is_permanent: bool = field(init=False, repr=False, compare=False)
+    wire: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 200 <= self.code <= 559 or self.code // 10 % 10 > 5:  # RFC 5321 4.2: %x32-35 %x30-35 %x30-39
@@ -47,12 +55,24 @@ class Reply:
                 raise ValueError(f"{self.enhanced!r} is not an enhanced status code")
             if int(match[1]) != self.code // 100:
                 raise ValueError(f"the class of {self.enhanced} differs from that of {self.code}")
-        prefix = 6 if self.enhanced is None else 7 + len(self.enhanced)  # code, separator, enhanced, space, CRLF
         for line in self.text.split("\n"):
             if _CONTROL.search(line):
                 raise ValueError(f"a control character in the reply text {line!r}")
-            if len(line.encode("utf-8", "surrogateescape")) + prefix > MAX_REPLY_LINE:
-                raise ValueError(f"a reply line of more than {MAX_REPLY_LINE} octets: {line[:40]!r}...")
+        wire = self._encode()
+        for octets in wire.split(b"\r\n"):
+            if len(octets) + 2 > MAX_REPLY_LINE:
+                raise ValueError(f"a reply line of more than {MAX_REPLY_LINE} octets: {octets[:40]!r}...")
+        # What a reply is asked for over and over is found once: the same few are given to every client.
+        object.__setattr__(self, "is_positive", self.code < 400)
+        object.__setattr__(self, "is_transient", 400 <= self.code < 500)
+        object.__setattr__(self, "is_permanent", self.code >= 500)
+        object.__setattr__(self, "wire", wire)
+
+    def _encode(self) -> bytes:
+        prefix = "" if self.enhanced is None else f"{self.enhanced} "
+        *lines, last = self.text.split("\n")
+        text = "".join([f"{self.code}-{prefix}{line}\r\n" for line in lines]) + f"{self.code} {prefix}{last}\r\n"
+        return text.encode("utf-8", "surrogateescape")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -75,32 +95,6 @@ class Reply:
         is too long is cut, because both could break the client's reading of the reply.
         """
         return _from_backend(code, tuple(lines))
-
-    @property
-    def is_positive(self) -> bool:
-        """Whether it says yes: 2yz, or 3yz for 'go on' (RFC 5321 4.2.1)."""
-        return self.code < 400
-
-    @property
-    def is_transient(self) -> bool:
-        """Whether it says 'not now': 4yz."""
-        return 400 <= self.code < 500
-
-    @property
-    def is_permanent(self) -> bool:
-        """Whether it says no for good: 5yz."""
-        return self.code >= 500
-
-    def encode(self) -> bytes:
-        """The octets for the wire, CRLF included."""
-        text = self.text if self.enhanced is None else self.enhanced + " " + self.text
-        if "\n" not in text:
-            return b"%d %s\r\n" % (self.code, text.encode("utf-8", "surrogateescape"))
-        lines = self.text.split("\n")
-        if self.enhanced is not None:
-            lines = [f"{self.enhanced} {line}" for line in lines]
-        out = "".join(f"{self.code}-{line}\r\n" for line in lines[:-1]) + f"{self.code} {lines[-1]}\r\n"
-        return out.encode("utf-8", "surrogateescape")
 
     def __str__(self) -> str:
         codes = str(self.code) if self.enhanced is None else f"{self.code} {self.enhanced}"

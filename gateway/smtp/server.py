@@ -50,7 +50,7 @@ from gateway.smtp.events import (
 )
 from gateway.smtp.grammar import GrammarError
 from gateway.smtp.reply import Reply
-from gateway.smtp.states import TABLE, Command, Row, State, Transition
+from gateway.smtp.states import COMMAND_STATES, TABLE, Command, Row, State, Transition
 
 __all__ = ["BareNewlines", "NulOctets", "ServerConnection", "ServerOptions", "State", "TlsState"]
 
@@ -63,7 +63,10 @@ _FORBIDDEN_VERBS: Final = frozenset(
 _BEFORE_TLS: Final = frozenset(  # RFC 3207 4; and HELO, whose client learns at its next command what is wanted of it
     {Command.NOOP, Command.EHLO, Command.HELO, Command.STARTTLS, Command.QUIT, Command.UNKNOWN}
 )
+_CHANGES: Final = frozenset({Rcpt, StartTls, Hello, Auth, AuthResponse})
+"""Events whose positive reply changes more than the state."""
 _IDLE: Final = frozenset({Command.HELO, Command.EHLO, Command.RSET, Command.NOOP, Command.VRFY, Command.HELP})
+_WHOLE: Final = EndOfData(None)
 _SHOWN_VERB: Final = 20
 _CLOSE: Final = 421  # RFC 5321 3.8
 
@@ -133,7 +136,7 @@ class ServerConnection(Terms):
         """Open the conversation: 220, or 554 after which only QUIT is taken (RFC 5321 3.1), or 421."""
         if self.state is not State.START:
             raise RuntimeError("the client has been greeted")
-        self._out.append(greeting.encode())
+        self._out.append(greeting.wire)
         if greeting.code == _CLOSE:
             self._enter(State.CLOSED)
         else:
@@ -161,7 +164,7 @@ class ServerConnection(Terms):
         """
         if self._awaiting is not None:
             raise RuntimeError(f"{type(self._awaiting).__name__} awaits its reply")
-        return self._read()
+        return self._read(self)
 
     def reply(self, answer: Reply) -> None:
         """Answer the event that awaits a reply.
@@ -169,33 +172,35 @@ class ServerConnection(Terms):
         Raises:
             RuntimeError: No event awaits one.
         """
-        event, transition = self._awaiting, self._transition if self._awaiting is not None else None
-        if event is None or transition is None:
+        event = self._awaiting
+        if event is None:
             raise RuntimeError("no event awaits a reply")
         self._awaiting = None
-        kind = answer.code // 100
-        if answer.code == _CLOSE:
+        code = answer.code
+        if code == _CLOSE:
             target = State.CLOSED
-        elif kind == 2:  # noqa: PLR2004 - 2yz
-            target = transition.completed
+        elif code >= 400:  # noqa: PLR2004 - 4yz and 5yz
+            target = self._transition.refused
+        elif code >= 300:  # noqa: PLR2004 - 3yz
+            target = self._transition.intermediate
+        else:
+            target = self._transition.completed
             if target is State.TLS and len(self._buffer):
                 self._enter(target)  # never says 220: next_event ends the session
                 return
-            self._complete(event)
-        else:
-            target = transition.intermediate if kind == 3 else transition.refused  # noqa: PLR2004 - 3yz
-        self._out.append(answer.encode())
+            if type(event) in _CHANGES:
+                self._complete(event)
+        self._out.append(answer.wire)
         if target is not self.state:
             self._enter(target)
 
     def _complete(self, event: Event) -> None:
         """What a 2yz reply changes beside the state."""
-        kind = type(event)
-        if kind is Rcpt or kind is StartTls:
+        if isinstance(event, Rcpt | StartTls):
             self._idle = 0
         elif isinstance(event, Hello):
             self.extended = event.extended
-        elif kind is Auth or kind is AuthResponse:
+        else:
             self.authenticated = True
 
     def hello_reply(self, text: str | None = None) -> Reply:
@@ -227,26 +232,14 @@ class ServerConnection(Terms):
     def _enter(self, state: State) -> None:
         self.state = state
         self._row: Row = TABLE[state]
-        self._read: Callable[[], Event | None]
-        if Command.QUIT in self._row:
-            self._read = self._read_command
-        elif state is State.DATA:
+        self._read: Callable[[ServerConnection], Event | None] = _READERS.get(state, ServerConnection._read_nothing)
+        if state is State.DATA:
             self._decoder = DataDecoder(self.options.bare_newlines, self.options.nul)
             self._meter = SizeMeter(self.options.message_size, self.options.header_size)
-            self._read = self._read_data
-        elif state is State.CHUNK:
-            self._read = self._read_chunk
-        elif state is State.AUTH:
-            self._read = self._read_auth
-        elif state is State.TLS:
-            self._read = self._read_early_tls
-        else:
-            self._read = self._read_nothing
-            if state is State.CLOSED:
-                self._buffer.clear()
+        elif state is State.CLOSED:
+            self._buffer.clear()
 
-    @staticmethod
-    def _read_nothing() -> None:
+    def _read_nothing(self) -> None:
         return None
 
     def _read_command(self) -> Event | None:
@@ -272,7 +265,9 @@ class ServerConnection(Terms):
         command = _VERBS.get(verb) or _VERBS.get(verb.upper(), Command.UNKNOWN)
         if command is Command.BDAT:
             return self._bdat(argument)
-        entry = self._entry(command)
+        entry = self._row[command]
+        if self.tls is TlsState.REQUIRED or self.auth_required:
+            entry = self._demanded(command, entry)
         if isinstance(entry, Reply):
             return self._refuse_unknown(entry, verb) if command is Command.UNKNOWN else self._refuse(entry, command)
         if command in _IDLE:
@@ -280,13 +275,13 @@ class ServerConnection(Terms):
             if self._idle > self.options.idle_commands:
                 return self._fatal(reply.TOO_MANY_COMMANDS, FatalReason.IDLE_COMMANDS)
         try:
-            event = HANDLERS[command](self, argument.decode().rstrip(" \t"))
+            event = HANDLERS[command](self, argument)
         except GrammarError as error:
             return self._refuse(error.reply, command)
         except UnicodeDecodeError:
             return self._refuse(reply.SYNTAX_ERROR, command)
         if isinstance(event, Reply):
-            self._out.append(event.encode())
+            self._out.append(event.wire)
             return None
         if command is Command.STARTTLS and len(self._buffer):
             return self._fatal(reply.EARLY_TLS_OCTETS, FatalReason.EARLY_TLS_OCTETS)
@@ -294,11 +289,10 @@ class ServerConnection(Terms):
         self._transition = entry
         return event
 
-    def _entry(self, command: Command) -> Transition | Reply:
-        """What the state, TLS and authentication say to a command."""
+    def _demanded(self, command: Command, entry: Transition | Reply) -> Transition | Reply:
+        """What TLS and authentication say to a command, where they are required, and else the state's entry."""
         if self.tls is TlsState.REQUIRED and command not in _BEFORE_TLS and self.state is not State.REFUSED:
             return reply.TLS_REQUIRED
-        entry = self._row[command]
         if self.auth_required and not self.authenticated and command is Command.MAIL and not isinstance(entry, Reply):
             return reply.AUTH_REQUIRED
         return entry
@@ -318,7 +312,7 @@ class ServerConnection(Terms):
     # -- the message ----------------------------------------------------------------------------------------------
 
     def _read_data(self) -> Event | None:
-        octets = self._buffer.take(len(self._buffer))
+        octets = self._buffer.take_all()
         if not octets:
             return None
         decoder = self._decoder
@@ -326,26 +320,27 @@ class ServerConnection(Terms):
         if decoder.finished:
             self._buffer.feed(decoder.rest)
             decoder.rest = b""
-            self._read = self._read_end_of_data
+            self._read = ServerConnection._read_end_of_data
         if self._is_good(decoder, data):
             return Chunk(data)
         return self._read_end_of_data() if decoder.finished else None
 
     def _read_end_of_data(self) -> Event:
-        return self._await(EndOfData(self._decoder.problem), Command.END_OF_DATA)
+        problem = self._decoder.problem
+        return self._await(_WHOLE if problem is None else EndOfData(problem), Command.END_OF_DATA)
 
     def _bdat(self, argument: bytes) -> Event | None:
         try:
             size, last = grammar.parse_bdat(argument.decode("ascii").rstrip(" \t"))
         except (GrammarError, UnicodeDecodeError):
             return self._fatal(reply.MALFORMED_BDAT, FatalReason.MALFORMED_BDAT)
-        entry = self._entry(Command.BDAT)
+        entry = self._demanded(Command.BDAT, self._row[Command.BDAT])
         if not isinstance(entry, Reply) and "CHUNKING" not in self.extensions:
             entry = reply.NOT_IMPLEMENTED
         self._chunk_left = size
         if isinstance(entry, Reply):
             self._chunk_refusal = entry
-            self._read = self._read_refused_chunk
+            self._read = ServerConnection._read_refused_chunk
             return self._read_refused_chunk()
         self._chunk_last = last
         if self.state is State.RCPT:  # the first chunk
@@ -383,7 +378,7 @@ class ServerConnection(Terms):
         self._chunk_left -= len(self._buffer.take(self._chunk_left))
         if self._chunk_left:
             return None
-        self._read = self._read_command
+        self._read = ServerConnection._read_command
         return self._refuse(self._chunk_refusal, Command.BDAT)
 
     # -- outcomes -------------------------------------------------------------------------------------------------
@@ -401,7 +396,7 @@ class ServerConnection(Terms):
         self.error_count += 1
         if self.error_count > self.options.errors:
             return self._fatal(reply.TOO_MANY_ERRORS, FatalReason.TOO_MANY_ERRORS)
-        self._out.append(refusal.encode())
+        self._out.append(refusal.wire)
         return Refused(refusal, str(verb))
 
     def _refuse_unknown(self, refusal: Reply, verb: bytes) -> Event:
@@ -413,9 +408,21 @@ class ServerConnection(Terms):
         return self._refuse(refusal, _show(verb))
 
     def _fatal(self, refusal: Reply, reason: FatalReason) -> Event:
-        self._out.append(refusal.encode())
+        self._out.append(refusal.wire)
         self._enter(State.CLOSED)
         return Fatal(refusal, reason)
+
+
+# What reads in each state; functions and no bound methods, which would keep an engine alive in a cycle.
+_READERS: Final[Mapping[State, Callable[[ServerConnection], Event | None]]] = {
+    state: ServerConnection._read_command  # noqa: SLF001 - its own
+    for state in COMMAND_STATES
+} | {
+    State.DATA: ServerConnection._read_data,  # noqa: SLF001 - its own
+    State.CHUNK: ServerConnection._read_chunk,  # noqa: SLF001 - its own
+    State.AUTH: ServerConnection._read_auth,  # noqa: SLF001 - its own
+    State.TLS: ServerConnection._read_early_tls,  # noqa: SLF001 - its own
+}
 
 
 @lru_cache(maxsize=64)

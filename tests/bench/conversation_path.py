@@ -195,7 +195,7 @@ async def _calls(worker: Worker, *, kept: bool, show: bool) -> float:
     profile.disable()
     stats = pstats.Stats(profile)
     if show:
-        stats.sort_stats("tottime").print_stats(60)
+        stats.sort_stats("ncalls").print_stats(130)
     entries: dict[Any, Any] = stats.stats  # type: ignore[attr-defined]  # not in typeshed
     return sum(calls for (file, _, _), (calls, *_) in entries.items() if file != __file__) / 1000
 

@@ -84,4 +84,4 @@ async def test_answers_that_differ(answers: list[str], expected: str) -> None:
         for name in ("alice", "bob"):
             await delivery.recipient(backend.recipient(f"{name}@example.com"))
         answer = await delivery.send(ADDED, Bytes(backend.BODY))
-    assert answer.encode().decode().startswith(expected)
+    assert answer.wire.decode().startswith(expected)

@@ -91,7 +91,7 @@ async def test_the_reply_to_rcpt_is_unchanged(postfix: Postfix) -> None:
         code, text = client.rcpt("nobody@example.com")
     async with backend.group(postfix.ports["plain"]) as servers:
         answer, _ = await backend.deliver(servers, to="nobody@example.com")
-    assert answer.encode() == b"%d %s\r\n" % (code, text)
+    assert answer.wire == b"%d %s\r\n" % (code, text)
 
 
 async def test_the_reply_to_mail_is_that_of_the_recipient(postfix: Postfix) -> None:

@@ -34,7 +34,7 @@ async def test_explain_tells_what_the_door_does(scenario: Scenario, tmp_path: Pa
     lines = scenario.sessions[0]["session"].splitlines()
     said = {line.removeprefix("S: ") for line in lines if line.startswith("S:")}
     told = [step for step in explanation.steps if not step.reply.is_positive]
-    assert [step for step in told if plain(step.reply.encode().decode().split("\r\n")[0]) not in said] == []
+    assert [step for step in told if plain(step.reply.wire.decode().split("\r\n")[0]) not in said] == []
     found = summary(explanation.record)
     expected = scenario.document["records"][0]
     keys = {"decision", "checks", "recipients", "reverse_path", "reply"} & set(expected)

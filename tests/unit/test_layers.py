@@ -25,7 +25,7 @@ ROWS = (
     ("gateway.chain",),
     ("gateway.reception", "gateway.recording", "gateway.trace", "gateway.spool"),
     ("gateway.adapters",),
-    ("gateway.backend",),
+    ("gateway.backend", "gateway.bell"),
     ("gateway.doors",),
     ("gateway.assembly", "gateway.worker", "gateway.service", "gateway.explain", "gateway.cli", "gateway.testing"),
 )

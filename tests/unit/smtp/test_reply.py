@@ -49,7 +49,7 @@ def test_a_reply_that_breaks_a_rule_is_not_made(code: int, enhanced: str | None,
 )
 def test_a_reply_on_the_wire(given_reply: Reply, octets: bytes) -> None:
     """Each line has the code, the enhanced code and CRLF, and all but the last a hyphen (RFC 5321 4.2.1, RFC 2034)."""
-    assert given_reply.encode() == octets
+    assert given_reply.wire == octets
 
 
 @pytest.mark.parametrize("name", STOCK)
@@ -91,7 +91,7 @@ def test_a_backends_reply_is_kept_and_made_harmless(code: int, lines: list[bytes
 @given(st.integers(200, 559).filter(lambda code: code // 10 % 10 <= 5), st.lists(st.binary(max_size=600), max_size=4))
 def test_any_reply_of_a_backend_can_be_passed_on(code: int, lines: list[bytes]) -> None:
     """Whatever the octets, a reply comes of them, and each of its lines fits."""
-    wire = Reply.from_backend(code, [line.replace(b"\n", b"") for line in lines]).encode()
+    wire = Reply.from_backend(code, [line.replace(b"\n", b"") for line in lines]).wire
     assert all(len(line) <= MAX_REPLY_LINE - 2 for line in wire.split(b"\r\n"))
     assert wire.endswith(b"\r\n")
     assert b"\r\n\r\n" not in wire

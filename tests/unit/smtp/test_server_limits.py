@@ -23,7 +23,7 @@ def test_a_line_over_the_limit_is_dropped_and_answered_once(pieces: bool) -> Non
     connection = engine(ServerOptions(hostname="x", command_line=20))
     data = b"NOOP " + b"x" * 13 + b"\r\n" + b"NOOP " + b"x" * 14 + b"\r\n" + b"QUIT" * 1000 + b"\r\nNOOP\r\n"
     assert run(connection, data, pieces=pieces) == [Refused(reply.LINE_TOO_LONG, "")] * 2
-    assert connection.data_to_send() == (reply.OK.encode() + reply.LINE_TOO_LONG.encode() * 2 + reply.OK.encode())
+    assert connection.data_to_send() == (reply.OK.wire + reply.LINE_TOO_LONG.wire * 2 + reply.OK.wire)
 
 
 def test_a_line_without_an_end_takes_no_memory() -> None:
@@ -60,7 +60,7 @@ def test_too_much_of_something_ends_the_session(
     assert not [event for event in events if isinstance(event, Fatal)]
     connection.data_to_send()
     assert run(connection, lines * 2, pieces=pieces) == [fatal]
-    assert connection.data_to_send() == fatal.reply.encode()
+    assert connection.data_to_send() == fatal.reply.wire
     assert connection.state is State.CLOSED
 
 
@@ -186,7 +186,7 @@ def test_octets_in_the_packet_of_starttls_end_the_session() -> None:
     feed(connection, b"EHLO c\r\n")
     connection.data_to_send()
     assert feed(connection, b"STARTTLS\r\nMAIL FROM:<evil@example.org>\r\n") == [EARLY]
-    assert connection.data_to_send() == reply.EARLY_TLS_OCTETS.encode()
+    assert connection.data_to_send() == reply.EARLY_TLS_OCTETS.wire
     assert connection.state is State.CLOSED
 
 
@@ -200,7 +200,7 @@ def test_octets_before_the_220_of_starttls_end_the_session() -> None:
     connection.receive_data(b"M")
     connection.reply(reply.READY_FOR_TLS)
     assert connection.next_event() == EARLY
-    assert connection.data_to_send() == reply.EARLY_TLS_OCTETS.encode()
+    assert connection.data_to_send() == reply.EARLY_TLS_OCTETS.wire
 
 
 def test_plain_octets_between_220_and_the_handshake_end_the_session() -> None:

@@ -123,7 +123,7 @@ def test_the_engine_does_what_the_table_says(state: State, command: Command) -> 
         (refusal,) = feed(connection, line)
         assert isinstance(refusal, Refused)
         assert refusal.reply == entry
-        assert connection.data_to_send() == entry.encode()
+        assert connection.data_to_send() == entry.wire
         assert connection.state is state
         return
     if command not in EVENTS:
@@ -162,7 +162,7 @@ def test_a_421_closes_from_everywhere(state: State, command: Command) -> None:
     )
     assert events
     assert connection.state is State.CLOSED
-    assert connection.data_to_send() == reply.SHUTTING_DOWN.encode()
+    assert connection.data_to_send() == reply.SHUTTING_DOWN.wire
     assert feed(connection, b"NOOP\r\n") == []
     assert connection.data_to_send() == b""
     assert connection.buffered == 0
