@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, S
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from time import perf_counter_ns
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import structlog
 
@@ -25,7 +25,7 @@ from gateway.policy import Context, OnError, Policy
 from gateway.session import Domain, Recipient, Session, Transaction
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, ReversePath
-from gateway.verdict import Action, Check, Finding, Outcome, Response, Stage
+from gateway.verdict import Action, Check, Finding, Outcome, Response, Stage, begun
 
 log = structlog.get_logger("lychgate.chain")
 
@@ -36,8 +36,7 @@ ERROR: Final = Outcome("error", Action.DEFER, replies.POLICY_UNAVAILABLE, "The p
 """What a policy comes to that raised or ran out of time; ``on_error`` maps it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """The envelope so far."""
 
     session: Session
@@ -93,29 +92,38 @@ class Step:
                 return exemption.entry.reason
         return None
 
-    async def run(self, stage: Stage, arguments: tuple[object, ...]) -> Finding | None:
-        """Call the hook; an exception or a time-out becomes a finding of ``ERROR``."""
+    def run(self, stage: Stage, arguments: tuple[object, ...]) -> Finding | None:
+        """Call the hook; an exception becomes a finding of ``ERROR``."""
+        try:
+            return self._declared(self.hooks[stage](*arguments))
+        except Exception as error:  # noqa: BLE001 - whatever a policy raises must neither refuse mail nor end the session
+            return self._failed(stage, error)
+
+    async def wait(self, stage: Stage, arguments: tuple[object, ...]) -> Finding | None:
+        """The same for a hook of ``waits``; running out of time becomes a finding of ``ERROR``, too."""
         timer: asyncio.Timeout | None = None
         try:
-            finding = self.hooks[stage](*arguments)
-            if stage in self.waits:
-                coroutine = cast("Coroutine[Any, Any, Finding | None]", finding)
-                try:
-                    awaited = coroutine.send(None)
-                except StopIteration as done:  # it did not have to wait, so it needs no timer
-                    finding = done.value
-                else:
-                    async with asyncio.timeout(self.timeout) as timer:
-                        finding = await _resume(coroutine, awaited)
-            if finding is not None and finding.outcome.name not in self.responses:
-                raise ValueError(f"the outcome {finding.outcome.name!r} is not declared")  # noqa: TRY301 - as if the policy had raised it
-        except Exception as error:  # whatever a policy raises must neither refuse mail nor end the session
+            coroutine: Coroutine[Any, Any, Finding | None] = self.hooks[stage](*arguments)
+            try:
+                awaited = coroutine.send(None)
+            except StopIteration as done:  # it did not have to wait, so it needs no timer
+                return self._declared(done.value)
+            async with asyncio.timeout(self.timeout) as timer:
+                return self._declared(await _resume(coroutine, awaited))
+        except Exception as error:  # noqa: BLE001 - as above
             if timer is not None and timer.expired():
                 log.warning("policy timed out", policy=self.id, stage=stage.value, timeout=self.timeout)
                 return ERROR(error=f"no result within {self.timeout:g} seconds")
-            log.exception("policy failed", policy=self.id, stage=stage.value)
-            return ERROR(error=f"{type(error).__name__}: {error}")
-        return cast("Finding | None", finding)
+            return self._failed(stage, error)
+
+    def _declared(self, finding: Finding | None) -> Finding | None:
+        if finding is not None and finding.outcome.name not in self.responses:
+            raise ValueError(f"the outcome {finding.outcome.name!r} is not declared")
+        return finding
+
+    def _failed(self, stage: Stage, error: Exception) -> Finding:
+        log.error("policy failed", policy=self.id, stage=stage.value, exc_info=error)
+        return ERROR(error=f"{type(error).__name__}: {error}")
 
     def respond(self, finding: Finding) -> Response:
         """What the settings say to a finding."""
@@ -248,15 +256,15 @@ class Chain:
             return rulings
         recipient = seen.recipient.text if stage is Stage.RCPT and seen.recipient is not None else None
         for step in steps:
-            check = Check(policy=step.id, stage=stage, recipient=recipient)
+            check = begun(step.id, stage, recipient)
             checks.append(check)
             if step.exemptions:
                 check.exempted = step.exemption(seen, self.today())
                 if check.exempted is not None:
                     continue
             started = perf_counter_ns()
-            finding = await step.run(stage, arguments)
-            check.duration = (perf_counter_ns() - started) // 1000
+            finding = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
+            check.duration_us = (perf_counter_ns() - started) // 1000
             if finding is None:
                 continue
             ruling = self._rule(step, stage, finding, check)
@@ -296,7 +304,7 @@ class Chain:
                 if again is not None:
                     rulings.append(again)
         for (stage, _), step in variant.anew.items():
-            check = Check(policy=step.id, stage=stage, recipient=seen.recipient.text if seen.recipient else None)
+            check = begun(step.id, stage, seen.recipient.text if seen.recipient else None)
             checks.append(check)
             check.exempted = step.exemption(seen, self.today()) if step.exemptions else None
             if check.exempted is not None:
@@ -304,8 +312,9 @@ class Chain:
             key = (stage, id(step))
             if key not in found:
                 started = perf_counter_ns()
-                found[key] = await step.run(stage, (transaction if stage is Stage.MAIL else transaction.session,))
-                check.duration = (perf_counter_ns() - started) // 1000
+                arguments = (transaction if stage is Stage.MAIL else transaction.session,)
+                found[key] = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
+                check.duration_us = (perf_counter_ns() - started) // 1000
             finding = found[key]
             if finding is not None:
                 rulings.append(self._rule(step, stage, finding, check))
@@ -321,7 +330,8 @@ class Chain:
         if reason is None and step is ruling.step:
             return ruling
         recipient = seen.recipient.text if seen.recipient is not None else None
-        check = Check(policy=step.id, stage=ruling.stage, recipient=recipient, exempted=reason)
+        check = begun(step.id, ruling.stage, recipient)
+        check.exempted = reason
         checks.append(check)
         return None if reason is not None else self._rule(step, ruling.stage, ruling.finding, check)
 
@@ -346,7 +356,7 @@ class Chain:
         check.outcome = finding.outcome.name
         check.action = response.action
         check.observed = step.observe
-        check.evidence = finding.evidence
+        check.evidence = dict(finding.evidence)
         return Ruling(step, stage, finding, response, applies=not step.observe)
 
     def _variant(self, own: Sequence[PolicySettings], common: Sequence[PolicySettings]) -> Variant:

@@ -18,6 +18,7 @@ describes is sent.
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Final
 
 from gateway.chain import Chain, Ruling, Seen, applied, recipient_seen
 from gateway.policy import Clock
@@ -29,6 +30,8 @@ from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import MAX_REPLY_LINE, Reply
 from gateway.trace import Identity, received, remove_forged, sender_authentication
 from gateway.verdict import GO_ON, Action, Check, Finding, Stage, Verdict
+
+_NO_TAGS: Final[frozenset[bytes]] = frozenset()
 
 
 class Reception:
@@ -135,8 +138,10 @@ class Reception:
         self.abort()
         self.session.helo_name = name
         self.session.extended = extended
-        self._held = [ruling for ruling in self._held if ruling.stage is Stage.CONNECT]
-        self.session.checks[:] = [check for check in self.session.checks if check.stage is Stage.CONNECT]
+        if self._held:
+            self._held = [ruling for ruling in self._held if ruling.stage is Stage.CONNECT]
+        if self.session.checks:
+            self.session.checks[:] = [check for check in self.session.checks if check.stage is Stage.CONNECT]
         return await self._session_stage(Stage.HELO)
 
     async def mail(self, path: ReversePath, parameters: tuple[Parameter, ...]) -> Verdict:
@@ -154,9 +159,9 @@ class Reception:
         self.transaction = self.latest = transaction
         self._after_data = None
         self._anew.clear()
-        verdict = self._refused or await self._early_stage(
-            Stage.MAIL, Seen(session, path), (transaction,), transaction.checks
-        )
+        verdict = self._refused or GO_ON
+        if self._refused is None and Stage.MAIL in self.chain.common.steps:
+            verdict = await self._early_stage(Stage.MAIL, Seen(session, path), (transaction,), transaction.checks)
         if verdict.reply is not None:
             session.refusals += 1
             self.finish(RESULTS[verdict.action], verdict, verdict.reply)
@@ -175,11 +180,11 @@ class Reception:
         rulings: list[Ruling] = []
         if self._held or variant.anew:
             rulings = await self.chain.early(variant, self._held, seen, transaction, self._anew)
-        if not any(ruling.applies and ruling.response.action.ends_stage for ruling in rulings):
+        if _ending(rulings) is None:
             rulings += await self.chain.run(Stage.RCPT, variant, seen, (transaction, recipient), transaction.checks)
-        for ruling in rulings:
-            if ruling.applies and ruling.response.action.ends_stage:
-                return recipient, self._refuse(recipient, self._verdict(ruling))
+        ruling = _ending(rulings)
+        if ruling is not None:
+            return recipient, self._refuse(recipient, self._verdict(ruling))
         split = self._split(recipient, seen, rulings)
         if split is not None:
             return recipient, self._refuse(recipient, split)
@@ -188,14 +193,17 @@ class Reception:
 
     def told(self, reply: Reply) -> Reply:
         """A backend's reply as the client gets it: unchanged; what the gateway says in its place has a reference."""
-        return reply.with_reference(self.reference) if reply in replies.BACKEND_FAULTS else reply
+        if reply.code != replies.BACKEND_UNAVAILABLE.code or reply not in replies.BACKEND_FAULTS:
+            return reply
+        return reply.with_reference(self.reference)
 
     def answered(self, recipient: Recipient, reply: Reply) -> None:
         """What the backend said to a recipient that the chain let through."""
         recipient.reply = reply
         if reply.is_positive:
             recipient.state = RecipientState.ACCEPTED
-            self._tag(self._pending)
+            if self._pending:
+                self._tag(self._pending)
             return
         recipient.state = RecipientState.DEFERRED if reply.is_transient else RecipientState.REJECTED
         self.session.refusals += 1
@@ -253,7 +261,8 @@ class Reception:
         self.transaction = None
         self._recorded = verdict
         self._discarded = None
-        self._held = [ruling for ruling in self._held if ruling.stage is not Stage.MAIL]
+        if self._held:
+            self._held = [ruling for ruling in self._held if ruling.stage is not Stage.MAIL]
         self._tags = []
         if result == "accepted":
             self.session.messages += 1
@@ -296,6 +305,9 @@ class Reception:
     # How stages are run.
 
     async def _session_stage(self, stage: Stage) -> Verdict:
+        if stage not in self.chain.common.steps:
+            self._refused = None
+            return GO_ON
         verdict = await self._early_stage(stage, Seen(self.session), (self.session,), self.session.checks)
         self._refused = None if verdict.reply is None else verdict
         return verdict
@@ -304,7 +316,7 @@ class Reception:
         self, stage: Stage, seen: Seen, arguments: tuple[object, ...], checks: list[Check]
     ) -> Verdict:
         chain = self.chain
-        if stage not in chain.common.steps or (self._held and self._refusal_stands()):
+        if self._held and self._refusal_stands():
             return GO_ON
         rulings = await chain.run(stage, chain.common, seen, arguments, checks, to_the_end=self._delay)
         if not rulings:
@@ -334,12 +346,14 @@ class Reception:
             return GO_ON
         seen = recipient_seen(transaction, first)
         rulings = await self.chain.run(stage, variant, seen, arguments, transaction.checks)
+        if not rulings:
+            return GO_ON
         self._tag(rulings)
-        for ruling in rulings:
-            if ruling.applies and ruling.response.action.ends_stage:
-                self.session.refusals += ruling.response.action is not Action.DISCARD
-                return self._verdict(ruling)
-        return GO_ON
+        ruling = _ending(rulings)
+        if ruling is None:
+            return GO_ON
+        self.session.refusals += ruling.response.action is not Action.DISCARD
+        return self._verdict(ruling)
 
     def _verdict(self, ruling: Ruling) -> Verdict:
         """The one place where a ruling becomes a reply."""
@@ -378,9 +392,10 @@ class Reception:
         """The 452 for a recipient that can not share the transaction with those accepted before, None if it can."""
         backend = self._backend(self.session, recipient)
         limit = recipient.domain.message_size if recipient.domain is not None else None
-        tags = frozenset(map(_tag_field, applied(rulings, Action.TAG)))  # what one is tagged with, another must not get
+        # What one recipient is tagged with another must not get.
+        tags = frozenset(map(_tag_field, applied(rulings, Action.TAG))) if rulings else _NO_TAGS
         key = (backend, limit, tags, self.chain.after_data(self.chain.variant(recipient.domain), seen))
-        if not any(known.state is RecipientState.ACCEPTED for known in self._open().recipients):
+        if not self._open().accepted:
             self._after_data = key
             return None
         if key == self._after_data and backend not in self._single_recipient:
@@ -413,6 +428,14 @@ class Reception:
             duration=time.perf_counter() - self._started,
         )
         self._sink.write(record)
+
+
+def _ending(rulings: list[Ruling]) -> Ruling | None:
+    """The ruling that ends the stage, if one does."""
+    for ruling in rulings:
+        if ruling.applies and ruling.response.action.ends_stage:
+            return ruling
+    return None
 
 
 def _greeting(hostname: str, reply: Reply) -> Reply:

@@ -4,6 +4,7 @@
 here.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -14,7 +15,6 @@ from gateway.records import (
     ArcRecord,
     AuthenticationRecord,
     BackendRecord,
-    CheckRecord,
     ClientRecord,
     DecisionPart,
     DecisionRecord,
@@ -23,6 +23,7 @@ from gateway.records import (
     HeloRecord,
     MessageRecord,
     RecipientRecord,
+    RecipientVerdict,
     ReplyRecord,
     Result,
     SpfRecord,
@@ -30,7 +31,7 @@ from gateway.records import (
 )
 from gateway.session import Recipient, RecipientState, Session, Transaction
 from gateway.smtp.reply import Reply
-from gateway.verdict import Action, Check, Verdict
+from gateway.verdict import Action, Verdict
 
 PROTOCOL: Final = "smtp"
 """Who decided, where it was not a policy but the protocol: in the place of a policy's id."""
@@ -41,6 +42,15 @@ _REMOVED: Final = 20
 RESULTS: Final[dict[Action, Result]] = {
     Action.DEFER: "deferred", Action.REJECT: "rejected", Action.DISCARD: "discarded", Action.DISCONNECT: "disconnected",
 }  # fmt: skip
+
+
+_VERDICTS: Final[Mapping[RecipientState | None, RecipientVerdict]] = {
+    None: "undecided",
+    RecipientState.ACCEPTED: "accepted",
+    RecipientState.DEFERRED: "deferred",
+    RecipientState.REJECTED: "rejected",
+    RecipientState.DISCARDED: "discarded",
+}
 
 
 def decision_of(result: Result, verdict: Verdict | None, backend: BackendRecord | None) -> DecisionPart:
@@ -77,7 +87,7 @@ def record_of(
         duration: Seconds.
     """
     started = session.started if transaction is None else transaction.started
-    checks = session.checks if transaction is None else session.checks + transaction.checks
+    checks = session.checks.copy() if transaction is None else session.checks + transaction.checks
     helo = None if session.helo_name is None else HeloRecord(name=session.helo_name, extended=session.extended)
     return DecisionRecord(
         version=records.VERSION,
@@ -94,7 +104,7 @@ def record_of(
         recipients=[] if transaction is None else [_recipient_record(r) for r in transaction.recipients],
         message=None if transaction is None else _message_record(transaction),
         authentication=None if transaction is None else _authentication_record(transaction),
-        checks=[_check_record(check) for check in checks],
+        checks=checks,
         decision=decision,
         reply=reply_record(reply),
         backend=backend,
@@ -133,7 +143,7 @@ def _client_record(session: Session, address: str) -> ClientRecord:
 def _recipient_record(recipient: Recipient) -> RecipientRecord:
     return RecipientRecord(
         address=recipient.path.text,
-        verdict="undecided" if recipient.state is None else recipient.state.value,
+        verdict=_VERDICTS[recipient.state],
         decided_by=recipient.decided_by,
         reply=reply_record(recipient.reply),
     )
@@ -200,18 +210,4 @@ def _dmarc_record(dmarc: Dmarc) -> DmarcRecord:
         trusted_sealer=dmarc.arc_sealer,
         record=dmarc.record,
         reason=dmarc.reason,
-    )
-
-
-def _check_record(check: Check) -> CheckRecord:
-    return CheckRecord(
-        policy=check.policy,
-        stage=check.stage,
-        recipient=check.recipient,
-        outcome=check.outcome,
-        action=check.action,
-        observed=check.observed,
-        exempted=check.exempted,
-        evidence=dict(check.evidence),
-        duration_us=check.duration,
     )

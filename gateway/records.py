@@ -12,13 +12,16 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 import msgspec
 
 from gateway.mailauth.results import AlignmentMode, ArcResult, Disposition, DkimResult, DmarcResult, SpfResult
-from gateway.verdict import Action, Stage
+from gateway.verdict import Check, Stage
 
 VERSION: Final = 1
 
 Result: TypeAlias = Literal["accepted", "deferred", "rejected", "discarded", "disconnected", "aborted", "none"]
 """How an attempt ended: accepted (the backend took it), deferred, rejected, discarded, disconnected (by the gateway),
 aborted (the client went away or gave up), none (nothing was asked)."""
+
+
+RecipientVerdict: TypeAlias = Literal["accepted", "deferred", "rejected", "discarded", "undecided"]
 
 
 class ReplyRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,23 +61,9 @@ class RecipientRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One RCPT: what became of it, what the client was told, and who decided (a policy's id, ``backend`` or null)."""
 
     address: str
-    verdict: Literal["accepted", "deferred", "rejected", "discarded", "undecided"]
+    verdict: RecipientVerdict
     decided_by: str | None
     reply: ReplyRecord | None
-
-
-class CheckRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One policy's run. ``duration_us`` is in microseconds; with ``observed`` the action was not applied."""
-
-    policy: str
-    stage: Stage
-    recipient: str | None
-    outcome: str | None
-    action: Action
-    observed: bool
-    exempted: str | None
-    evidence: dict[str, Any]
-    duration_us: int
 
 
 class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,7 +177,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     recipients: list[RecipientRecord]
     message: MessageRecord | None
     authentication: AuthenticationRecord | None
-    checks: list[CheckRecord]
+    checks: list[Check]
     decision: DecisionPart
     reply: ReplyRecord | None
     backend: BackendRecord | None

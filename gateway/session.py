@@ -172,7 +172,7 @@ class Recipient:
     @property
     def decided_by(self) -> str | None:
         """Who refused it: a policy's id, ``smtp`` (the protocol) or ``backend``; None when it was not refused."""
-        if self.state in {None, RecipientState.ACCEPTED}:
+        if self.state is None or self.state is RecipientState.ACCEPTED:
             return None
         return "backend" if self.verdict is None else self.verdict.policy
 

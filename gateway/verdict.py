@@ -6,9 +6,11 @@ decision record. Nothing here does anything: these are values.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
+
+import msgspec
 
 from gateway.smtp.reply import Reply
 
@@ -106,9 +108,8 @@ class Verdict:
 GO_ON: Final = Verdict(Action.PASS)
 
 
-@dataclass(slots=True, kw_only=True)
-class Check:
-    """One policy's run at one stage, for the decision record.
+class Check(msgspec.Struct, kw_only=True):
+    """One policy's run at one stage, as the decision record shows it.
 
     Attributes:
         policy: The policy's id.
@@ -119,15 +120,30 @@ class Check:
         observed: Whether the mode was observe, so that nothing was applied.
         exempted: The reason of the exception that kept the policy from running.
         evidence: What it saw.
-        duration: Microseconds.
+        duration_us: Microseconds.
     """
 
     policy: str
     stage: Stage
-    recipient: str | None = None
-    outcome: str | None = None
-    action: Action = Action.PASS
-    observed: bool = False
-    exempted: str | None = None
-    evidence: Evidence = field(default_factory=dict)
-    duration: int = 0
+    recipient: str | None
+    outcome: str | None
+    action: Action
+    observed: bool
+    exempted: str | None
+    evidence: dict[str, Any]
+    duration_us: int
+
+
+def begun(policy: str, stage: Stage, recipient: str | None) -> Check:
+    """The check of a policy that has found nothing so far."""
+    return Check(
+        policy=policy,
+        stage=stage,
+        recipient=recipient,
+        outcome=None,
+        action=Action.PASS,
+        observed=False,
+        exempted=None,
+        evidence={},
+        duration_us=0,
+    )

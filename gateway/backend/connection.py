@@ -1,8 +1,8 @@
 """One connection to a server: an asyncio protocol around ``smtp.client``.
 
 A reply runs whoever waits for it in place (``bell``), and one timer a connection serves all its time-outs: it is moved
-only when a deadline comes before it, so that a message costs no timers. Whatever goes wrong (loss, garbage, time-out, a 421) is a
-``BackendError``; a connection that had one is closed and keeps it in ``fault``.
+only when a deadline comes before it, so that a message costs no timers. Whatever goes wrong (loss, garbage, time-out,
+a 421) is a ``BackendError``; a connection that had one is closed and keeps it in ``fault``.
 """
 
 import asyncio
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 QUIT_GRACE: Final = 2.0
 """Seconds that a server gets to close the connection after QUIT."""
+
+_NEVER: Final = float("inf")
 
 
 class BackendError(Exception):
@@ -45,6 +47,7 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         engine: The conversation.
+        loop: The event loop.
         fault: Why it is of no use any more, None while it is.
         pool: The pool that counts it, None outside one.
         idle_until: The loop's time until which it is kept unused.
@@ -69,7 +72,7 @@ class Connection(asyncio.Protocol):
         self.secure = False
         self.transport: asyncio.Transport | None = None
         self.lost = loop.create_future()
-        self._loop = loop
+        self.loop = loop
         self._replies: list[Reply] = []
         self._wanted = 0
         self._bell = Bell(loop)  # rung when what is waited for has come: replies, room to write, or a fault
@@ -77,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._quitting = False
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = _NEVER
 
     # What asyncio calls.
 
@@ -220,6 +224,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._timer_at = _NEVER
         if self.transport is not None:
             self.transport.abort()
         pool, self.pool = self.pool, None
@@ -243,17 +248,22 @@ class Connection(asyncio.Protocol):
             pool.lost(self)
 
     def _arm(self, within: float) -> None:
-        self._deadline = self._loop.time() + within
-        if self._timer is None or self._timer.when() > self._deadline:
+        self._deadline = self.loop.time() + within
+        if self._timer_at > self._deadline:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._on_timer)
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        self._timer = self.loop.call_at(self._deadline, self._on_timer)
+        self._timer_at = self._deadline
 
     def _on_timer(self) -> None:
         self._timer = None
+        self._timer_at = _NEVER
         if not self._bell.is_awaited and not self._quitting:
             return
-        if self._loop.time() >= self._deadline:
+        if self.loop.time() >= self._deadline:
             self.fail(BackendError("no answer in time", timed_out=True))
         else:
-            self._timer = self._loop.call_at(self._deadline, self._on_timer)
+            self._set_timer()

@@ -150,7 +150,7 @@ class Delivery:
         pool = connection.pool
         if pool is not None:
             self._parked = pool
-            pool.park(self)
+            pool.park(self, connection.loop.time())
 
     def _unpark(self) -> Connection | None:
         """The parked connection, None where there is none or it was lost."""
@@ -239,7 +239,8 @@ class Delivery:
                 return _unless_closing(refusal)
         recipients = self._accepted if recipient is None else [*self._accepted, recipient]
         offered = connection.engine.capabilities
-        if not needed(self._transaction, recipients) <= offered.keywords:
+        lacking = needed(self._transaction, recipients) - offered.keywords
+        if lacking:
             connection.needs_reset = bool(commands)
             raise _LacksExtensionError
         first = len(commands)
@@ -351,7 +352,7 @@ class Delivery:
         connection.messages += 1
         self._accepted.clear()
         if self._server is not None:
-            self._server.alive()
+            self._server.alive(connection.loop.time())
         self._release(connection)
         return answer
 

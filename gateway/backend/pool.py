@@ -155,9 +155,9 @@ class Pool:
         else:
             self.give_back(connection)
 
-    def park(self, delivery: Parked) -> None:
-        """The delivery waits for its client; its connection may be called back."""
-        self._parked[delivery] = asyncio.get_running_loop().time()
+    def park(self, delivery: Parked, now: float) -> None:
+        """The delivery waits for its client from now on; its connection may be called back."""
+        self._parked[delivery] = now
         if self._waiters:
             self._call_back()
 
@@ -182,7 +182,7 @@ class Pool:
             if not waiter.done():
                 waiter.set_result(connection)
                 return
-        loop = asyncio.get_running_loop()
+        loop = connection.loop
         keep = self._idle_time if connection.is_neutral else min(self._idle_time, ANNOUNCED_IDLE)
         connection.idle_until = loop.time() + keep
         self._idle.append(connection)

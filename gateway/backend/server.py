@@ -63,10 +63,10 @@ class Server:
             _log.info("backend_server_up", server=self.name)
         return connection
 
-    def alive(self) -> None:
-        """It answered the end of a message."""
+    def alive(self, now: float) -> None:
+        """It has answered the end of a message."""
         self._failures = self._probes = 0
-        self.contact = asyncio.get_running_loop().time()
+        self.contact = now
 
     def failed(self, error: BackendError) -> None:
         """It had a fault on a connection that was not an old one."""

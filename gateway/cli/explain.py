@@ -148,7 +148,7 @@ def _print_check(console: Console, check: Check) -> None:
     lists = {name: value for name, value in check.evidence.items() if isinstance(value, list | tuple)}
     evidence = _words({name: value for name, value in check.evidence.items() if name not in lists})
     shown = f"  [dim]{escape(printable(evidence))}[/dim]" if evidence else ""
-    took = f"{check.duration / 1000:.1f} ms"
+    took = f"{check.duration_us / 1000:.1f} ms"
     console.print(f"  {check.policy:<14} {escape(what)}{action}{observed}{shown}  [dim]{took}[/dim]")
     for name, values in lists.items():
         for value in values:

@@ -91,6 +91,7 @@ class Conversation(asyncio.Protocol):
 
     Args:
         door: The listener's door.
+        loop: The running event loop.
         proxied: What the PROXY header said, None where there was none.
 
     Attributes:
@@ -113,6 +114,7 @@ class Conversation(asyncio.Protocol):
         "_expired",
         "_gone",
         "_idle",
+        "_loop",
         "_message_end",
         "_proxied",
         "_reception",
@@ -128,13 +130,14 @@ class Conversation(asyncio.Protocol):
         "task",
     )
 
-    def __init__(self, door: "SmtpDoor", proxied: "Addresses | None" = None) -> None:
+    def __init__(self, door: "SmtpDoor", loop: asyncio.AbstractEventLoop, proxied: "Addresses | None" = None) -> None:
         self.client_address = ""
         self.deadline = float("inf")
         self.task: asyncio.Task[None] | None = None
         self._door = door
         self._proxied = proxied
-        self._bell = Bell(asyncio.get_running_loop())  # rung for whatever the task waits for: octets, or room to write
+        self._loop = loop
+        self._bell = Bell(loop)  # rung for whatever the task waits for: octets, or room to write
         self._engine = ServerConnection(
             door.engine_options,
             tls=door.initial_tls,
@@ -171,7 +174,7 @@ class Conversation(asyncio.Protocol):
             self._transport.pause_reading()
             self._enciphered = []  # uvloop reads all the same until the handshake is begun
         refusal = self._door.admit(self)
-        self.task = asyncio.get_running_loop().create_task(self._run(refusal))
+        self.task = self._loop.create_task(self._run(refusal))
 
     def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio.Protocol
         if self._enciphered is not None:
@@ -254,7 +257,7 @@ class Conversation(asyncio.Protocol):
                 self._transport.write(reply.wire)
             self._transport.close()
             if not self._gone and self._transport.get_write_buffer_size():  # one that reads nothing would stay for ever
-                asyncio.get_running_loop().call_later(LAST_WORDS, self._transport.abort)
+                self._loop.call_later(LAST_WORDS, self._transport.abort)
             self._door.forget(self)
 
     async def _serve(self, refusal: Reply | None) -> None:  # noqa: C901, PLR0912 - a table of events, read in order
@@ -413,7 +416,7 @@ class Conversation(asyncio.Protocol):
     def _begin_message(self) -> None:
         self._spool = self._door.spool()
         whole = self._door.timeouts.message
-        self._message_end = asyncio.get_running_loop().time() + whole if whole else float("inf")
+        self._message_end = self._loop.time() + whole if whole else float("inf")
 
     async def _keep(self, data: bytes) -> Reply | None:
         assert self._spool is not None  # noqa: S101 - made when the message began
@@ -524,7 +527,7 @@ class Conversation(asyncio.Protocol):
         """
         certificate = self._door.certificate
         assert certificate is not None  # noqa: S101 - a listener with TLS has one
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         deciphered: list[bytes] = []
         self._deciphered = deciphered
         handshake = loop.create_task(
@@ -605,7 +608,7 @@ class Conversation(asyncio.Protocol):
                 await asyncio.sleep(0)
             return event
         self._turn = 0
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         in_message = self._spool is not None
         patience = self._door.timeouts.data if in_message else self._door.timeouts.command
         end = min(self._message_end, self._session_end) if in_message else self._session_end
@@ -650,7 +653,7 @@ class Conversation(asyncio.Protocol):
         mapped = getattr(client, "ipv4_mapped", None)
         now = door.clock.now()
         whole = door.timeouts.session
-        self._session_end = asyncio.get_running_loop().time() + whole if whole else float("inf")
+        self._session_end = self._loop.time() + whole if whole else float("inf")
         session = Session(
             id=new_id(now),
             listener=door.name,

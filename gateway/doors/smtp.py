@@ -142,7 +142,7 @@ class SmtpDoor:
                 self._accepting.append(self._own(self._accept_proxied(listening)))
             else:
                 self._servers.append(
-                    await loop.create_server(lambda: Conversation(self), sock=listening, backlog=BACKLOG)
+                    await loop.create_server(lambda: Conversation(self, loop), sock=listening, backlog=BACKLOG)
                 )
         self._own(self._watch())
 
@@ -362,7 +362,7 @@ class SmtpDoor:
             if proxy is not None and proxy.trusts(connection.getpeername()[0]):
                 async with asyncio.timeout(self.timeouts.proxy):
                     addresses = await read_header(connection)
-            await loop.connect_accepted_socket(lambda: Conversation(self, addresses), connection)
+            await loop.connect_accepted_socket(lambda: Conversation(self, loop, addresses), connection)
         except (ProxyError, OSError, TimeoutError) as error:
             log.warning("no PROXY header from a trusted peer", listener=self.name, error=str(error) or "timeout")
             connection.close()

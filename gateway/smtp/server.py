@@ -415,9 +415,7 @@ class ServerConnection(Terms):
 
 # What reads in each state; functions and no bound methods, which would keep an engine alive in a cycle.
 _READERS: Final[Mapping[State, Callable[[ServerConnection], Event | None]]] = {
-    state: ServerConnection._read_command  # noqa: SLF001 - its own
-    for state in COMMAND_STATES
-} | {
+    **dict.fromkeys(COMMAND_STATES, ServerConnection._read_command),  # noqa: SLF001 - its own
     State.DATA: ServerConnection._read_data,  # noqa: SLF001 - its own
     State.CHUNK: ServerConnection._read_chunk,  # noqa: SLF001 - its own
     State.AUTH: ServerConnection._read_auth,  # noqa: SLF001 - its own

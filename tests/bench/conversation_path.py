@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
+from unittest.mock import patch
 
 import uvloop
 
@@ -117,7 +118,7 @@ class _Client:
 
     def _connect(self) -> None:
         transport = _Transport(self._loop)
-        self._conversation = Conversation(self._door)
+        self._conversation = Conversation(self._door, self._loop)
         transport.on_write = self._step
         transport.on_close = self._closed
         self._steps = self._session()
@@ -150,15 +151,11 @@ class _Client:
             self.done.set_result(None)
 
 
-def _connect_without_sockets() -> None:
-    async def connect(_opener: Opener) -> Connection:
-        loop = asyncio.get_running_loop()
-        connection = Connection(loop)
-        transport = _Transport(loop)
-        _Backend(connection, transport)
-        return connection
-
-    Opener._connect = connect  # type: ignore[method-assign]  # noqa: SLF001 - a script
+async def _connect(_opener: Opener) -> Connection:
+    loop = asyncio.get_running_loop()
+    connection = Connection(loop)
+    _Backend(connection, _Transport(loop))
+    return connection
 
 
 async def _send(worker: Worker, count: int, *, kept: bool, sessions: int = 20) -> None:
@@ -170,6 +167,8 @@ async def _measure(folder: Path, arguments: argparse.Namespace) -> None:
     worker = Worker(config, [[]], resolver=ZoneResolver({}))
     await worker.start()
     for kept in (False, True):
+        if arguments.only is not None and kept is not (arguments.only == "kept"):
+            continue
         name = "kept connections" if kept else "a new connection each"
         await _send(worker, 1000, kept=kept)
         costs = []
@@ -197,7 +196,7 @@ async def _calls(worker: Worker, *, kept: bool, show: bool) -> float:
     if show:
         stats.sort_stats("ncalls").print_stats(130)
     entries: dict[Any, Any] = stats.stats  # type: ignore[attr-defined]  # not in typeshed
-    return sum(calls for (file, _, _), (calls, *_) in entries.items() if file != __file__) / 1000
+    return float(sum(calls for (file, _, _), (calls, *_) in entries.items() if file != __file__)) / 1000
 
 
 def main() -> None:
@@ -205,11 +204,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--messages", type=int, default=5000, help="in a round")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", choices=("new", "kept"))
     parser.add_argument("--profile", action="store_true", help="print where the calls go")
     arguments = parser.parse_args()
     print(sys.version)  # noqa: T201 - a script
-    _connect_without_sockets()
-    with tempfile.TemporaryDirectory(prefix="lychgate-bench-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="lychgate-bench-") as folder,
+        patch.object(Opener, "_connect", _connect),
+    ):
         uvloop.run(_measure(Path(folder), arguments))
 
 

@@ -11,7 +11,6 @@ from gateway.records import (
     ArcRecord,
     AuthenticationRecord,
     BackendRecord,
-    CheckRecord,
     ClientRecord,
     DecisionPart,
     DecisionRecord,
@@ -24,7 +23,7 @@ from gateway.records import (
     SpfRecord,
     TlsRecord,
 )
-from gateway.verdict import Action, Stage
+from gateway.verdict import Action, Check, Stage
 
 ACCEPTED = DecisionRecord(
     version=VERSION,
@@ -74,7 +73,7 @@ ACCEPTED = DecisionRecord(
         ),
     ),
     checks=[
-        CheckRecord(
+        Check(
             policy="size",
             stage=Stage.MESSAGE,
             recipient=None,

@@ -7,8 +7,8 @@ import jsonschema
 import pytest
 
 from gateway import records
-from gateway.records import CheckRecord, ClientRecord, DecisionPart, DecisionRecord, HeloRecord
-from gateway.verdict import Action, Stage
+from gateway.records import ClientRecord, DecisionPart, DecisionRecord, HeloRecord
+from gateway.verdict import Action, Check, Stage
 from tests.support.records import ACCEPTED, record
 
 CONNECTION = record(
@@ -27,9 +27,9 @@ CONNECTION = record(
 HOSTILE = record(helo=HeloRecord(name='\udcff\udc0a"\\\r\n\u202e', extended=False), reverse_path="caf\xe9@example.com")
 
 
-def check(evidence: dict[str, Any]) -> CheckRecord:
+def check(evidence: dict[str, Any]) -> Check:
     """A check with this evidence."""
-    return CheckRecord(
+    return Check(
         policy="access",
         stage=Stage.CONNECT,
         recipient=None,
