@@ -60,7 +60,9 @@ from policies.limits import Limits
 from policies.loop import Loop
 from policies.recipient import KnownRecipient
 from policies.relay import Relay
+from policies.sender_domain import SenderDomain
 from policies.size import Size
+from policies.spf import Spf
 
 _COMMON: Final[dict[str, Any]] = {
     "hostname": "mx.example.com",
@@ -154,7 +156,21 @@ class Named(Policy[Options]):
 
 
 REGISTRY: Final = Registry.of(
-    AtConnect, AtHelo, AtMail, AtRcpt, AtData, AtMessage, Named, Access, Limits, Loop, KnownRecipient, Relay, Size
+    AtConnect,
+    AtHelo,
+    AtMail,
+    AtRcpt,
+    AtData,
+    AtMessage,
+    Named,
+    Access,
+    Limits,
+    Loop,
+    KnownRecipient,
+    Relay,
+    SenderDomain,
+    Size,
+    Spf,
 )
 
 
