@@ -4,6 +4,8 @@ Everything in the table comes from one run on this machine: smtp-sink itself, a 
 it, and the gateway before it (``servers``), measured in turns (``figures``). Absolute figures drift from run to run and
 from machine to machine; the ratios are what to look at. Nothing is asserted: the table states what is aimed at.
 
+DKIM-signed mail whose sender is checked is measured against Postfix with milters, too (``authentication``).
+
 Options: ``--quick`` for one short round, ``--rounds N``, ``--only NAME`` (repeatable) for some of the measurements, and
 ``--base FOLDER`` to measure the gateway of another working copy (``git worktree add FOLDER COMMIT``) in the same turns,
 which is how a change is judged.
@@ -22,15 +24,15 @@ from typing import Final
 from rich.console import Console
 from rich.status import Status
 
-from tests.bench import figures, report
+from tests.bench import authentication, figures, report
 from tests.bench.figures import Effort
 from tests.bench.processes import BenchError
-from tests.bench.servers import Server, gateway, postfix_proxy, smtp_sink, why_no_postfix
+from tests.bench.servers import PostfixProxy, Server, Sink, gateway, postfix_proxy, smtp_sink, why_no_postfix
 from tests.support.peers import is_installed
 
 _WIDTH: Final = 160
 _WITH_PEERS: Final = ("new", "kept", "big", "latency")
-MEASUREMENTS: Final = (*_WITH_PEERS, "idle", "memory")
+MEASUREMENTS: Final = (*_WITH_PEERS, "idle", "memory", "authentication")
 
 
 def main() -> int:
@@ -84,10 +86,46 @@ def _measure(console: Console, effort: Effort, chosen: frozenset[str], base: Pat
             servers += [stack.enter_context(start()) for start in gateways.values()]
         table = report.Report(effort, ["smtp-sink", *([] if missing else ["Postfix proxy"]), *gateways], missing)
         for name in MEASUREMENTS:
-            if name in chosen:
+            if name in chosen and name != "authentication":
                 _one(name, table, servers, gateways, _progress(status, name))
+        if "authentication" in chosen:
+            _authentication(folder, table, servers, sources, _progress(status, "authentication"))
         status.stop()
         console.print(table.render())
+
+
+def _authentication(
+    folder: Path,
+    table: report.Report,
+    servers: Sequence[Server],
+    sources: Mapping[str, Path],
+    progress: figures.Progress,
+) -> None:
+    """DKIM-signed mail, SPF, DKIM and DMARC checked, against the same in Postfix, and against Postfix without."""
+    why_not = authentication.why_not()
+    if why_not is not None:
+        table.not_measured("authentication", why_not)
+        return
+    (sink,) = (server for server in servers if isinstance(server, Sink))
+    message = folder / "signed"
+    message.write_bytes(authentication.signed().data.replace(b"\r\n", b"\n"))
+    checking = [
+        partial(authentication.authenticating, sink, folder, name=name, source=source)
+        for name, source in sources.items()
+    ]
+    with authentication.dns(folder):
+        with ExitStack() as stack:
+            compared: list[Server] = [sink, *(server for server in servers if isinstance(server, PostfixProxy))]
+            compared.append(stack.enter_context(authentication.postfix_with_milters(sink, folder)))
+            compared += [stack.enter_context(start(workers=2)) for start in checking]
+            found = figures.throughput(compared, table.effort, progress, size=message, sessions=20, kept=False)
+            table.authentication(found)
+        costs = {
+            name: authentication.cold_and_warm(partial(start, workers=1), table.effort.rounds, progress)
+            for name, start in zip(sources, checking, strict=True)
+        }
+        table.cold_and_warm(costs)
+    authentication.check(folder)
 
 
 def _progress(status: Status, name: str) -> figures.Progress:

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Final, TypeAlias
 
 from tests.bench import load, processes
-from tests.bench.servers import Gateway, Server
+from tests.bench.servers import Gateway, PostfixWithMilters, Server
 
 MEGABYTE: Final = 1_000_000
 BIG: Final = 25 * MEGABYTE
@@ -94,16 +95,16 @@ Start: TypeAlias = Callable[[], AbstractContextManager[Gateway]]
 
 
 def throughput(
-    servers: Sequence[Server], effort: Effort, progress: Progress, *, size: int, sessions: int, kept: bool
+    servers: Sequence[Server], effort: Effort, progress: Progress, *, size: int | Path, sessions: int, kept: bool
 ) -> Mapping[str, Throughput]:
-    """Messages a second, and what one costs."""
+    """Messages a second, and what one costs; of a size, or those of a file."""
 
     def run(server: Server, messages: int) -> float:
         return load.smtp_source(server.port, messages=messages, size=size, sessions=sessions, kept=kept)
 
     counts = {}
     for server in servers:
-        first = sessions * (1 if size > MEGABYTE else 25)
+        first = sessions * (1 if isinstance(size, int) and size > MEGABYTE else 25)
         run(server, first)  # what is loaded and opened on first use
         counts[server.name] = max(sessions, round(first / run(server, first) * effort.seconds))
     found = {server.name: Throughput() for server in servers}
@@ -113,6 +114,8 @@ def throughput(
             messages = counts[server.name]
             before = server.cpu()
             found[server.name].rates.append(messages / run(server, messages))
+            if isinstance(server, PostfixWithMilters):
+                server.drain()
             found[server.name].costs.append((server.cpu() - before) / messages * 1e6)
     return found
 

@@ -11,30 +11,33 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, Self
 
 from tests.bench.processes import BenchError
 from tests.bench.servers import RECIPIENT, SENDER
 
 SESSIONS: Final = 20
+HELO: Final = "client.example.org"
 _TIMEOUT: Final = 60.0
 _BLOCK: Final = 65_536
 
 
-def smtp_source(port: int, *, messages: int, size: int, sessions: int, kept: bool) -> float:
+def smtp_source(port: int, *, messages: int, size: int | Path, sessions: int, kept: bool) -> float:
     """Send messages with smtp-source.
 
     Args:
         port: Where to.
         messages: How many.
-        size: Octets of each.
+        size: Octets of each; or a file with the message, in LF lines.
         sessions: How many at a time.
         kept: Whether the connections are kept, or each message has a new one.
 
     Returns:
         The seconds that it took.
     """
-    command = ["smtp-source", *(["-d"] if kept else []), "-s", str(sessions), "-m", str(messages), "-l", str(size)]
+    command = ["smtp-source", *(["-d"] if kept else []), "-s", str(sessions), "-m", str(messages), "-M", HELO]
+    command += ["-F", str(size)] if isinstance(size, Path) else ["-l", str(size)]
     command += ["-f", SENDER, "-t", RECIPIENT, f"127.0.0.1:{port}"]
     started = time.perf_counter()
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -54,11 +57,11 @@ def message(size: int) -> bytes:
 class Client:
     """One SMTP session, command by command; a context manager."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, helo_name: str = HELO) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), _TIMEOUT)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._expect(b"220")
-        self.command("EHLO client.example", b"250")
+        self.command(f"EHLO {helo_name}", b"250")
 
     def __enter__(self) -> Self:
         return self
@@ -71,9 +74,9 @@ class Client:
         self._socket.sendall(line.encode("ascii") + b"\r\n")
         self._expect(expected)
 
-    def begin(self) -> None:
+    def begin(self, sender: str = SENDER) -> None:
         """The commands of a transaction up to DATA."""
-        self.command(f"MAIL FROM:<{SENDER}>", b"250")
+        self.command(f"MAIL FROM:<{sender}>", b"250")
         self.command(f"RCPT TO:<{RECIPIENT}>", b"250")
         self.command("DATA", b"354")
 
@@ -86,9 +89,9 @@ class Client:
         self._socket.sendall(b".\r\n")
         self._expect(b"250")
 
-    def transact(self, data: bytes) -> None:
+    def transact(self, data: bytes, sender: str = SENDER) -> None:
         """One whole transaction; the message leaves in one write with its end."""
-        self.begin()
+        self.begin(sender)
         self._socket.sendall(data + b".\r\n")
         self._expect(b"250")
 

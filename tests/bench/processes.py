@@ -79,13 +79,13 @@ class Program:
             self._process.kill()
             self._process.wait()
 
-    def await_port(self, port: int) -> None:
-        """Wait until it listens on a port of 127.0.0.1."""
+    def await_port(self, port: int, address: str = "127.0.0.1") -> None:
+        """Wait until it listens on a port."""
         end = time.monotonic() + _PATIENCE
         while True:
             self.check()
             try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
+                socket.create_connection((address, port), 1).close()
             except OSError:
                 if time.monotonic() > end:
                     raise
@@ -111,6 +111,13 @@ def cpu_seconds(pid: int) -> float:
     """Processor time of a process, in user and in kernel mode."""
     fields = _stat(pid)
     return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """Processor time of a process and of its children, those included that have ended."""
+    fields = _stat(pid)
+    ended = (int(fields[13]) + int(fields[14])) / _TICK
+    return cpu_seconds(pid) + ended + sum(map(tree_cpu_seconds, children(pid)))
 
 
 def group_cpu_seconds(leader: int) -> float:

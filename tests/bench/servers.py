@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from tests.bench.processes import BenchError, Program, children, cpu_seconds, group_cpu_seconds
+from tests.bench.processes import BenchError, Program, children, cpu_seconds, group_cpu_seconds, tree_cpu_seconds
 from tests.support.peers import is_installed
 from tests.support.ports import free_port
 from tests.support.postfix import Postfix
@@ -35,15 +35,12 @@ backends:
   sink: {{servers: ["127.0.0.1:{sink}"]}}
 domains:
   example.com: {{recipients: {{list: [bob]}}}}
-dns: {{client_names: false}}
+dns: {dns}
 records: {{file: records.jsonl}}
 spool: {{directory: spool}}
 limits: {{connections: 9000, connections_per_client: 0}}
-workers: 1
-policies:
-  - relay
-  - recipient
-  - size
+workers: {workers}
+policies: {policies}
 """
 
 _POSTFIX_WITHOUT_POLICY: Final = {
@@ -97,15 +94,41 @@ class PostfixProxy:
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
-    """Lychgate with one worker."""
+class PostfixWithMilters:
+    """Postfix with milters and a policy server; it takes mail into its queue and relays it from there."""
 
     name: str
     port: int
-    worker: int
+    master: int
+    queue: Path
+    others: tuple[int, ...]
 
     def cpu(self) -> float:
-        return cpu_seconds(self.worker)
+        """That of the milters and the policy server, too."""
+        return group_cpu_seconds(self.master) + sum(map(tree_cpu_seconds, self.others))
+
+    def drain(self) -> None:
+        """Wait until the queue is empty, so that the next to be measured has the machine for itself."""
+        while any(any((self.queue / name).iterdir()) for name in ("incoming", "active")):
+            time.sleep(0.05)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Lychgate."""
+
+    name: str
+    port: int
+    workers: tuple[int, ...]
+
+    @property
+    def worker(self) -> int:
+        """The only worker."""
+        (worker,) = self.workers
+        return worker
+
+    def cpu(self) -> float:
+        return sum(map(cpu_seconds, self.workers))
 
 
 @contextmanager
@@ -128,7 +151,16 @@ def postfix_proxy(sink: Sink) -> Iterator[PostfixProxy]:
 
 
 @contextmanager
-def gateway(sink: Sink, parent: Path, *, name: str = "Lychgate", source: Path = _ROOT) -> Iterator[Gateway]:
+def gateway(
+    sink: Sink,
+    parent: Path,
+    *,
+    name: str = "Lychgate",
+    source: Path = _ROOT,
+    workers: int = 1,
+    dns: str = "{client_names: false}",
+    policies: str = "[relay, recipient, size]",
+) -> Iterator[Gateway]:
     """Run the gateway before the sink.
 
     Args:
@@ -136,12 +168,16 @@ def gateway(sink: Sink, parent: Path, *, name: str = "Lychgate", source: Path = 
         parent: Where it has a folder of its own, for its configuration, records and spool.
         name: What the table calls it.
         source: The working copy that is run.
+        workers: How many.
+        dns: The section of the configuration, as YAML in one line.
+        policies: The chain, the same way.
     """
     folder = Path(tempfile.mkdtemp(dir=parent))
     (folder / "spool").mkdir()
     port = free_port()
     config = folder / "lychgate.yaml"
-    config.write_text(_CONFIG.format(port=port, sink=sink.port), "utf-8")
+    settings = {"port": port, "sink": sink.port, "workers": workers, "dns": dns, "policies": policies}
+    config.write_text(_CONFIG.format(**settings), "utf-8")
     with ExitStack() as stack:
         ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         ready.bind(str(folder / "notify"))
@@ -155,8 +191,7 @@ def gateway(sink: Sink, parent: Path, *, name: str = "Lychgate", source: Path = 
             )
         )
         _await_ready(ready, program)
-        (worker,) = children(program.pid)
-        yield Gateway(name, port, worker)
+        yield Gateway(name, port, tuple(children(program.pid)))
 
 
 def _await_ready(notified: socket.socket, program: Program) -> None:
