@@ -166,7 +166,7 @@ async def test_the_longest_reply_fits() -> None:
     finding = await run(site.policy(Spf), Stage.MAIL, transaction)
     assert finding is not None
     reply = finding.reply.with_reference("0123456789ABCD.100")
-    assert all(len(line) + 2 <= MAX_REPLY_LINE for line in reply.encode().split(b"\r\n"))
+    assert all(len(line) + 2 <= MAX_REPLY_LINE for line in reply.wire.split(b"\r\n"))
 
 
 @pytest.mark.parametrize(
