@@ -19,9 +19,9 @@ from gateway.mailauth.spf_record import (
     Qualified,
     expand,
     expand_domain,
+    fixed,
     is_askable,
     is_record,
-    network,
     prepare,
 )
 from gateway.mailauth.spf_steps import ASKING, Frame, one_line
@@ -238,13 +238,12 @@ class Query(spf.query):  # type: ignore[misc]  # pyspf has no types
 
     def validate_mechanism(self, mech: str) -> Mechanism:
         """Read a term; its result remembers it."""
-        term = network(mech)
-        if term is None:
-            term = self._read_mechanism(mech)
-            if term[1] in ASKING and self._frame is not None:
-                self._frame.asking.append(term)
-        if self._frame is not None:
-            self._frame.terms.append(term)
+        term = fixed(mech) or self._read_mechanism(mech)
+        frame = self._frame
+        if frame is not None:
+            frame.terms.append(term)
+            if term[1] in ASKING:
+                frame.asking.append(term)
         return term
 
     def _read_mechanism(self, mech: str) -> Mechanism:
@@ -271,7 +270,7 @@ class Query(spf.query):  # type: ignore[misc]  # pyspf has no types
         return str(getattr(self, letter))
 
     def cidrmatch(self, ipaddrs: Iterable[str | int], n: int) -> bool:
-        """Whether the client is in one of these networks: of ``network``, or addresses with a prefix length."""
+        """Whether the client is in one of these networks: of ``fixed``, or addresses with a prefix length."""
         for item in ipaddrs:
             if isinstance(item, int):
                 if self._number >> n == item:

@@ -38,7 +38,10 @@ _PLAIN = {"%": "%", "_": " ", "-": "%20"}
 # toplabel = ( *alphanum ALPHA *alphanum ) / ( 1*alphanum "-" *( alphanum / "-" ) alphanum )
 _TOP_LABEL = re.compile(r"(?![0-9]+$)[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*")
 # ip4 = "ip4" ":" ip4-network [ ip4-cidr-length ] ; ip4-cidr-length = "/" ("0" / %x31-39 0*1DIGIT), ip6 alike
-_NETWORK = re.compile(r"([+?~-]?)ip([46]):([0-9A-Fa-f.:]{2,45})(?:/(0|[1-9][0-9]{0,2}))?", re.IGNORECASE)
+# include = "include" ":" domain-spec ; all = "all"
+_FIXED = re.compile(
+    r"([+?~-]?)(?:all|ip([46]):([0-9A-Fa-f.:]{2,45})(?:/(0|[1-9][0-9]{0,2}))?|include:([!-$&-.0-~]+))", re.IGNORECASE
+)
 _LABELS = re.compile(rf"(?:[!-\-/-Z^-~]{{1,{MAX_LABEL}}}\.)+(?![0-9]+$)[A-Za-z0-9_-]{{1,{MAX_LABEL}}}")
 
 _EXPLANATION_ONLY: Final = frozenset("crt")  # RFC 7208 7.2
@@ -65,7 +68,7 @@ class Qualified(str):
 
 Mechanism: TypeAlias = tuple[str, str, str | int, int, Qualified]
 """What pyspf makes of a term: the term, its name, its argument, the prefix length, its result. For a network that
-``network`` read the argument is the prefix as a number, and instead of the length stand the bits behind it."""
+``fixed`` read the argument is the prefix as a number, and instead of the length stand the bits behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,21 +205,33 @@ def _ends_with_macro(spec: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def network(term: str) -> Mechanism | None:
-    """Read an ``ip4`` or ``ip6`` mechanism; None if it is neither, or wrong, or names bits that there are not."""
-    match = _NETWORK.fullmatch(term)
+def fixed(term: str) -> Mechanism | None:
+    """Read a term that means the same in every check: ``all``, a network, an include of a name without macros.
+
+    None if it is another one, or wrong: then pyspf says what it is. These are nearly all terms of the records in use.
+    """
+    match = _FIXED.fullmatch(term)
     if match is None:
         return None
+    qualifier, bits_of, address_text, length_text, name = match.groups()
+    result = Qualified(RESULTS[qualifier or "+"], term)
+    if name is not None:
+        try:
+            return term, "include", expand_domain(name, _letter), 0, result
+        except PermError:
+            return None
+    if address_text is None:
+        return term, "all", "", 0, result
     try:
-        address = ip_address(match[3])
+        address = ip_address(address_text)
     except ValueError:
         return None
     bits = address.max_prefixlen
-    length = bits if match[4] is None else int(match[4])
-    if str(address.version) != match[2] or length > bits:
+    length = bits if length_text is None else int(length_text)
+    if str(address.version) != bits_of or length > bits:
         return None
     shift = bits - length
-    return term, f"ip{match[2]}", int(address) >> shift, shift, Qualified(RESULTS[match[1] or "+"], term)
+    return term, f"ip{bits_of}", int(address) >> shift, shift, result
 
 
 def domain_name(text: str) -> str | None:
