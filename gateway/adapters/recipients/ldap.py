@@ -28,6 +28,10 @@ _DEREFERENCE: Final = {
 }  # fmt: skip
 
 
+PENDING: Final = 50
+"""Questions at one time: OpenLDAP ends an anonymous connection that has more than 100 (conn_max_pending)."""
+
+
 class LdapError(UnverifiableError):
     """The server or the connection to it failed."""
 
@@ -133,6 +137,7 @@ class LdapLookup:
         self._context = _tls_context(options)
         self._connection: _Connection | None = None
         self._opening = asyncio.Lock()
+        self._places = asyncio.Semaphore(PENDING)
 
     async def ask(self, local_part: str, domain: str) -> Answer:
         """See ``Lookup``."""
@@ -143,13 +148,14 @@ class LdapLookup:
             return Answer(False, str(error))
         if self._attributes:
             encoded = ldap_filter.all_of(encoded, ldap_filter.any_of(*self._attributes))
-        kept = self._connection
-        try:
-            return await self._search(await self._opened(), base, encoded)
-        except LdapError:
-            if kept is None or kept.fault is None:
-                raise
-        return await self._search(await self._opened(), base, encoded)  # it was lost while it was kept
+        async with self._places:
+            kept = self._connection
+            try:
+                return await self._search(await self._opened(), base, encoded)
+            except LdapError:
+                if kept is None or kept.fault is None:
+                    raise
+            return await self._search(await self._opened(), base, encoded)  # it was lost while it was kept
 
     def forget(self, domain: str | None) -> None:
         """Nothing is remembered here."""
