@@ -60,6 +60,9 @@ _ESCAPED: Final = re.compile(r'(["\\])')
 _MISLEADING: Final = re.compile(r"(arc|auth|dkim|dmarc|iprev|spf)([^A-Za-z0-9=]*)=", re.IGNORECASE)
 """What a hasty reader could take for a result."""
 
+# What nearly all names and addresses are: nothing is to be done about these.
+_PLAIN_DOMAIN: Final = re.compile(r"[a-z0-9.-]{1,255}")
+_PLAIN_ADDRESS: Final = re.compile(r"[A-Za-z0-9._+-]{0,64}@[a-z0-9.-]{1,255}")
 _UNPRINTABLE: Final = re.compile(r"[^ -~]")
 _NO_DOMAIN: Final = re.compile(r"[^\w.:\[\]-]")
 _NO_SELECTOR: Final = re.compile(r"[^\w.-]")
@@ -221,6 +224,8 @@ class _Writer:
 
     def reason(self, reason: str) -> list[str]:
         """``reason="..."``, parted at spaces so that it can be folded; nothing without a reason."""
+        if not reason:
+            return []
         text = " ".join(self.text(_short(reason, REASON)).split())
         text = _ESCAPED.sub(r"\\\1", _harmless(text))
         return [f'reason="{text}"'] if text else []
@@ -236,6 +241,8 @@ class _Writer:
 
     def domain(self, name: str) -> str:
         """A domain or an address literal: as U-labels where UTF-8 may be written, else as it is (RFC 8616 4)."""
+        if _PLAIN_DOMAIN.fullmatch(name) and not (self._utf8 and "xn--" in name):
+            return name
         if self._utf8 and "xn--" in name.lower():
             with suppress(idna.IDNAError):  # what can't be decoded is shown as it is
                 name = idna.decode(name)
@@ -246,6 +253,8 @@ class _Writer:
 
     def address(self, address: str) -> str:
         """An address or ``@domain``; of one whose local part could mislead a reader the domain alone."""
+        if _PLAIN_ADDRESS.fullmatch(address) and not (self._utf8 and "xn--" in address):
+            return address
         local_part, at, domain = address.rpartition("@")
         domain = self.domain(domain)
         if not at or len(address) > VALUE or ";" in local_part or _MISLEADING.search(local_part):
@@ -285,23 +294,26 @@ def _folded(authserv_id: str, results: list[list[str]]) -> bytes:
     for number, words in enumerate(results):
         words[-1] += ";" if number < len(results) - 1 else ""
         line, column = "\t" + words[0], _TAB + len(words[0])
-        for piece, fold in _pieces(words[1:]):
-            if column + 1 + len(piece) <= WIDTH:
-                line, column = f"{line} {piece}", column + 1 + len(piece)
-            else:
-                lines.append(line)
-                line, column = fold + piece, len(fold.expandtabs(_TAB)) + len(piece)
+        for word in words[1:]:
+            if column + 1 + len(word) <= WIDTH:
+                line, column = f"{line} {word}", column + 1 + len(word)
+                continue
+            for piece, fold in _pieces(word):
+                if column + 1 + len(piece) <= WIDTH:
+                    line, column = f"{line} {piece}", column + 1 + len(piece)
+                else:
+                    lines.append(line)
+                    line, column = fold + piece, (1 if fold == " " else _TAB + 1) + len(piece)
         lines.append(line)
     return ("\r\n".join(lines) + "\r\n").encode("utf-8", "replace")
 
 
-def _pieces(words: list[str]) -> Iterator[tuple[str, str]]:
-    """The words, comments and reasons in the parts between their single spaces; and what to begin a new line with.
+def _pieces(word: str) -> Iterator[tuple[str, str]]:
+    """A word, or of a comment or a reason the parts between its single spaces; and what to begin a new line with.
 
     Unfolding leaves the white space as it is (RFC 5322 2.2.3), so within a reason it must be the space itself.
     """
-    for word in words:
-        first, *rest = word.split(" ") if word.startswith(("(", "reason=")) else [word]
-        yield first, "\t "
-        for piece in rest:
-            yield piece, " "
+    first, *rest = word.split(" ") if word.startswith(("(", "reason=")) else [word]
+    yield first, "\t "
+    for piece in rest:
+        yield piece, " "
