@@ -10,6 +10,7 @@ Durability is off: they live for seconds. Each has a user ``lychgate`` with ``PA
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -57,6 +58,11 @@ class Database:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @property
+    def url(self) -> str:
+        """Where it is, without the password."""
+        raise NotImplementedError
+
     def start(self) -> None:
         """Start it; it answers on return."""
         log = (self.folder / "log").open("ab")
@@ -74,6 +80,11 @@ class Database:
             self._process.wait(30)
             self._process = None
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def run(self, statements: str) -> None:
         """Run statements as the superuser."""
         subprocess.run(
@@ -81,7 +92,7 @@ class Database:
             cwd=self.folder,
         )  # fmt: skip
 
-    _kill_signal = 3  # SIGQUIT: PostgreSQL ends at once and takes its children with it
+    _kill_signal = signal.SIGQUIT  # PostgreSQL ends at once and takes its children with it
 
     @property
     def _user(self) -> str | None:
@@ -159,7 +170,7 @@ class MariaDb(Database):
     """A MariaDB; the database is ``mail``."""
 
     user = "mysql"
-    _kill_signal = 9
+    _kill_signal = signal.SIGKILL
 
     @property
     def url(self) -> str:
