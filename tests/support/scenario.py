@@ -56,6 +56,8 @@ from gateway.testing import NOON, SettableClock
 from gateway.verdict import Action, Finding, Outcome
 from gateway.worker import Worker
 from policies.access import Access
+from policies.dkim import Dkim
+from policies.dmarc import Dmarc
 from policies.limits import Limits
 from policies.loop import Loop
 from policies.recipient import KnownRecipient
@@ -164,6 +166,8 @@ REGISTRY: Final = Registry.of(
     AtMessage,
     Named,
     Access,
+    Dkim,
+    Dmarc,
     Limits,
     Loop,
     KnownRecipient,
