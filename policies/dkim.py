@@ -100,6 +100,11 @@ class Dkim(Policy[DkimPolicyOptions]):
             single=frozenset(name.lower() for name in options.single_fields),
         )
 
+    @property
+    def signatures(self) -> int:
+        """For how many signatures bodies are hashed while they come in."""
+        return self.options.signatures
+
     async def on_message(self, transaction: Transaction, message: Message) -> Finding | None:
         """Verify the signatures."""
         count = sum(each.name == "dkim-signature" for each in message.fields)
