@@ -6,8 +6,10 @@ The worker and ``explain`` build the same things here, so that what is explained
 import asyncio
 from collections.abc import Callable, Mapping
 
+from gateway.adapters.memory_state import MemoryState
 from gateway.adapters.recipients.sources import RecipientSources
 from gateway.adapters.records import FileSink, StdoutSink
+from gateway.adapters.redis_state import RedisState
 from gateway.backend import ServerGroup
 from gateway.backend.probe import BackendProbe
 from gateway.chain import Chain
@@ -16,6 +18,7 @@ from gateway.policy import Clock, Context
 from gateway.records import DecisionRecord, RecordSink
 from gateway.resolver import Resolver
 from gateway.session import Domain
+from gateway.state import State
 from gateway.trace import Identity
 
 
@@ -72,8 +75,16 @@ def identity_of(config: Config) -> Identity:
     )
 
 
+def build_state(config: Config, clock: Clock) -> State:
+    """What workers and machines count together; a worker's own memory where nothing is shared."""
+    options = config.state
+    if options.is_shared:
+        return RedisState(options, workers=config.workers)
+    return MemoryState(clock, entries=options.entries)
+
+
 def build_chains(
-    config: Config, *, domain: Callable[[str], Domain | None], resolver: Resolver, clock: Clock
+    config: Config, *, domain: Callable[[str], Domain | None], resolver: Resolver, clock: Clock, state: State
 ) -> list[Chain]:
     """Each listener's chain, in the configuration's order; listeners with the same settings share one."""
     made: list[tuple[ChainSettings, int, Chain]] = []
@@ -90,6 +101,7 @@ def build_chains(
                 clock=clock,
                 domain=domain,
                 message_size=listener.message_size,
+                state=state,
             )
             known = Chain(listener.chain.policies, listener.chain.overrides, config.exceptions, context, config.mode)
             made.append((listener.chain, listener.message_size, known))

@@ -15,16 +15,19 @@ import types
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from itertools import takewhile
 from time import perf_counter_ns
 from typing import Any, Final, NamedTuple, cast
 
 import structlog
 
+from gateway.asking import Question, ask
 from gateway.config.model import ExceptionEntry, Mode, PolicySettings
 from gateway.policy import Context, OnError, Policy
 from gateway.session import Domain, Recipient, Session, Transaction
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, ReversePath
+from gateway.state import Asking, StateUnavailableError
 from gateway.verdict import Action, Check, Finding, Outcome, Response, Stage, begun
 
 log = structlog.get_logger("lychgate.chain")
@@ -97,7 +100,7 @@ class Step:
         try:
             return self._declared(self.hooks[stage](*arguments))
         except Exception as error:  # noqa: BLE001 - whatever a policy raises must neither refuse mail nor end the session
-            return self._failed(stage, error)
+            return self.failed(stage, error)
 
     async def wait(self, stage: Stage, arguments: tuple[object, ...]) -> Finding | None:
         """The same for a hook of ``waits``; running out of time becomes a finding of ``ERROR``, too."""
@@ -114,14 +117,39 @@ class Step:
             if timer is not None and timer.expired():
                 log.warning("policy timed out", policy=self.id, stage=stage.value, timeout=self.timeout)
                 return ERROR(error=f"no result within {self.timeout:g} seconds")
-            return self._failed(stage, error)
+            return self.failed(stage, error)
+
+    async def asking(self, stage: Stage, arguments: tuple[object, ...]) -> Finding | Asking | None:
+        """What a policy that ``asks`` wants to know, or what it finds without asking."""
+        try:
+            result = self.hooks[stage](*arguments)
+            if stage in self.waits:
+                async with asyncio.timeout(self.timeout):
+                    result = await result
+            return result if isinstance(result, Asking) else self._declared(result)
+        except Exception as error:  # noqa: BLE001 - as above
+            return self.failed(stage, error)
+
+    def concluded(self, stage: Stage, found: Finding | Exception | None) -> Finding | None:
+        """What came of its asking."""
+        try:
+            return self.failed(stage, found) if isinstance(found, Exception) else self._declared(found)
+        except ValueError as error:
+            return self.failed(stage, error)
+
+    def binds(self, outcome: Outcome) -> bool:
+        """Whether an outcome would end the stage."""
+        return not self.observe and self.responses[outcome.name].action.ends_stage
 
     def _declared(self, finding: Finding | None) -> Finding | None:
         if finding is not None and finding.outcome.name not in self.responses:
             raise ValueError(f"the outcome {finding.outcome.name!r} is not declared")
         return finding
 
-    def _failed(self, stage: Stage, error: Exception) -> Finding:
+    def failed(self, stage: Stage, error: Exception) -> Finding:
+        """What an exception of the policy comes to."""
+        if isinstance(error, StateUnavailableError):  # the log has the outage, and needs no line a message
+            return ERROR(error=str(error))
         log.error("policy failed", policy=self.id, stage=stage.value, exc_info=error)
         return ERROR(error=f"{type(error).__name__}: {error}")
 
@@ -206,6 +234,7 @@ class Chain:
         }
         varied |= {entry.policy for entry in exceptions}
         self._varied = frozenset(varied)
+        self._watching = [step for step in self.common.by_id.values() if step.policy.watches_refusals]
 
     @property
     def signatures(self) -> int | None:
@@ -255,7 +284,8 @@ class Chain:
         if not steps:
             return rulings
         recipient = seen.recipient.text if stage is Stage.RCPT and seen.recipient is not None else None
-        for step in steps:
+        asked: dict[int, Finding | None] = {}
+        for index, step in enumerate(steps):
             check = begun(step.id, stage, recipient)
             checks.append(check)
             if step.exemptions:
@@ -263,7 +293,12 @@ class Chain:
                 if check.exempted is not None:
                     continue
             started = perf_counter_ns()
-            finding = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
+            if step.policy.asks:
+                if id(step) not in asked:
+                    asked |= await self._ask(steps[index:], stage, seen, arguments)
+                finding = asked[id(step)]
+            else:
+                finding = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
             check.duration_us = (perf_counter_ns() - started) // 1000
             if finding is None:
                 continue
@@ -274,6 +309,43 @@ class Chain:
             if self.is_final(ruling) if to_the_end else ruling.applies and ruling.response.action.ends_stage:
                 break
         return rulings
+
+    async def _ask(
+        self, steps: Sequence[Step], stage: Stage, seen: Seen, arguments: tuple[object, ...]
+    ) -> dict[int, Finding | None]:
+        """What the first of these policies and those behind it find that ask the state, too: in one round trip."""
+        found: dict[int, Finding | None] = {}
+        waiting: list[Step] = []
+        questions: list[Question] = []
+        for step in takewhile(lambda step: step.policy.asks, steps):
+            if step.exemptions and step.exemption(seen, self.today()) is not None:
+                continue
+            result = await step.asking(stage, arguments)
+            if isinstance(result, Asking):
+                waiting.append(step)
+                questions.append(Question(result, step.binds(result.refusal)))
+            else:
+                found[id(step)] = result
+        for step, concluded in zip(waiting, await ask(self._context.state, questions), strict=True):
+            found[id(step)] = step.concluded(stage, concluded)
+        return found
+
+    def refused(self, transaction: Transaction, recipient: Recipient | None, by: str | None) -> None:
+        """Tell the policies that want to know that something was refused for good.
+
+        Args:
+            transaction: The transaction.
+            recipient: The recipient, None for the sender or the message.
+            by: The policy's id, None for the backend.
+        """
+        for step in self._watching:
+            seen = Seen(transaction.session, transaction.reverse_path, None if recipient is None else recipient.path)
+            if step.exemptions and step.exemption(seen, self.today()) is not None:
+                continue
+            try:
+                step.policy.on_refusal(transaction.session, transaction, recipient, by)
+            except Exception:  # the refusal stands, whatever a policy makes of it
+                log.exception("policy failed", policy=step.id, stage="refusal")
 
     def is_final(self, ruling: Ruling) -> bool:
         """Whether a refusal stands for every recipient: none has settings or exceptions that could lift it."""
@@ -313,7 +385,11 @@ class Chain:
             if key not in found:
                 started = perf_counter_ns()
                 arguments = (transaction if stage is Stage.MAIL else transaction.session,)
-                found[key] = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
+                if step.policy.asks:
+                    found[key] = (await self._ask([step], stage, seen, arguments))[id(step)]
+                else:
+                    waits = stage in step.waits
+                    found[key] = await step.wait(stage, arguments) if waits else step.run(stage, arguments)
                 check.duration_us = (perf_counter_ns() - started) // 1000
             finding = found[key]
             if finding is not None:
@@ -384,6 +460,7 @@ class Chain:
             if known == settings:
                 return step
         policy = settings.policy(settings.options, self._context)
+        policy.id = settings.id
         hooks = {stage: getattr(policy, name) for stage, name in policy.hooks().items()}
         step = Step(
             id=settings.id,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TypeVar
 
+from gateway.adapters.memory_state import MemoryState
 from gateway.assembly import build_chains, build_sources, identity_of, our_domains
 from gateway.config.backend import BackendProtocol
 from gateway.config.model import Config, DelayReject, Listener
@@ -152,7 +153,8 @@ class _Walk:
     ) -> None:
         self._sources = build_sources(config)  # no backend is asked: what only it knows is taken
         domain = our_domains(config, self._sources)
-        chains = build_chains(config, domain=domain, resolver=resolver, clock=clock)
+        state = MemoryState(clock)  # an empty one: an imagined client counts nowhere
+        chains = build_chains(config, domain=domain, resolver=resolver, clock=clock, state=state)
         self._chain = chains[config.listeners.index(listener)]
         self._config = config
         self._listener = listener

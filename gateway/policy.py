@@ -25,12 +25,13 @@ from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, get_arg
 from pydantic import BaseModel, ConfigDict
 
 from gateway.resolver import Resolver
-from gateway.session import Domain
+from gateway.session import Domain, Recipient, Session, Transaction
+from gateway.state import Asking, State
 from gateway.verdict import Finding, Outcome, Stage
 
 __all__ = ["Clock", "Context", "NoOptions", "OnError", "Options", "Policy"]
 
-Result: TypeAlias = Finding | None
+Result: TypeAlias = Finding | Asking | None
 
 
 class OnError(StrEnum):
@@ -80,6 +81,7 @@ class Context:
         clock: Tells the time.
         domain: Finds the settings of one of our domains by its name in lower case, A-labels.
         message_size: The largest message in octets for domains without a limit of their own, 0 for none.
+        state: What workers and machines count together.
     """
 
     hostname: str
@@ -88,6 +90,7 @@ class Context:
     clock: Clock
     domain: Callable[[str], Domain | None]
     message_size: int
+    state: State
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -103,7 +106,11 @@ class Policy(Generic[OptionsT]):
         timeout: Seconds a hook may wait, unless the operator says otherwise.
         requires: The names of policies that must stand before it in the chain, because it reads what they found.
         hashes_body: Whether it reads ``Message.body_hashes``, so that bodies are hashed while they stream in.
+        uses_state: Whether it needs ``Context.state``, which several workers must share.
+        asks: Whether its hooks return an ``Asking``: then those of policies next to one another are asked together.
+            Such a hook changes nothing by itself, because an earlier policy's refusal may make its answer void.
         outcomes: The declared outcomes by name, gathered from the class's attributes.
+        id: Its name in the chain; the ``name`` unless the operator gave it another.
         options: The operator's options.
         context: What the gateway hands it.
     """
@@ -113,6 +120,8 @@ class Policy(Generic[OptionsT]):
     timeout: ClassVar[float] = 10.0
     requires: ClassVar[tuple[str, ...]] = ()
     hashes_body: ClassVar[bool] = False
+    uses_state: ClassVar[bool] = False
+    asks: ClassVar[bool] = False
     outcomes: ClassVar[Mapping[str, Outcome]] = {}
     options_type: ClassVar[type[Options]] = NoOptions
 
@@ -130,6 +139,7 @@ class Policy(Generic[OptionsT]):
                     cls.options_type = argument
 
     def __init__(self, options: OptionsT, context: Context) -> None:
+        self.id = self.name
         self.options = options
         self.context = context
 
@@ -148,6 +158,23 @@ class Policy(Generic[OptionsT]):
 
     async def stop(self) -> None:
         """Release what ``start`` took; called once when the worker ends."""
+
+    @property
+    def watches_refusals(self) -> bool:
+        """Whether ``on_refusal`` is to be called."""
+        return False
+
+    def on_refusal(
+        self, session: Session, transaction: Transaction, recipient: Recipient | None, by: str | None
+    ) -> None:
+        """Something of the client's was refused for good: the recipient, or without one the sender or the message.
+
+        Args:
+            session: The session.
+            transaction: The transaction.
+            recipient: The recipient that was refused.
+            by: The id of the policy that refused it, None for the backend.
+        """
 
 
 # The signatures of the hooks, each defined by a policy if it wants to run there (a hook may be async):

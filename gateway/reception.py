@@ -164,6 +164,8 @@ class Reception:
             verdict = await self._early_stage(Stage.MAIL, Seen(session, path), (transaction,), transaction.checks)
         if verdict.reply is not None:
             session.refusals += 1
+            if verdict.action is Action.REJECT:
+                self.chain.refused(transaction, None, verdict.policy)
             self.finish(RESULTS[verdict.action], verdict, verdict.reply)
         return verdict
 
@@ -207,6 +209,8 @@ class Reception:
             return
         recipient.state = RecipientState.DEFERRED if reply.is_transient else RecipientState.REJECTED
         self.session.refusals += 1
+        if not reply.is_transient:
+            self.chain.refused(self._open(), recipient, None)
 
     async def data(self) -> Verdict:
         """DATA or the first BDAT: before the message is asked for. One that is to be discarded is asked for, too."""
@@ -353,6 +357,8 @@ class Reception:
         if ruling is None:
             return GO_ON
         self.session.refusals += ruling.response.action is not Action.DISCARD
+        if ruling.response.action is Action.REJECT:
+            self.chain.refused(transaction, None, ruling.step.id)
         return self._verdict(ruling)
 
     def _verdict(self, ruling: Ruling) -> Verdict:
@@ -384,6 +390,8 @@ class Reception:
             rejected = verdict.action is Action.REJECT
             recipient.state = RecipientState.REJECTED if rejected else RecipientState.DEFERRED
             self.session.refusals += verdict.policy != PROTOCOL
+            if rejected and verdict.policy != PROTOCOL:
+                self.chain.refused(self._open(), recipient, verdict.policy)
         recipient.reply = verdict.reply
         recipient.verdict = verdict
         return verdict

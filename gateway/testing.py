@@ -22,7 +22,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from gateway.adapters.memory_state import MemoryState
 from gateway.adapters.zone import ZoneResolver
+from gateway.asking import Question, ask
 from gateway.policy import Context, Policy
 from gateway.resolver import ClientName, client_name
 from gateway.session import (
@@ -36,6 +38,7 @@ from gateway.session import (
     Transaction,
 )
 from gateway.smtp.grammar import GrammarError, parse_mail, parse_rcpt
+from gateway.state import Asking, State
 from gateway.verdict import Finding, Stage
 
 NOON: Final = 1_767_268_800.0
@@ -114,6 +117,7 @@ class Site:
         hostname: The gateway's own name.
         folder: Where relative file names in options start.
         message_size: The gateway's limit in octets, 0 for none.
+        state: What is counted together; a memory of its own without it.
 
     Attributes:
         clock: The clock, to be set.
@@ -128,6 +132,7 @@ class Site:
         hostname: str = "mx.example.com",
         folder: Path = Path(),
         message_size: int = 50_000_000,
+        state: State | None = None,
     ) -> None:
         made = [domain(item) if isinstance(item, str) else item for item in domains]
         self._domains = {item.name: item for item in made}
@@ -141,6 +146,7 @@ class Site:
             clock=self.clock,
             domain=self._domains.get,
             message_size=message_size,
+            state=MemoryState(self.clock) if state is None else state,
         )
 
     def policy(self, policy: type[PolicyT], options: Mapping[str, object] | None = None) -> PolicyT:
@@ -243,7 +249,13 @@ async def run(policy: Policy[Any], stage: Stage, *arguments: object) -> Finding 
     if name is None:
         raise ValueError(f"{type(policy).__name__} does not run at {stage.value}")
     result = getattr(policy, name)(*arguments)
-    finding: Finding | None = await result if inspect.isawaitable(result) else result
+    answer: Finding | Asking | None = await result if inspect.isawaitable(result) else result
+    if isinstance(answer, Asking):
+        (concluded,) = await ask(policy.context.state, [Question(answer)])
+        if isinstance(concluded, Exception):
+            raise concluded
+        answer = concluded
+    finding = answer
     if finding is not None and policy.outcomes.get(finding.outcome.name) is not finding.outcome:
         raise ValueError(f"{type(policy).__name__} does not declare the outcome {finding.outcome.name!r}")
     return finding

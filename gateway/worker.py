@@ -17,7 +17,15 @@ import structlog
 
 from gateway.adapters.dns import DnsResolver
 from gateway.adapters.recipients import view as recipient_view
-from gateway.assembly import build_chains, build_groups, build_sink, build_sources, identity_of, our_domains
+from gateway.assembly import (
+    build_chains,
+    build_groups,
+    build_sink,
+    build_sources,
+    build_state,
+    identity_of,
+    our_domains,
+)
 from gateway.config.model import Config
 from gateway.doors.control import ControlDoor, Handler
 from gateway.doors.smtp import SmtpDoor
@@ -67,7 +75,8 @@ class Worker:
         self._sources = build_sources(config, self._groups)
         domain = our_domains(config, self._sources)
         self._control = None if config.runtime_folder is None else ControlDoor(config.runtime_folder, self._commands())
-        self._chains = build_chains(config, domain=domain, resolver=self._resolver, clock=clock)
+        self._state = build_state(config, clock)
+        self._chains = build_chains(config, domain=domain, resolver=self._resolver, clock=clock, state=self._state)
         if certificates is None:
             certificates = [certificate_of(listener) for listener in config.listeners]
         self.doors = [
@@ -98,7 +107,7 @@ class Worker:
 
     async def start(self) -> None:
         """Meet the backends, start the policies, open the doors."""
-        await asyncio.gather(*(group.start() for group in self._groups.values()))
+        await asyncio.gather(self._state.start(), *(group.start() for group in self._groups.values()))
         for chain in set(self._chains):
             await chain.start()
         if self._control is not None:
@@ -115,6 +124,7 @@ class Worker:
             await self._control.close()
         await self._sources.close()
         await asyncio.gather(*(group.stop() for group in self._groups.values()))
+        await self._state.stop()
         await self._dns.close()
         await self._sink.close()
 

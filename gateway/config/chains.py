@@ -104,6 +104,11 @@ class ChainBuilder:
         """The ids of its policies."""
         return [entry.id for entry in self.entries]
 
+    @property
+    def state_users(self) -> list[str]:
+        """The ids of its policies that count together with other workers."""
+        return [entry.id for entry in self.entries if entry.policy.uses_state]
+
     def build(self, domains: Mapping[str, DomainPolicies]) -> ChainSettings:
         """The chain, with what differs for domains."""
         made = [self._settings(entry, entry.settings, Mode.ENFORCE) for entry in self.entries]

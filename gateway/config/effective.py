@@ -23,6 +23,7 @@ def effective(config: Config, listeners: Iterable[Listener]) -> dict[str, Any]:
         "default_backend": config.default_backend,
         "domains": {name: _domain(domain) for name, domain in config.domains.items()},
         "exceptions": [entry.model_dump(mode="json", exclude_none=True) for entry in config.exceptions],
+        "state": str(config.state.place),
         "records": config.records.model_dump(mode="json"),
     }
 

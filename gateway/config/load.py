@@ -23,8 +23,8 @@ from gateway.config.registry import Registry
 from gateway.config.translate import Place
 
 _TAKEN_OVER: Final = (
-    "exceptions", "mode", "delay_reject", "dns", "authentication_results", "records", "limits", "timeouts", "spool",
-    "log", "workers", "user", "group", "pid_file", "runtime_folder",
+    "exceptions", "mode", "delay_reject", "state", "dns", "authentication_results", "records", "limits", "timeouts",
+    "spool", "log", "workers", "user", "group", "pid_file", "runtime_folder",
 )  # fmt: skip
 """What stands in the ``Config`` just as it stands in the file."""
 
@@ -132,6 +132,7 @@ class _Loader:
         chain = None if common is None else common.build(differing)
         chains = {index: builder.build(differing) for index, builder in own.items()}
         self._check_listeners(options)
+        self._check_state(options, builders)
         if options is None or self._document.problems:
             return None
         return Config(
@@ -309,6 +310,23 @@ class _Loader:
             first = seen.setdefault(address, place)
             if first is not place:
                 self._note(place, f"listens on {address} like the one in line {first.position.line}")
+
+    def _check_state(self, options: FileOptions | None, builders: list[ChainBuilder]) -> None:
+        """Whether several workers have a state that they can share, if they need one."""
+        if options is None or options.workers == 1 or options.state.is_shared:
+            return
+        written = _given(self._root, "state")
+        users = dict.fromkeys(name for builder in builders for name in builder.state_users)
+        if written is not None:
+            self._note(
+                written,
+                f"'memory:' is one worker's own, and there are {options.workers}; give a Redis, or 'workers: 1'",
+            )
+        elif users:
+            self._note(
+                self._root.down(["workers"]),
+                f"{listed(users, last='and')} must count over all workers; give 'state: redis://...', or 'workers: 1'",
+            )
 
     def _listener(
         self, section: ListenerSection, message_size: int, common: ChainSettings | None, own: ChainSettings | None

@@ -33,6 +33,7 @@ from gateway.config.options import (
 )
 from gateway.config.problems import Position, Problem
 from gateway.config.recipients import RecipientOptions
+from gateway.config.state import StateOptions
 from gateway.policy import OnError, Options, Policy
 from gateway.verdict import Response
 
@@ -185,6 +186,7 @@ class Config:
     exceptions: tuple[ExceptionEntry, ...]
     mode: Mode
     delay_reject: DelayReject
+    state: StateOptions
     dns: DnsOptions
     authentication_results: AuthenticationResultsOptions
     records: RecordOptions

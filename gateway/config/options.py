@@ -25,6 +25,7 @@ from gateway.config.backend import BackendOptions
 from gateway.config.fields import Count, File, Flag, Positive, Section
 from gateway.config.names import Endpoint, address_pattern, domain_name, domain_pattern, host_name
 from gateway.config.recipients import Recipients
+from gateway.config.state import StateField, StateOptions
 from gateway.units import Duration, Size
 
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -212,7 +213,17 @@ class DnsOptions(Section):
     client_names: Flag = True
     """Whether the client's name is looked up."""
     cache: Count = 10_000
-    """How many answers are remembered; 0 for none."""
+    """How many answers are remembered; 0 for none. A long one counts as several."""
+    min_ttl: Duration = 5.0
+    """How long an answer is remembered at least, also if it says less."""
+    max_ttl: Duration = 86_400.0
+    """How long an answer is remembered at most."""
+    max_negative_ttl: Duration = 10_800.0
+    """How long it is remembered at most that there is no such name or record."""
+    failure_ttl: FailureTtl = 5.0
+    """How long a failure or a time-out is remembered."""
+    concurrency: Positive = 1000
+    """How many questions a worker has in flight at once; those above it wait."""
     session_queries: Positive = 1000
     """How many questions a session may ask in all; answers that are remembered are free."""
     session_time: Duration = 60.0
@@ -355,6 +366,8 @@ class FileOptions(Section):
     """`observe`: nothing is refused by any policy; records tell what would have been."""
     delay_reject: DelayReject = DelayReject.RCPT
     """`rcpt`: refusals at connect, HELO and MAIL wait for RCPT, so that records have the envelope; `none`: at once."""
+    state: StateField = StateOptions()
+    """What workers and machines count together: `memory:` (one worker) or a Redis, as a URL or a section."""
     dns: DnsOptions = DnsOptions()
     """Asking the DNS."""
     authentication_results: AuthenticationResultsOptions = AuthenticationResultsOptions()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gateway.adapters.memory_state import MemoryState
 from gateway.adapters.zone import ZoneResolver
 from gateway.assembly import Sinks, build_chains, build_sink, build_sources, our_domains
 from gateway.records import DecisionRecord
@@ -50,7 +51,8 @@ def test_listeners_with_the_same_settings_share_a_chain(tmp_path: Path) -> None:
     """A limit or a chain of its own makes another one, so that policies see the listener's."""
     config = loaded(tmp_path, CONFIG, registry=REGISTRY)
     domain = our_domains(config, build_sources(config))
-    chains = build_chains(config, domain=domain, resolver=ZoneResolver({}), clock=SettableClock())
+    clock = SettableClock()
+    chains = build_chains(config, domain=domain, resolver=ZoneResolver({}), clock=clock, state=MemoryState(clock))
     assert chains[0] is chains[1]
     assert len({id(chain) for chain in chains}) == 3
     sizes = [chain.common.by_id["size"].policy.context.message_size for chain in chains[:3]]

@@ -22,7 +22,7 @@ ROWS = (
     ("gateway.session", "gateway.verdict", "gateway.policy", "gateway.state"),
     ("gateway.records", "gateway.tables"),
     ("gateway.config",),
-    ("gateway.chain",),
+    ("gateway.asking", "gateway.chain"),
     ("gateway.reception", "gateway.recording", "gateway.trace", "gateway.spool"),
     ("gateway.adapters",),
     ("gateway.backend", "gateway.bell"),

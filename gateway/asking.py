@@ -1,0 +1,59 @@
+"""Asking the state for what several policies want to know, in one round trip.
+
+A hook that needs to know of limits returns an ``Asking``. The chain gathers those of policies that stand next to one
+another and hands them here: their operations are asked together, so that all are counted or none, and each policy makes
+its finding of its own answers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from gateway.state import Answer, Asking, Operation, State, StateUnavailableError
+from gateway.verdict import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One policy's asking.
+
+    Attributes:
+        asking: What it wants to know.
+        binds: Whether its refusal would end the stage, so that nothing else is to be counted then.
+    """
+
+    asking: Asking
+    binds: bool = True
+
+    @property
+    def operations(self) -> Sequence[Operation]:
+        """The operations as they are asked."""
+        if self.binds:
+            return self.asking.operations
+        return [replace(operation, binding=False) for operation in self.asking.operations]
+
+
+async def ask(state: State, questions: Sequence[Question]) -> list[Finding | Exception | None]:
+    """Ask for all.
+
+    Returns:
+        What each policy found, in order; the exception of one that could not: ``StateUnavailableError``, or its own.
+    """
+    operations = [operation for question in questions for operation in question.operations]
+    answers = iter(await state.ask(operations) if operations else ())
+    found: list[Finding | Exception | None] = []
+    for question in questions:
+        own = [next(answers) for _ in question.asking.operations]
+        found.append(_concluded(question.asking, own))
+    return found
+
+
+def _concluded(asking: Asking, answers: Sequence[Answer | StateUnavailableError]) -> Finding | Exception | None:
+    known: list[Answer] = []
+    for answer in answers:
+        if isinstance(answer, StateUnavailableError):
+            return answer
+        known.append(answer)
+    try:
+        return asking.conclude(known)
+    except Exception as error:  # noqa: BLE001 - a policy's own; the chain does what its on_error says
+        return error
