@@ -346,6 +346,8 @@ class HttpOptions(AskedOptions):
     def _one_way_in(self) -> Self:
         if (self.user is None) != (self.password is None):
             raise ValueError("user and password go together")
+        if self.user is not None and ":" in self.user:
+            raise ValueError("a user has no colon (RFC 7617 2)")
         if self.user is not None and self.token is not None:
             raise ValueError("give user and password, or token")
         return self

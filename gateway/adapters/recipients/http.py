@@ -6,6 +6,7 @@ Only ``200`` with JSON is an answer: ``true`` or ``false``, or an object that ha
 
 import json
 import ssl
+from base64 import b64encode
 from typing import Final
 from urllib.parse import quote
 
@@ -79,17 +80,16 @@ async def _whole(response: aiohttp.ClientResponse) -> bytes:
 
 def _session(options: HttpOptions) -> aiohttp.ClientSession:
     headers = {"Accept": "application/json", "User-Agent": "lychgate"}
-    auth = None
     if options.token is not None:
         headers["Authorization"] = f"Bearer {options.token.get_secret_value()}"
     elif options.user is not None and options.password is not None:
-        auth = aiohttp.BasicAuth(options.user, options.password.get_secret_value(), "utf-8")
+        login = f"{options.user}:{options.password.get_secret_value()}"
+        headers["Authorization"] = f"Basic {b64encode(login.encode()).decode()}"  # RFC 7617 2.1: UTF-8
     context = ssl.create_default_context(cafile=None if options.ca is None else str(options.ca))
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=options.connections, ssl=context),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=options.timeout),
         headers=headers,
-        auth=auth,
         auto_decompress=False,
     )

@@ -72,8 +72,9 @@ class TableLookup:
 
     async def close(self) -> None:
         """See ``Lookup``."""
-        while self._free:
-            self._free.pop()[1].transport.abort()
+        for _, writer in self._free:
+            writer.transport.abort()
+        self._free.clear()
 
     def _open(self) -> Awaitable[_Streams]:
         server = self._options.server
