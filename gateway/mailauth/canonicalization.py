@@ -213,11 +213,14 @@ def _single_spaces(data: bytes) -> bytes:
     """Each run of spaces and tabs as one space."""
     if b"\t" in data:
         data = data.replace(b"\t", b" ")
-    if b"        " in data:
-        data = _LONG_RUN.sub(b" ", data)
-    while b"  " in data:  # at most three times: each pass halves the runs
-        data = data.replace(b"  ", b" ")
-    return data
+    if b"  " not in data:
+        return data
+    if b"   " in data:
+        if b"        " in data:
+            data = _LONG_RUN.sub(b" ", data)
+        while b"   " in data:  # at most twice: each pass halves the runs, of at most seven
+            data = data.replace(b"  ", b" ")
+    return data.replace(b"  ", b" ")
 
 
 def _line_ends(data: bytes, end: int) -> int:

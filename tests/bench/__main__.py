@@ -4,7 +4,8 @@ Everything in the table comes from one run on this machine: smtp-sink itself, a 
 it, and the gateway before it (``servers``), measured in turns (``figures``). Absolute figures drift from run to run and
 from machine to machine; the ratios are what to look at. Nothing is asserted: the table states what is aimed at.
 
-DKIM-signed mail whose sender is checked is measured against Postfix with milters, too (``authentication``).
+DKIM-signed mail whose sender is checked is measured against Postfix with milters, too (``authentication``). A second
+table has the cost of verifying signatures against dkimpy (``dkim``).
 
 Options: ``--quick`` for one short round, ``--rounds N``, ``--only NAME`` (repeatable) for some of the measurements, and
 ``--base FOLDER`` to measure the gateway of another working copy (``git worktree add FOLDER COMMIT``) in the same turns,
@@ -24,7 +25,7 @@ from typing import Final
 from rich.console import Console
 from rich.status import Status
 
-from tests.bench import authentication, figures, report
+from tests.bench import authentication, dkim, figures, report
 from tests.bench.figures import Effort
 from tests.bench.processes import BenchError
 from tests.bench.servers import PostfixProxy, Server, Sink, gateway, postfix_proxy, smtp_sink, why_no_postfix
@@ -32,7 +33,7 @@ from tests.support.peers import is_installed
 
 _WIDTH: Final = 160
 _WITH_PEERS: Final = ("new", "kept", "big", "latency")
-MEASUREMENTS: Final = (*_WITH_PEERS, "idle", "memory", "authentication")
+MEASUREMENTS: Final = (*_WITH_PEERS, "idle", "memory", "authentication", "dkim")
 
 
 def main() -> int:
@@ -43,6 +44,11 @@ def main() -> int:
         effort = replace(effort, rounds=arguments.rounds)
     chosen = frozenset(arguments.only or MEASUREMENTS)
     console = _console()
+    if "dkim" in chosen:
+        console.print(dkim.measured(rounds=min(effort.rounds, 3), seconds=0.3))
+        chosen -= {"dkim"}
+        if not chosen:
+            return 0
     if not is_installed("smtp-source"):
         console.print("smtp-source is not installed (apt-get install postfix): nothing can be measured")
         return 2

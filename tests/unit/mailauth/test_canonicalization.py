@@ -88,6 +88,15 @@ def test_chunk_boundaries_change_nothing(parts: list[bytes], sizes: list[int], k
     assert body(kind, [*chunks, rest]) == plain(kind, octets)
 
 
+@pytest.mark.parametrize("length", range(1, 40))
+def test_runs_of_white_space_of_any_length_are_one_space(length: int) -> None:
+    """Short and long ones, alone and beside others, in bodies and in header fields."""
+    for run in (b" " * length, b"\t" * length, (b" \t" * length)[:length]):
+        for text, expected in ((b"a%bb", b"a b"), (b"%ba", b" a"), (b"a  b   c%bd    e", b"a b c d e")):
+            assert body(RELAXED, [text % run]) == expected + b"\r\n"
+            assert canonical_field(b"A:" + text % run + b"\r\n", RELAXED) == b"a:" + expected.strip() + b"\r\n"
+
+
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
