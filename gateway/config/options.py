@@ -115,6 +115,7 @@ DomainPattern: TypeAlias = Annotated[str, BeforeValidator(_checked(domain_patter
 AddressPattern: TypeAlias = Annotated[str, BeforeValidator(_checked(address_pattern))]
 HostName: TypeAlias = Annotated[str, BeforeValidator(_checked(host_name))]
 ServerAddress: TypeAlias = Annotated[str, Field(min_length=1)]
+FailureTtl: TypeAlias = Annotated[Duration, Field(le=300.0)]  # RFC 2308 7.1, 7.2: five minutes at most
 
 
 class TlsOptions(Section):
@@ -201,6 +202,15 @@ class DomainSection(Section):
         if self.alias_of is not None and others:
             raise ValueError(f"alias_of takes everything from the other domain; leave out {', '.join(others)}")
         return self
+
+
+def _failure_ttl(seconds: float) -> float:
+    if not 1 <= seconds <= 300:  # noqa: PLR2004 - RFC 9520 3.2
+        raise ValueError("must be from 1s to 5m (RFC 9520 3.2)")
+    return seconds
+
+
+FailureTtl: TypeAlias = Annotated[Duration, AfterValidator(_failure_ttl)]
 
 
 class DnsOptions(Section):
