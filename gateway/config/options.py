@@ -115,7 +115,6 @@ DomainPattern: TypeAlias = Annotated[str, BeforeValidator(_checked(domain_patter
 AddressPattern: TypeAlias = Annotated[str, BeforeValidator(_checked(address_pattern))]
 HostName: TypeAlias = Annotated[str, BeforeValidator(_checked(host_name))]
 ServerAddress: TypeAlias = Annotated[str, Field(min_length=1)]
-FailureTtl: TypeAlias = Annotated[Duration, Field(le=300.0)]  # RFC 2308 7.1, 7.2: five minutes at most
 
 
 class TlsOptions(Section):
