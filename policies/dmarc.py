@@ -16,6 +16,7 @@ would be aligned. Clients that have authenticated and those in ``trusted`` are n
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from pydantic import Field
@@ -110,17 +111,22 @@ class Dmarc(Policy[DmarcOptions]):
         """What a failure comes to by what trusted sealers recorded."""
         dmarc = found.dmarc
         trusted = self.options.trust_arc
-        if arc.result is ArcResult.TEMPERROR and arc.sealer is not None and arc.sealer in trusted:
+        unfinished = not arc.sets and not trusted.is_empty
+        if arc.result is ArcResult.TEMPERROR and (unfinished or any(each.domain in trusted for each in arc.sets)):
             reason = f"DMARC fails, and whether ARC makes up for it can't be told now: {arc.reason}"
             return _undecided(found, reason), None
+        ask = partial(
+            trusted_pass,
+            domain=dmarc.domain,
+            is_trusted=trusted.__contains__,
+            spf_aligned=lambda domain: walks.are_aligned(domain, dmarc.domain, record.spf_mode),
+            dkim_aligned=lambda domain: walks.are_aligned(domain, dmarc.domain, record.dkim_mode),
+        )
         try:
-            rescue = await trusted_pass(
-                arc,
-                dmarc.domain,
-                is_trusted=trusted.__contains__,
-                spf_aligned=lambda domain: walks.are_aligned(domain, dmarc.domain, record.spf_mode),
-                dkim_aligned=lambda domain: walks.are_aligned(domain, dmarc.domain, record.dkim_mode),
-            )
+            rescue = await ask(arc)
+            if rescue is None and arc.untold and await ask(replace(arc, oldest_pass=0)) is not None:
+                reason = f"whether the message is as ARC set {arc.untold[0]} sealed it can't be told now"
+                return _undecided(found, reason), None
         except DnsFaultError as fault:
             return _undecided(found, str(fault)), None
         if rescue is not None:

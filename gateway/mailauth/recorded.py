@@ -7,7 +7,8 @@ set of a chain whose sealer the operator trusts and whose recorded results authe
 Which sets count: the chain passes, which proves that each set says what its sealer wrote (RFC 8617 5.2). A set's
 results hold for the message as its sealer saw it. So they are used only if the message is still that one (the set's
 own message signature verifies), or if every sealer since then is trusted, too: what changed it since are hops that the
-operator trusts. Where a hop that is not trusted sealed last and changed the message, nothing before it counts.
+operator trusts. Where a hop that is not trusted sealed last and changed the message, nothing before it counts. And the
+message signature that is relied on must cover the From field: else anybody could put another author under the seal.
 
 Time is linear in the fields; never raises.
 """
@@ -99,10 +100,10 @@ async def trusted_pass(
     """
     if arc.result is not ArcResult.PASS:
         return None
-    trusted_since = True
+    trusted_since = arc.sets[-1].signs_from
     for arc_set in reversed(arc.sets):
         trusted = is_trusted(arc_set.domain)
-        unchanged = arc.oldest_pass is not None and arc.oldest_pass <= arc_set.instance
+        unchanged = arc_set.signs_from and arc.oldest_pass is not None and arc.oldest_pass <= arc_set.instance
         if trusted and (trusted_since or unchanged):
             method = await _recorded_pass(arc_set, domain, spf_aligned, dkim_aligned)
             if method is not None:

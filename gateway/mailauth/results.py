@@ -144,12 +144,14 @@ class ArcSet:
         domain: Who sealed it: ``d=`` of its ARC-Seal, in lower case.
         selector: ``s=`` of its ARC-Seal.
         authentication_results: The value of its ARC-Authentication-Results field, unfolded, without ``i=``.
+        signs_from: Whether its message signature covers the From field, so that it binds the set to the author.
     """
 
     instance: int
     domain: str
     selector: str
     authentication_results: str
+    signs_from: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +165,8 @@ class Arc:
             unless the chain passed.
         sealer: Who sealed last, None without a chain.
         sets: The chain's sets in order; empty unless it is well-formed.
+        untold: Instances of message signatures that can't be checked now because the DNS gave no answer; they count as
+            not verifying in ``oldest_pass``.
     """
 
     result: ArcResult
@@ -170,6 +174,7 @@ class Arc:
     oldest_pass: int | None = None
     sealer: str | None = None
     sets: tuple[ArcSet, ...] = ()
+    untold: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

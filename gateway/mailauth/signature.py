@@ -214,7 +214,8 @@ def _signature(raw: bytes, tags: Mapping[str, str], form: Form) -> Signature:
     selector = domain_name("s", required(tags, "s"))
     if len(selector) + len("._domainkey.") + len(domain) > _MAX_DOMAIN:
         raise TagError("s= and d= are too long for a domain name")
-    header, body = _canonicalizations(tags.get("c", "simple/simple"))
+    # Without c= sealers and verifiers of ARC take relaxed, as the public test data does; RFC 8617 4.1.2 says nothing.
+    header, body = _canonicalizations(tags.get("c", "simple/simple" if form is Form.DKIM else "relaxed/relaxed"))
     _check_query(tags.get("q", "dns/txt"))
     body_hash = decode_base64("bh", required(tags, "bh"))
     if len(body_hash) != 32:  # noqa: PLR2004 - octets of SHA-256, which all algorithms use
@@ -229,7 +230,7 @@ def _signature(raw: bytes, tags: Mapping[str, str], form: Form) -> Signature:
         selector=selector,
         auid=_auid(tags["i"], domain) if form is Form.DKIM and "i" in tags else f"@{domain}",
         instance=required(tags, "i") if form is Form.ARC else "",
-        names=_names(required(tags, "h"), form),
+        names=_names(tags, form),
         header_canonicalization=header,
         body_canonicalization=body,
         octets=decode_base64("b", required(tags, "b")),
@@ -257,9 +258,15 @@ def _check_query(value: str) -> None:
         raise UnknownError(f"the way to the key, q={quoted(value)}, is not known")
 
 
-def _names(value: str, form: Form) -> tuple[str, ...]:
-    """``h=``: it must name From in DKIM (RFC 6376 3.5, 6.1.1)."""
+def _names(tags: Mapping[str, str], form: Form) -> tuple[str, ...]:
+    """``h=``: it must name From in DKIM (RFC 6376 3.5, 6.1.1).
+
+    In ARC it may be empty and have empty parts, as sealers and the public test data have it.
+    """
+    value = tags["h"] if form is Form.ARC and "h" in tags else required(tags, "h")
     names = tuple(split_list(value.lower()))
+    if form is Form.ARC:
+        names = tuple(name for name in names if name)
     for name in names:
         if _FIELD_NAME.fullmatch(name) is None:
             raise TagError(f"h= lists {quoted(name)}, which is no field name")

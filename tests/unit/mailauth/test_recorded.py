@@ -1,6 +1,7 @@
 """What earlier hops recorded: read tolerantly, believed only as far as trust reaches."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -96,6 +97,17 @@ async def test_zero_means_that_nothing_was_changed() -> None:
     """An oldest pass of 0: every message signature verifies (RFC 8617 5.2)."""
     sets = chain((A, GOOD), (B, BAD)).sets
     assert await ask(Arc(result=ArcResult.PASS, oldest_pass=0, sealer=B, sets=sets), {A}) is not None
+
+
+async def test_a_signature_without_the_from_field_binds_nothing() -> None:
+    """Under such a seal anybody can put another author; what an older signature covers still counts."""
+    first, second = (replace(each, signs_from=False) for each in chain((A, GOOD), (B, GOOD)).sets)
+    assert await ask(Arc(result=ArcResult.PASS, oldest_pass=0, sealer=B, sets=(first, second)), {A, B}) is None
+    older = replace(first, signs_from=True)
+    found = await ask(Arc(result=ArcResult.PASS, oldest_pass=0, sealer=B, sets=(older, second)), {A, B})
+    assert found is not None
+    assert found.instance == 1
+    assert await ask(Arc(result=ArcResult.PASS, oldest_pass=2, sealer=B, sets=(older, second)), {A, B}) is None
 
 
 @pytest.mark.parametrize("result", [ArcResult.NONE, ArcResult.FAIL, ArcResult.TEMPERROR])

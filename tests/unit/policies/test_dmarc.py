@@ -1,5 +1,7 @@
 """dmarc: what follows from DMARC, what saves a message, and what the record keeps for reports."""
 
+from dataclasses import replace
+
 import pytest
 
 from gateway.adapters.zone import ZoneResolver
@@ -184,8 +186,33 @@ async def test_a_fault_in_the_chain_of_a_trusted_sealer_is_no_refusal() -> None:
     assert finding.outcome is Dmarc.temperror
     assert transaction.dmarc is not None
     assert transaction.dmarc.result is DmarcResult.TEMPERROR
+    unfinished = Arc(result=ArcResult.TEMPERROR, reason="the validation did not end")
+    finding, _ = await check("reject.example", {"trust_arc": ["list.example"]}, arc=unfinished)
+    assert finding is not None
+    assert finding.outcome is Dmarc.temperror
+    finding, _ = await check("reject.example", arc=unfinished)
+    assert finding is not None
+    assert finding.outcome is Dmarc.reject
     arc = chain("list.example", "dkim=pass header.d=sub.slow.example")
     finding, _ = await check("slow.example", {"trust_arc": ["list.example"]}, arc=arc)
+    assert finding is not None
+    assert finding.outcome is Dmarc.temperror
+
+
+async def test_an_older_signature_that_can_not_be_checked_now_is_no_refusal() -> None:
+    """It may prove that nobody changed the message since a trusted sealer saw it pass."""
+    trusted = ArcSet(
+        instance=1,
+        domain="list.example",
+        selector="a",
+        authentication_results="x; dmarc=pass header.from=reject.example",
+    )
+    stranger = ArcSet(instance=2, domain="other.example", selector="a", authentication_results="x; dmarc=fail")
+    arc = Arc(result=ArcResult.PASS, oldest_pass=2, sealer="other.example", sets=(trusted, stranger))
+    finding, _ = await check("reject.example", {"trust_arc": ["list.example"]}, arc=arc)
+    assert finding is not None
+    assert finding.outcome is Dmarc.reject
+    finding, _ = await check("reject.example", {"trust_arc": ["list.example"]}, arc=replace(arc, untold=(1,)))
     assert finding is not None
     assert finding.outcome is Dmarc.temperror
 
