@@ -159,6 +159,8 @@ def _plain(value: object) -> str:
         return str(value).lower()
     if isinstance(value, Enum):
         return str(value.value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_plain, value))}]"
     return str(value)
 
 
