@@ -55,16 +55,17 @@ def sealed(
     }
     tags = {name: value for name, value in (tags | dict(seal or {})).items() if value is not None}
     empty = b"ARC-Seal: " + written(tags | {"b": ""}).encode()
-    older = sorted(
-        (
-            (int(re.search(rb"[^a-z]i *= *([0-9]+)", field.raw)[1]), KINDS.index(field.name), field.raw)  # type: ignore[index]
-            for field in header_fields(header)
-            if field.name in KINDS
-        ),
-    )
+    fields = [field for field in header_fields(header) if field.name in KINDS]
+    older = sorted((_instance(field.raw), KINDS.index(field.name), field.raw) for field in fields)
     covered = b"".join(relaxed_field(raw) for _, _, raw in older) + relaxed_field(results) + relaxed_field(signed)
     octets = rsa_key().sign(covered + relaxed_field(empty).removesuffix(b"\r\n"), PKCS1v15(), SHA256())
     return empty + b64encode(octets) + b"\r\n" + signed + results + header
+
+
+def _instance(raw: bytes) -> int:
+    match = re.search(rb"[^a-z]i *= *([0-9]+)", raw)
+    assert match is not None
+    return int(match[1])
 
 
 def arc_zone(*domains: str) -> dict[str, object]:
