@@ -122,7 +122,7 @@ async def verify(
     if not found:
         return ()
     signatures = [hashes.parsed(each) or parse_signature(each) for each in found]
-    faults = [_premature(each, now, options.clock_skew) for each in signatures]
+    faults = [_untimely(each, now, options.clock_skew) for each in signatures]
     keys = await find_keys(
         resolver,
         [
@@ -223,7 +223,7 @@ class _Message:
         return ""
 
 
-def _premature(signature: Signature | Malformed, now: float, skew: float) -> Fault | None:
+def _untimely(signature: Signature | Malformed, now: float, skew: float) -> Fault | None:
     """Why the time is not right for a signature, None if it is (RFC 6376 3.5, ``t=`` and ``x=``)."""
     if isinstance(signature, Malformed):
         return None

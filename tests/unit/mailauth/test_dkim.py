@@ -121,6 +121,7 @@ async def test_algorithms_and_canonicalizations(header: str, body: str, key: Any
         ({"d": None}, PERMERROR, "d= is missing"),
         ({"d": "example..com"}, PERMERROR, "is no domain name"),
         ({"d": "example.com."}, PERMERROR, "is no domain name"),
+        ({"d": "b\u00fc..example"}, PERMERROR, "is no domain name"),
         ({"d": "x" * 64 + ".com"}, PERMERROR, "is no domain name"),
         ({"d": "-x.com"}, PERMERROR, "is no domain name"),
         ({"d": "a.b/c"}, PERMERROR, "is no domain name"),
