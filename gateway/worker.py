@@ -67,8 +67,7 @@ class Worker:
     ) -> None:
         self._config = config
         self._sink = sink or build_sink(config)
-        dns = config.dns
-        self._dns = DnsResolver(dns.servers, timeout=dns.timeout, cache=dns.cache)
+        self._dns = DnsResolver.from_options(config.dns)
         self._resolver = resolver or self._dns
         clock = clock or SystemClock()
         self._groups = build_groups(config, self._resolver)

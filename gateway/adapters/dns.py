@@ -1,11 +1,12 @@
-"""DNS by dnspython: the ``Resolver`` of a running gateway.
+"""The DNS: the ``Resolver`` of a running gateway.
 
-Asks recursive name servers over UDP, over TCP where an answer is truncated (RFC 7766), with EDNS and a payload that
-needs no fragments. Every way a question can end is a ``Status``; ``lookup`` never raises for it. Owned
-state: a bounded cache (answers by their TTL, negative ones by the SOA's, RFC 2308 5, failures for a few seconds, RFC
-9520), and the questions in flight, so that identical ones are asked once. The number of questions in flight is bounded:
-those above it wait their turn within their own time-out, and each is given up after ``timeout`` whatever the servers
-do.
+Asks recursive name servers, over UDP with EDNS and over TCP where an answer is truncated (RFC 7766). Every way a
+question can end is a ``Status``; ``lookup`` never raises for it. Three files beside this one do the work: ``dns_wire``
+reads and writes messages, ``dns_exchange`` sends questions and fails over, ``dns_cache`` remembers answers.
+
+Owned state: the cache, and the questions in flight, so that identical ones are asked once. The number of questions in
+flight is bounded: those above it wait their turn within their own time-out, and each is given up after ``timeout``
+whatever the servers do.
 
 Known limits: DNSSEC is the recursive server's business; a changed ``/etc/resolv.conf`` is read at the next reload.
 """
@@ -13,54 +14,30 @@ Known limits: DNSSEC is the recursive server's business; a changed ``/etc/resolv
 import asyncio
 import ipaddress
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Self
 
-import dns.asyncbackend
-import dns.asyncresolver
 import dns.exception
-import dns.flags
-import dns.name
-import dns.nameserver
-import dns.rdata
 import dns.resolver
 import structlog
 
+from gateway.adapters.dns_cache import AnswerCache, Key, Lifetimes
+from gateway.adapters.dns_exchange import Exchange, NameServer
+from gateway.adapters.dns_wire import encode_question
+from gateway.config.options import DnsOptions
 from gateway.resolver import Answer, RecordType, Status
 
 log = structlog.get_logger("lychgate.dns")
 
-MAX_TTL: Final = 86_400.0
-"""The longest an answer is kept in seconds: RFC 8767 4 wants a cap of days, a week at most."""
-MAX_NEGATIVE_TTL: Final = 3 * 3600.0
-"""The longest a negative answer is kept in seconds (RFC 2308 5)."""
-FAILURE_TTL: Final = 5.0
-"""How long a failure is remembered in seconds (RFC 9520 3.2: at least 1 second, at most 5 minutes)."""
-PAYLOAD: Final = 1232
-"""The UDP payload in octets that EDNS announces: it fits IPv6's smallest packet (RFC 8200 5)."""
-
 _PORT: Final = 53
 _MAX_PORT: Final = 65535
-_Key = tuple[str, RecordType]
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A cached answer, and until when it holds by the clock."""
-
-    answer: Answer
-    expires: float
+_DEFAULTS: Final = Lifetimes()
 
 
 class DnsResolver:
-    """Answers DNS questions from the cache or a name server; one for each worker.
-
-    Attributes:
-        queries: How many questions went to the name servers.
-    """
+    """Answers DNS questions from the cache or a name server; one for each worker."""
 
     def __init__(
         self,
@@ -68,7 +45,8 @@ class DnsResolver:
         *,
         timeout: float = 5.0,
         cache: int = 10_000,
-        concurrency: int = 500,
+        concurrency: int = 1000,
+        lifetimes: Lifetimes = _DEFAULTS,
         resolv_conf: Path = Path("/etc/resolv.conf"),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,97 +57,92 @@ class DnsResolver:
                 this order; empty for those of ``resolv_conf``.
             timeout: Seconds for one question in all, over all servers and tries.
             cache: How many answers are kept; the longest unused goes first.
-            concurrency: How many questions are in flight at once; each holds a socket.
+            concurrency: How many questions are in flight at once.
+            lifetimes: How long answers are kept.
             resolv_conf: Where the system names its servers; without any, the local machine is asked, as resolv.conf(5)
                 says.
             clock: Seconds that never go back, for the cache.
         """
-        self.queries = 0
-        self._timeout = timeout
-        self._room = cache
-        self._clock = clock
-        self._cache: OrderedDict[_Key, _Entry] = OrderedDict()
-        self._in_flight: dict[_Key, asyncio.Task[Answer]] = {}
-        self._places = asyncio.Semaphore(concurrency)
-        self._resolver = _stub_resolver([parse_server(server) for server in servers], timeout, resolv_conf)
-        self._backend = dns.asyncbackend.get_backend("asyncio")
+        addresses = [parse_server(server) for server in servers] or _system_servers(resolv_conf)
+        self._lifetimes = lifetimes
+        self._cache = AnswerCache(cache, clock)
+        self._waiting: dict[Key, list[asyncio.Future[Answer]]] = {}
+        self._exchange = Exchange(
+            [NameServer(*address) for address in addresses], timeout=timeout, concurrency=concurrency
+        )
+
+    @classmethod
+    def from_options(cls, options: DnsOptions) -> Self:
+        """The resolver that the configuration describes."""
+        return cls(
+            options.servers,
+            timeout=options.timeout,
+            cache=options.cache,
+            concurrency=options.concurrency,
+            lifetimes=Lifetimes(
+                floor=options.min_ttl,
+                cap=options.max_ttl,
+                negative_cap=options.max_negative_ttl,
+                failure=options.failure_ttl,
+            ),
+        )
+
+    @property
+    def queries(self) -> int:
+        """How many questions went to the name servers."""
+        return self._exchange.started
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The name servers in the order in which they are asked."""
+        return tuple(str(server) for server in self._exchange.servers)
 
     async def lookup(self, name: str, record_type: RecordType) -> Answer:
         """Ask one question. The name is in A-labels, with or without the final dot."""
         key = (name.lower().removesuffix("."), record_type)
-        cached = self._cached(key)
+        cached = self._cache.get(key)
         if cached is not None:
             return cached
-        task = self._in_flight.get(key)
-        if task is None:
-            task = asyncio.create_task(self._ask(key), name=f"dns {record_type}")
-            self._in_flight[key] = task
-        # Others may wait for the same answer, so whoever gives up does not stop the question; its own time-out ends it.
-        return await asyncio.shield(task)
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            waiting.append(answer)
+            return await answer
+        try:
+            question = encode_question(*key)
+        except ValueError:
+            # It can't be written in the DNS, so it is not in it.
+            return Answer(Status.NXDOMAIN, ttl=self._lifetimes.failure)
+        # Others may come to wait for the same answer: whoever gives up does not stop the question, it ends by itself.
+        self._waiting[key] = [answer]
+        self._exchange.ask(question, record_type, partial(self._answered, key))
+        return await answer
 
     def known(self, name: str, record_type: RecordType) -> Answer | None:
         """The cached answer, None if there is none."""
-        return self._cached((name.lower().removesuffix("."), record_type))
+        return self._cache.get((name.lower().removesuffix("."), record_type))
 
     async def close(self) -> None:
-        """Stop the questions in flight."""
-        tasks = list(self._in_flight.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Stop the questions in flight; who waits for them is cancelled."""
+        await self._exchange.close()
+        for waiting in self._waiting.values():
+            for future in waiting:
+                future.cancel()
+        self._waiting.clear()
 
-    def _cached(self, key: _Key) -> Answer | None:
-        entry = self._cache.get(key)
-        if entry is None:
-            return None
-        left = entry.expires - self._clock()
-        if left <= 0:
-            del self._cache[key]
-            return None
-        self._cache.move_to_end(key)
-        return replace(entry.answer, ttl=left)
-
-    async def _ask(self, key: _Key) -> Answer:
-        try:
-            answer = await self._query(*key)
-            self._keep(key, answer)
-            return answer
-        finally:
-            del self._in_flight[key]
-
-    def _keep(self, key: _Key, answer: Answer) -> None:
-        if self._room <= 0 or answer.ttl <= 0:
-            return
-        while len(self._cache) >= self._room:
-            self._cache.popitem(last=False)
-        self._cache[key] = _Entry(answer, self._clock() + answer.ttl)
-
-    async def _query(self, name: str, record_type: RecordType) -> Answer:
-        try:
-            qname = dns.name.from_text(name.encode("ascii"), dns.name.root)
-        except (dns.exception.DNSException, UnicodeEncodeError):
-            return Answer(Status.NXDOMAIN, ttl=FAILURE_TTL)  # it can't be written in the DNS, so it is not in it
-        try:
-            async with asyncio.timeout(self._timeout), self._places:
-                self.queries += 1
-                found = await self._resolver.resolve(
-                    qname, record_type.value, raise_on_no_answer=False, search=False, backend=self._backend
-                )
-        except (TimeoutError, dns.resolver.LifetimeTimeout):
-            return self._failed(Status.TIMEOUT, name, record_type)
-        except dns.resolver.NXDOMAIN as error:
-            response: Any = error.kwargs["responses"][qname]
-            return Answer(Status.NXDOMAIN, ttl=min(float(response.resolve_chaining().minimum_ttl), MAX_NEGATIVE_TTL))
-        except (dns.exception.DNSException, OSError) as error:
-            return self._failed(Status.SERVFAIL, name, record_type, error=type(error).__name__)
-        ttl = float(found.chaining_result.minimum_ttl)
-        if found.rrset is None:
-            return Answer(Status.NO_DATA, ttl=min(ttl, MAX_NEGATIVE_TTL))
-        return Answer(Status.FOUND, tuple(_text(record_type, rdata) for rdata in found.rrset), min(ttl, MAX_TTL))
-
-    def _failed(self, status: Status, name: str, record_type: RecordType, **detail: str) -> Answer:
-        log.info("dns question failed", status=status.value, name=name, type=record_type.value, **detail)
-        return Answer(status, ttl=FAILURE_TTL)
+    def _answered(self, key: Key, answer: Answer, problem: str, *, asked: bool) -> None:
+        answer = Answer(answer.status, answer.records, self._lifetimes.of(answer))
+        if asked:
+            self._cache.put(key, answer)
+        if answer.status.is_temporary:
+            name, record_type = key
+            reason = problem if asked else "too many questions in flight"
+            log.info(
+                "dns question failed", status=answer.status.value, name=name, type=record_type.value, reason=reason
+            )
+        for future in self._waiting.pop(key):
+            if not future.done():  # its asker has not given up
+                future.set_result(answer)
 
 
 def parse_server(text: str) -> tuple[str, int]:
@@ -198,18 +171,6 @@ def parse_server(text: str) -> tuple[str, int]:
     return address, number
 
 
-def _stub_resolver(servers: Sequence[tuple[str, int]], timeout: float, resolv_conf: Path) -> dns.asyncresolver.Resolver:
-    resolver = dns.asyncresolver.Resolver(configure=False)
-    if not servers:
-        servers = _system_servers(resolv_conf)
-    resolver.nameservers = [dns.nameserver.Do53Nameserver(address, port) for address, port in servers]
-    resolver.lifetime = timeout
-    resolver.timeout = timeout / (len(servers) + 1)  # so that within the time-out each is tried, and the first again
-    resolver.use_edns(0, 0, PAYLOAD)
-    resolver.flags = dns.flags.RD
-    return resolver
-
-
 def _system_servers(resolv_conf: Path) -> list[tuple[str, int]]:
     found = dns.resolver.Resolver(configure=False)
     try:
@@ -218,17 +179,3 @@ def _system_servers(resolv_conf: Path) -> list[tuple[str, int]]:
         log.warning("no name servers configured, asking the local machine", file=str(resolv_conf), error=str(error))
         return [("127.0.0.1", _PORT)]
     return [(str(address), _PORT) for address in found.nameservers]
-
-
-def _text(record_type: RecordType, rdata: Any) -> str:
-    match record_type:
-        case RecordType.A | RecordType.AAAA:
-            return str(rdata.address)
-        case RecordType.TXT:
-            return b"".join(rdata.strings).decode("latin-1")
-        case RecordType.MX:
-            return f"{rdata.preference} {rdata.exchange.to_text(omit_final_dot=True)}"
-        case RecordType.CNAME | RecordType.NS | RecordType.PTR:
-            return str(rdata.target.to_text(omit_final_dot=True))
-        case RecordType.SOA:
-            return str(rdata.to_text())

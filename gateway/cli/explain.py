@@ -81,7 +81,7 @@ async def _explain(config: Config, listener: Listener, attempt: Attempt, zone: P
         except (OSError, ValueError) as error:
             raise typer.BadParameter(str(error), param_hint="--dns-zone") from error
         return await walk(config, listener, attempt, resolver, SystemClock())
-    dns = DnsResolver(config.dns.servers, timeout=config.dns.timeout, cache=config.dns.cache)
+    dns = DnsResolver.from_options(config.dns)
     try:
         return await walk(config, listener, attempt, dns, SystemClock())
     finally:

@@ -132,7 +132,7 @@ class _Said:
 
 
 async def _ask(config: Config, domain: DomainOptions, mailbox: Mailbox) -> list[_Said]:
-    resolver = DnsResolver(config.dns.servers, timeout=config.dns.timeout, cache=config.dns.cache)
+    resolver = DnsResolver.from_options(config.dns)
     groups = build_groups(config, resolver)
     sources = build_sources(config, groups)
     asks_backend = any(section.probe is not None for section in domain.recipients or ())

@@ -29,6 +29,7 @@ class DnsServer:
     Attributes:
         zone: What it answers; may be changed while it runs.
         ttl: The TTL of every record in seconds, and the SOA's minimum.
+        soa_ttl: The TTL of the SOA record in negative answers in seconds.
         truncate: Answer UDP questions with the TC bit and no records.
         garbage: Answer with octets that are no DNS message.
         asked: Set once the first question has come.
@@ -40,6 +41,7 @@ class DnsServer:
     def __init__(self, zone: Zone, *, ttl: int = 300) -> None:
         self.zone = dict(zone)
         self.ttl = ttl
+        self.soa_ttl = 3600
         self.truncate = False
         self.garbage = False
         self.questions: list[tuple[str, str, str]] = []
@@ -121,7 +123,7 @@ class DnsServer:
             response.answer.append(dns.rrset.from_text(name, self.ttl, "IN", "CNAME", *alias))
             name = dns.name.from_text(alias[0])
         soa = f"ns.invalid. hostmaster.invalid. 1 3600 600 86400 {self.ttl}"
-        response.authority.append(dns.rrset.from_text(".", 3600, "IN", "SOA", soa))
+        response.authority.append(dns.rrset.from_text(".", self.soa_ttl, "IN", "SOA", soa))
         return True
 
 

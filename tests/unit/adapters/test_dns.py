@@ -2,14 +2,20 @@
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
-from gateway.adapters.dns import FAILURE_TTL, MAX_NEGATIVE_TTL, DnsResolver, parse_server
+from gateway.adapters.dns import DnsResolver, parse_server
+from gateway.adapters.dns_cache import Lifetimes
 from gateway.adapters.zone import ZoneResolver
 from gateway.resolver import Answer, ClientName, NameStatus, RecordType, Status, client_name
 from tests.support.dns_server import DnsServer, Zone
+
+Make: TypeAlias = Callable[..., DnsResolver]
 
 ZONE: Zone = {
     "example.com": {
@@ -30,6 +36,19 @@ ZONE: Zone = {
     "liar.example.com": {"A": ["198.51.100.1"]},
     "9.2.0.192.in-addr.arpa": "SERVFAIL",
 }
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    """Makes resolvers, and closes them in the end."""
+    async with AsyncExitStack() as stack:
+
+        def one(*arguments: Any, **options: Any) -> DnsResolver:
+            resolver = DnsResolver(*arguments, **options)
+            stack.push_async_callback(resolver.close)
+            return resolver
+
+        yield one
 
 
 class Clock:
@@ -76,55 +95,57 @@ def free_udp_port() -> int:
         ("silent.example", RecordType.A, Status.TIMEOUT, set()),
     ],
 )
-async def test_each_kind_of_answer(name: str, record_type: RecordType, status: Status, records: set[str]) -> None:
+async def test_each_kind_of_answer(
+    make: Make, name: str, record_type: RecordType, status: Status, records: set[str]
+) -> None:
     """Found records come as their text, and each way of finding none is told apart."""
     async with DnsServer(ZONE) as server:
         patience = 0.3 if status is Status.TIMEOUT else 10.0
-        answer = await DnsResolver([server.address], timeout=patience).lookup(name, record_type)
+        answer = await make([server.address], timeout=patience).lookup(name, record_type)
         assert answer.status is status
         assert set(answer.records) == records
         assert answer.ttl > 0
 
 
 @pytest.mark.parametrize("name", ["a..example", "a" * 64 + ".example", "x." * 140 + "example", "caf\xe9.example"])
-async def test_names_that_can_not_be(name: str) -> None:
+async def test_names_that_can_not_be(make: Make, name: str) -> None:
     """A name that the DNS can't hold does not exist, and no server is asked."""
     async with DnsServer(ZONE) as server:
-        resolver = DnsResolver([server.address])
+        resolver = make([server.address])
         assert (await resolver.lookup(name, RecordType.A)).status is Status.NXDOMAIN
         assert server.questions == []
         assert resolver.queries == 0
 
 
-async def test_a_truncated_answer_is_fetched_over_tcp() -> None:
+async def test_a_truncated_answer_is_fetched_over_tcp(make: Make) -> None:
     """The TC bit leads to the same question over TCP."""
     async with DnsServer(ZONE) as server:
         server.truncate = True
-        answer = await DnsResolver([server.address]).lookup("example.com", RecordType.AAAA)
+        answer = await make([server.address]).lookup("example.com", RecordType.AAAA)
         assert answer.records == ("2001:db8::1",)
         assert [question[0] for question in server.questions] == ["udp", "tcp"]
 
 
-async def test_garbage_is_no_answer() -> None:
+async def test_garbage_is_no_answer(make: Make) -> None:
     """A server that sends no DNS message is a failure, never an exception."""
     async with DnsServer(ZONE) as server:
         server.garbage = True
-        answer = await DnsResolver([server.address], timeout=0.3).lookup("example.com", RecordType.A)
+        answer = await make([server.address], timeout=0.3).lookup("example.com", RecordType.A)
         assert answer.status.is_temporary
 
 
-async def test_the_next_server_is_asked_when_one_fails() -> None:
+async def test_the_next_server_is_asked_when_one_fails(make: Make) -> None:
     """SERVFAIL of one server is not the answer while another has one; nor is silence."""
     broken: Zone = {"example.com": "SERVFAIL", "null.example": "TIMEOUT"}
     async with DnsServer(broken) as first, DnsServer(ZONE) as second:
-        resolver = DnsResolver([first.address, second.address], timeout=1)
+        resolver = make([first.address, second.address], timeout=1)
         assert (await resolver.lookup("example.com", RecordType.A)).status is Status.FOUND
         assert (await resolver.lookup("null.example", RecordType.MX)).records == ("0 .",)
 
 
-async def test_no_server_at_all_is_temporary() -> None:
+async def test_no_server_at_all_is_temporary(make: Make) -> None:
     """Where nothing listens the resolver can be made, and its answers are temporary failures."""
-    resolver = DnsResolver([f"127.0.0.1:{free_udp_port()}"], timeout=0.2)
+    resolver = make([f"127.0.0.1:{free_udp_port()}"], timeout=0.2)
     assert (await resolver.lookup("example.com", RecordType.A)).status.is_temporary
 
 
@@ -135,22 +156,21 @@ async def test_a_missing_or_broken_resolv_conf_does_not_stop_the_start(tmp_path:
     if content is not None:
         path.write_bytes(content.encode("latin-1"))
     resolver = DnsResolver(resolv_conf=path)
-    assert [str(server) for server in resolver._resolver.nameservers] == ["Do53:127.0.0.1@53"]
+    assert resolver.servers == ("127.0.0.1:53",)
 
 
 async def test_the_systems_servers_are_used(tmp_path: Path) -> None:
     """Without servers of its own the resolver takes those of resolv.conf, in their order."""
     path = tmp_path / "resolv.conf"
     path.write_text("search example.com\nnameserver 192.0.2.53\nnameserver 2001:db8::53\n")
-    servers = DnsResolver(resolv_conf=path)._resolver.nameservers
-    assert [str(server) for server in servers] == ["Do53:192.0.2.53@53", "Do53:2001:db8::53@53"]
+    assert DnsResolver(resolv_conf=path).servers == ("192.0.2.53:53", "[2001:db8::53]:53")
 
 
-async def test_answers_are_kept_for_their_ttl() -> None:
+async def test_answers_are_kept_for_their_ttl(make: Make) -> None:
     """A second question is answered from the cache with the time that is left, until the TTL is over."""
     clock = Clock()
     async with DnsServer(ZONE, ttl=300) as server:
-        resolver = DnsResolver([server.address], clock=clock)
+        resolver = make([server.address], clock=clock)
         first = await resolver.lookup("example.com", RecordType.A)
         assert first.ttl == 300
         clock.time += 299
@@ -161,11 +181,11 @@ async def test_answers_are_kept_for_their_ttl() -> None:
         assert len(server.questions) == 2
 
 
-async def test_negative_answers_are_kept_by_the_soa_but_not_for_ever() -> None:
+async def test_negative_answers_are_kept_by_the_soa_but_not_for_ever(make: Make) -> None:
     """NXDOMAIN and no data hold as long as the SOA's minimum says, three hours at most (RFC 2308 5)."""
     clock = Clock()
     async with DnsServer(ZONE, ttl=60) as server:
-        resolver = DnsResolver([server.address], clock=clock)
+        resolver = make([server.address], clock=clock)
         for name, record_type in [("nowhere.example", RecordType.A), ("example.com", RecordType.PTR)]:
             asked = len(server.questions)
             assert (await resolver.lookup(name, record_type)).ttl == 60
@@ -176,46 +196,55 @@ async def test_negative_answers_are_kept_by_the_soa_but_not_for_ever() -> None:
             await resolver.lookup(name, record_type)
             assert len(server.questions) == asked + 2
     async with DnsServer(ZONE, ttl=1_000_000) as server:
-        resolver = DnsResolver([server.address])
-        assert (await resolver.lookup("nowhere.example", RecordType.A)).ttl <= MAX_NEGATIVE_TTL
+        resolver = make([server.address])
+        assert (await resolver.lookup("example.com", RecordType.PTR)).ttl == 3600  # the SOA record's own
+        server.soa_ttl = 1_000_000
+        assert (await resolver.lookup("nowhere.example", RecordType.A)).ttl == Lifetimes().negative_cap
 
 
-async def test_failures_are_kept_for_a_short_while() -> None:
+async def test_failures_are_kept_for_a_short_while(make: Make) -> None:
     """A failing name is not asked again at once, but soon (RFC 9520)."""
     clock = Clock()
     async with DnsServer(ZONE) as server:
-        resolver = DnsResolver([server.address], clock=clock)
+        resolver = make([server.address], clock=clock)
         assert (await resolver.lookup("broken.example", RecordType.A)).status is Status.SERVFAIL
         server.zone["broken.example"] = {"A": ["192.0.2.7"]}
         assert (await resolver.lookup("broken.example", RecordType.A)).status is Status.SERVFAIL
-        clock.time += FAILURE_TTL
+        clock.time += Lifetimes().failure
         assert (await resolver.lookup("broken.example", RecordType.A)).records == ("192.0.2.7",)
 
 
-async def test_an_answer_without_ttl_is_not_kept() -> None:
-    """TTL 0 means: for this question only (RFC 1035 3.2.1)."""
-    async with DnsServer(ZONE, ttl=0) as server:
-        resolver = DnsResolver([server.address])
-        await resolver.lookup("example.com", RecordType.A)
-        await resolver.lookup("example.com", RecordType.A)
-        assert len(server.questions) == 2
+async def test_an_answer_without_ttl_is_kept_as_long_as_the_floor_says(make: Make) -> None:
+    """TTL 0 means for this question only (RFC 1035 3.2.1); with a floor nobody asks all the time."""
+    for floor, asked in ((0.0, 2), (5.0, 1)):
+        async with DnsServer(ZONE, ttl=0) as server:
+            resolver = make([server.address], lifetimes=Lifetimes(floor=floor))
+            await resolver.lookup("example.com", RecordType.A)
+            await resolver.lookup("example.com", RecordType.A)
+            assert len(server.questions) == asked
 
 
-async def test_the_cache_is_bounded() -> None:
+async def test_an_answer_is_not_kept_longer_than_the_cap(make: Make) -> None:
+    """Whatever a record says of its own lifetime, it is asked for again after a day."""
+    async with DnsServer(ZONE, ttl=1_000_000) as server:
+        assert (await make([server.address]).lookup("example.com", RecordType.A)).ttl == Lifetimes().cap
+
+
+async def test_the_cache_is_bounded(make: Make) -> None:
     """The longest unused answer goes first."""
     async with DnsServer(ZONE) as server:
-        resolver = DnsResolver([server.address], cache=2)
+        resolver = make([server.address], cache=2)
         for name in ("example.com", "null.example", "example.com", "alias.example", "example.com", "null.example"):
             await resolver.lookup(name, RecordType.TXT)
         asked = [name for _, name, _ in server.questions]
         assert asked == ["example.com", "null.example", "alias.example", "null.example"]
 
 
-async def test_identical_questions_are_asked_once() -> None:
+async def test_identical_questions_are_asked_once(make: Make) -> None:
     """Fifty askers of one name share one question, and one who gives up does not spoil it for the others."""
     async with DnsServer(ZONE) as server:
         server.released.clear()
-        resolver = DnsResolver([server.address])
+        resolver = make([server.address])
         askers = [asyncio.create_task(resolver.lookup("example.com", RecordType.A)) for _ in range(50)]
         await server.asked.wait()
         askers[0].cancel()
@@ -226,10 +255,10 @@ async def test_identical_questions_are_asked_once() -> None:
         assert len(server.questions) == 1
 
 
-async def test_questions_in_flight_are_bounded() -> None:
+async def test_questions_in_flight_are_bounded(make: Make) -> None:
     """With one place taken by a silent name another question waits, and gives up at its own time-out."""
     async with DnsServer(ZONE) as server:
-        resolver = DnsResolver([server.address], timeout=0.2, concurrency=1)
+        resolver = make([server.address], timeout=0.2, concurrency=1)
         answers = await asyncio.gather(
             resolver.lookup("silent.example", RecordType.A), resolver.lookup("example.com", RecordType.A)
         )
@@ -238,10 +267,10 @@ async def test_questions_in_flight_are_bounded() -> None:
         assert (await resolver.lookup("example.com", RecordType.MX)).status is Status.FOUND
 
 
-async def test_closing_ends_what_is_in_flight() -> None:
+async def test_closing_ends_what_is_in_flight(make: Make) -> None:
     """After close nothing waits for the network any more."""
     async with DnsServer(ZONE) as server:
-        resolver = DnsResolver([server.address])
+        resolver = make([server.address])
         asker = asyncio.create_task(resolver.lookup("silent.example", RecordType.A))
         await server.asked.wait()
         await resolver.close()
@@ -249,10 +278,10 @@ async def test_closing_ends_what_is_in_flight() -> None:
             await asker
 
 
-async def test_client_names_are_confirmed() -> None:
+async def test_client_names_are_confirmed(make: Make) -> None:
     """The client's name is the PTR name that has the client's address itself; a failing zone leaves it open."""
     async with DnsServer(ZONE) as server:
-        resolver = DnsResolver([server.address])
+        resolver = make([server.address])
         assert (await client_name(resolver, "192.0.2.1")).name == "example.com"
         assert (await client_name(resolver, "192.0.2.3")).status is NameStatus.UNKNOWN
         assert (await client_name(resolver, "192.0.2.9")).status is NameStatus.TEMPORARY
