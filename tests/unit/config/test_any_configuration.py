@@ -32,6 +32,11 @@ domains:
   example.com: {recipients: {list: [alice], aliases: ["info: alice"]}, subaddress: "+", mode: observe}
   "*.example.net": {backend: postfix, policies: {size: {limit: 1KB, on: {nearly: tag}}}}
   example.org: {alias_of: example.com}
+  a.example: {recipients: [{probe: {random_test: 1h, cache: {yes: 1h, stale: 1d}}}, {tcp: {server: "127.0.0.1:1"}}]}
+  b.example: {recipients: {ldap: {server_host: a.example, search_base: "dc=%1", query_filter: "(&(a=%u)(!(b=*)))"}}}
+  c.example: {recipients: {sql: {url: "sqlite:///a", query: "SELECT :address", password: x}}}
+  d.example: {recipients: {http: {url: "http://a.example/{address}", not_found: no}}}
+  e.example: {recipients: {socketmap: {server: "unix:/a", map: b, key: domain}}}
 policies:
   - relay
   - size: {id: size, on: {too_large: {action: reject, reply: "552 5.3.4 No"}}, timeout: 1s, inner: {depth: 1}}
