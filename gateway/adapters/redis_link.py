@@ -137,7 +137,7 @@ def make_link(options: StateOptions, scripts: Sequence[Script]) -> Link:
         return ClusterLink(options, settings, scripts)
     if place.kind is StateKind.SENTINEL:
         secret = options.sentinel_password
-        manager = Sentinel(  # type: ignore[no-untyped-call]
+        manager = Sentinel(  # type: ignore[no-untyped-call]  # its annotations are missing
             list(place.servers),
             sentinel_kwargs={
                 "username": options.sentinel_username,

@@ -211,7 +211,7 @@ def _meaning(reply: Reply) -> bool | None:
     if reply.code == 552 or code in _FULL:  # noqa: PLR2004 - RFC 5321 4.2.2: exceeded storage allocation
         return True
     says_no = code is None or code == "5.4.1" or code.split(".")[1] in {"0", "1", "2"}
-    if reply.code == 554 and code is None:  # noqa: PLR2004 - "transaction failed" may be about anything
+    if reply.code == 554 and code is None:  # noqa: PLR2004 - its text, transaction failed, may be about anything
         return None
     return False if reply.code in {550, 551, 553, 554} and says_no else None
 

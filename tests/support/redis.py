@@ -145,8 +145,8 @@ class SentinelSetup:
             for _ in range(3):
                 self._sentinels.append(RedisServer(sentinel=configuration).__enter__())
             for one in self._sentinels:
-                wait_for(lambda one=one: one.client.sentinel_master("gateway")["num-other-sentinels"] == 2)  # type: ignore[misc]
-                wait_for(lambda one=one: one.client.sentinel_master("gateway")["num-slaves"] == 1)  # type: ignore[misc]
+                wait_for(lambda one=one: one.client.sentinel_master("gateway")["num-other-sentinels"] == 2)  # type: ignore[misc]  # a default
+                wait_for(lambda one=one: one.client.sentinel_master("gateway")["num-slaves"] == 1)  # type: ignore[misc]  # a default
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -185,7 +185,7 @@ class ClusterSetup:
                 check=True, capture_output=True, timeout=60,
             )  # fmt: skip
             for one in self.servers:
-                wait_for(lambda one=one: one.client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")  # type: ignore[misc]
+                wait_for(lambda one=one: one.client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")  # type: ignore[misc]  # a default
         except BaseException:
             self.__exit__(None, None, None)
             raise

@@ -93,7 +93,7 @@ def read(field: str) -> list[dict[str, Any]]:
     ]
 
 
-def spf(result: SpfResult, helo: SpfResult | None = None, reason: str = "") -> Spf:  # noqa: D103
+def spf(result: SpfResult, helo: SpfResult | None = None, reason: str = "") -> Spf:  # noqa: D103 - its name says it
     return Spf(
         mail_from=SpfCheck(result=result, domain="example.org", reason=reason),
         helo=None if helo is None else SpfCheck(result=helo, domain="out.example.org"),
