@@ -12,69 +12,56 @@ so that cancelling and time-outs work as with one.
 import asyncio
 from collections.abc import Callable, Generator
 from contextvars import Context
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 
 class Bell:
-    """One task at a time may await it."""
+    """One task at a time may await it.
 
-    __slots__ = ("_asyncio_future_blocking", "_cancelled", "_context", "_loop", "_wake")
+    Attributes:
+        is_awaited: Whether a task waits.
+        result: What a task that was woken calls; raises where it was cancelled.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_context", "_loop", "_wake", "is_awaited", "result")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.is_awaited = False
+        self.result: Callable[[], object] = bool  # no code of ours, because it is called each time
         self._asyncio_future_blocking = False
-        self._cancelled = False
-        self._context: Context | None = None
         self._loop = loop
-        self._wake: Callable[[Any], object] | None = None
+        self._wake: Callable[[Any], object]
+        self._context: Context
 
     def __await__(self) -> Generator[Self, None, None]:
         self._asyncio_future_blocking = True
-        yield self
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether a task waits."""
-        return self._wake is not None
-
-    def ring(self) -> None:
-        """Run the task that waits, if one does; from within a task, at the loop's next turn."""
-        wake = self._wake
-        if wake is None:
-            return
-        self._wake = None
-        assert self._context is not None  # noqa: S101 - came with it
-        if asyncio.current_task(self._loop) is None:
-            self._context.run(wake, self)
-        else:
-            self._loop.call_soon(wake, self, context=self._context)
-
-    # What a task asks of a future.
+        return iter((self,))  # type: ignore[return-value]  # all that is asked of a generator here, and cheaper
 
     def add_done_callback(self, wake: Callable[[Any], object], *, context: Context) -> None:
         """A task waits."""
         self._wake = wake
         self._context = context
+        self.is_awaited = True
 
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        """Whose tasks may wait."""
-        return self._loop
+    def ring(self) -> None:
+        """Run the task that waits, if one does; from within a task, at the loop's next turn."""
+        if not self.is_awaited:
+            return
+        self.is_awaited = False
+        if asyncio.current_task(self._loop) is None:
+            self._context.run(self._wake, self)
+        else:
+            self._loop.call_soon(self._wake, self, context=self._context)
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - as a future's
         """The task is cancelled; returns whether it waited."""
-        wake = self._wake
-        if wake is None:
+        if not self.is_awaited:
             return False
-        self._wake = None
-        self._cancelled = True
-        self._loop.call_soon(wake, self, context=self._context)
+        self.is_awaited = False
+        self.result = self._cancelled
+        self._loop.call_soon(self._wake, self, context=self._context)
         return True
 
-    def result(self) -> None:
-        """What waking comes to.
-
-        Raises:
-            asyncio.CancelledError: The task was cancelled.
-        """
-        if self._cancelled:
-            self._cancelled = False
-            raise asyncio.CancelledError
+    def _cancelled(self) -> NoReturn:
+        self.result = bool
+        raise asyncio.CancelledError

@@ -17,7 +17,7 @@ from gateway.config.model import Config, DelayReject, Listener
 from gateway.doors.smtp import engine_options
 from gateway.header import HeaderField
 from gateway.policy import Clock
-from gateway.reception import Reception
+from gateway.reception import Reception, Rules
 from gateway.recording import PROTOCOL, RESULTS
 from gateway.records import DecisionRecord
 from gateway.resolver import Answer, ClientName, RecordType, Resolver, SessionResolver, client_name
@@ -175,15 +175,17 @@ class _Walk:
         )
         self._reception = Reception(
             self._session,
-            self._chain,
-            domain=domain,
-            backend=lambda _, recipient: self._backend(recipient),
-            recipient_limit=config.limits.recipients,
-            single_recipient=frozenset(n for n, o in config.backends.items() if o.protocol is BackendProtocol.LMTP),
-            sink=self._explanation,
-            clock=clock,
-            identity=identity_of(config),
-            delay_reject=config.delay_reject is DelayReject.RCPT,
+            Rules(
+                chain=self._chain,
+                domain=domain,
+                backend=lambda _, recipient: self._backend(recipient),
+                recipient_limit=config.limits.recipients,
+                single_recipient=frozenset(n for n, o in config.backends.items() if o.protocol is BackendProtocol.LMTP),
+                sink=self._explanation,
+                clock=clock,
+                identity=identity_of(config),
+                delay_reject=config.delay_reject is DelayReject.RCPT,
+            ),
         )
         self._engine = ServerConnection(
             engine_options(config, listener),

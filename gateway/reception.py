@@ -17,7 +17,7 @@ describes is sent.
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.chain import Chain, Ruling, Seen, applied, recipient_seen
@@ -34,11 +34,11 @@ from gateway.verdict import GO_ON, Action, Check, Finding, Stage, Verdict
 _NO_TAGS: Final[frozenset[bytes]] = frozenset()
 
 
-class Reception:
-    """Walks one session through the chain.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What holds for all sessions of a listener.
 
-    Args:
-        session: The session, fresh.
+    Attributes:
         chain: The listener's chain.
         domain: Finds our domain of a name, None if it is not ours.
         backend: Tells the name of the server group that a recipient's mail goes to.
@@ -48,8 +48,28 @@ class Reception:
         clock: Tells the time.
         identity: The gateway's names.
         delay_reject: Whether early refusals are held back until RCPT.
+    """
+
+    chain: Chain
+    domain: Callable[[str], Domain | None]
+    backend: Callable[[Session, Recipient], str]
+    recipient_limit: int
+    single_recipient: frozenset[str]
+    sink: RecordSink
+    clock: Clock
+    identity: Identity
+    delay_reject: bool
+
+
+class Reception:
+    """Walks one session through the chain.
+
+    Args:
+        session: The session, fresh.
+        rules: What holds for it.
 
     Attributes:
+        chain: The listener's chain.
         transaction: The open transaction, None between them.
         latest: The open transaction, or the last one.
     """
@@ -57,20 +77,13 @@ class Reception:
     __slots__ = (
         "_after_data",
         "_anew",
-        "_backend",
         "_client",
-        "_clock",
-        "_delay",
         "_discarded",
-        "_domain",
         "_held",
-        "_identity",
         "_pending",
-        "_recipient_limit",
         "_recorded",
         "_refused",
-        "_single_recipient",
-        "_sink",
+        "_rules",
         "_started",
         "_tags",
         "_written",
@@ -80,33 +93,13 @@ class Reception:
         "transaction",
     )
 
-    def __init__(
-        self,
-        session: Session,
-        chain: Chain,
-        *,
-        domain: Callable[[str], Domain | None],
-        backend: Callable[[Session, Recipient], str],
-        recipient_limit: int,
-        single_recipient: frozenset[str],
-        sink: RecordSink,
-        clock: Clock,
-        identity: Identity,
-        delay_reject: bool,
-    ) -> None:
+    def __init__(self, session: Session, rules: Rules) -> None:
         self.session = session
-        self.chain = chain
+        self.chain = rules.chain
         self.transaction: Transaction | None = None
         self.latest: Transaction | None = None
-        self._domain = domain
-        self._backend = backend
-        self._recipient_limit = recipient_limit
-        self._single_recipient = single_recipient
-        self._sink = sink
-        self._clock = clock
+        self._rules = rules
         self._client = str(session.client_address)
-        self._identity = identity
-        self._delay = delay_reject
         self._held: list[Ruling] = []
         self._anew: dict[tuple[Stage, int], Finding | None] = {}
         self._pending: list[Ruling] = []  # of the recipient whose answer the backend is asked for
@@ -128,7 +121,9 @@ class Reception:
         """What a client that is refused at connect is greeted with: 554, or 421 (RFC 5321 3.1)."""
         reply = verdict.reply or replies.LOCAL_ERROR
         reply = (
-            _greeting(self._identity.hostname, reply) if verdict.action is Action.REJECT else reply.as_disconnection()
+            _greeting(self._rules.identity.hostname, reply)
+            if verdict.action is Action.REJECT
+            else reply.as_disconnection()
         )
         self._refused = replace(verdict, reply=reply)
         return reply
@@ -154,7 +149,7 @@ class Reception:
             session=session,
             reverse_path=path,
             parameters=parameters,
-            started=self._clock.now(),
+            started=self._rules.clock.now(),
         )
         self.transaction = self.latest = transaction
         self._after_data = None
@@ -172,8 +167,8 @@ class Reception:
     async def rcpt(self, path: Mailbox, parameters: tuple[Parameter, ...]) -> tuple[Recipient, Verdict]:
         """RCPT: a verdict with a reply refuses or discards the recipient; otherwise the backend has the next word."""
         transaction = self._open()
-        recipient = Recipient(path=path, parameters=parameters, domain=self._domain(path.domain))
-        if len(transaction.recipients) >= self._recipient_limit:  # not noted, or a client could fill the memory
+        recipient = Recipient(path=path, parameters=parameters, domain=self._rules.domain(path.domain))
+        if len(transaction.recipients) >= self._rules.recipient_limit:  # not noted, or a client could fill the memory
             verdict = Verdict(Action.DEFER, replies.TOO_MANY_RECIPIENTS, PROTOCOL, "too_many_recipients", Stage.RCPT)
             return recipient, self._refuse(recipient, verdict)
         transaction.recipients.append(recipient)
@@ -215,11 +210,12 @@ class Reception:
     async def data(self) -> Verdict:
         """DATA or the first BDAT: before the message is asked for. One that is to be discarded is asked for, too."""
         transaction = self._open()
-        if not transaction.accepted:  # every recipient is discarded
+        accepted = transaction.accepted
+        if not accepted:  # every recipient is discarded
             discarded = (each.verdict for each in transaction.recipients if each.state is RecipientState.DISCARDED)
             verdict = next(discarded, None) or GO_ON
         else:
-            verdict = await self._late_stage(Stage.DATA, (transaction,))
+            verdict = await self._late_stage(Stage.DATA, accepted[0], (transaction,))
         if verdict.action is not Action.DISCARD:
             return verdict
         self._discarded = replace(verdict, reply=replies.ACCEPTED)
@@ -229,15 +225,17 @@ class Reception:
         """The message has come: without a reply in the verdict it may be forwarded, with ``message.added`` on top."""
         transaction = self._open()
         transaction.message = message
-        verdict = self._discarded or await self._late_stage(Stage.MESSAGE, (transaction, message))
+        verdict = self._discarded or await self._late_stage(
+            Stage.MESSAGE, transaction.accepted[0], (transaction, message)
+        )
         if verdict.reply is None:
-            names = self._identity
+            names = self._rules.identity
             remove_forged(message, names.authserv_ids)
             message.added[:0] = [
                 # Above Received: SpamAssassin believes what stands there, not what stands below, where a stranger's
                 # server could have put it.
                 *sender_authentication(transaction, authserv_id=names.authserv_id, address=self._client),
-                received(transaction, hostname=names.hostname, address=self._client, now=self._clock.now()),
+                received(transaction, hostname=names.hostname, address=self._client, now=self._rules.clock.now()),
                 *self._tags,
             ]
         return verdict
@@ -322,11 +320,11 @@ class Reception:
         chain = self.chain
         if self._held and self._refusal_stands():
             return GO_ON
-        rulings = await chain.run(stage, chain.common, seen, arguments, checks, to_the_end=self._delay)
+        rulings = await chain.run(stage, chain.common, seen, arguments, checks, to_the_end=self._rules.delay_reject)
         if not rulings:
             return GO_ON
         # What is discarded must look accepted, so it too waits for RCPT.
-        at_once = {Action.DISCONNECT} if self._delay else {Action.DISCONNECT, Action.DEFER, Action.REJECT}
+        at_once = {Action.DISCONNECT} if self._rules.delay_reject else {Action.DISCONNECT, Action.DEFER, Action.REJECT}
         for ruling in applied(rulings, *at_once):
             return self._verdict(ruling)
         self._held += rulings
@@ -342,12 +340,12 @@ class Reception:
         """Whether a refusal is held that no recipient's settings can lift, so that nothing needs to run behind it."""
         return any(self.chain.is_final(ruling) for ruling in self._held)
 
-    async def _late_stage(self, stage: Stage, arguments: tuple[object, ...]) -> Verdict:
-        transaction = self._open()
-        first = transaction.accepted[0]
+    async def _late_stage(self, stage: Stage, first: Recipient, arguments: tuple[object, ...]) -> Verdict:
+        """Run a stage by the settings of the first recipient, which are those of all (``_split``)."""
         variant = self.chain.variant(first.domain)
         if stage not in variant.steps:
             return GO_ON
+        transaction = self._open()
         seen = recipient_seen(transaction, first)
         rulings = await self.chain.run(stage, variant, seen, arguments, transaction.checks)
         if not rulings:
@@ -398,15 +396,16 @@ class Reception:
 
     def _split(self, recipient: Recipient, seen: Seen, rulings: list[Ruling]) -> Verdict | None:
         """The 452 for a recipient that can not share the transaction with those accepted before, None if it can."""
-        backend = self._backend(self.session, recipient)
+        backend = self._rules.backend(self.session, recipient)
         limit = recipient.domain.message_size if recipient.domain is not None else None
         # What one recipient is tagged with another must not get.
         tags = frozenset(map(_tag_field, applied(rulings, Action.TAG))) if rulings else _NO_TAGS
         key = (backend, limit, tags, self.chain.after_data(self.chain.variant(recipient.domain), seen))
-        if not self._open().accepted:
+        recipients = self._open().recipients
+        if len(recipients) == 1 or not any(known.state is RecipientState.ACCEPTED for known in recipients):
             self._after_data = key
             return None
-        if key == self._after_data and backend not in self._single_recipient:
+        if key == self._after_data and backend not in self._rules.single_recipient:
             return None
         return Verdict(Action.DEFER, replies.SPLIT_RECIPIENTS, PROTOCOL, "split", Stage.RCPT)
 
@@ -431,11 +430,11 @@ class Reception:
             decision=decision,
             reply=reply,
             backend=backend,
-            gateway=self._identity.hostname,
+            gateway=self._rules.identity.hostname,
             address=self._client,
             duration=time.perf_counter() - self._started,
         )
-        self._sink.write(record)
+        self._rules.sink.write(record)
 
 
 def _ending(rulings: list[Ruling]) -> Ruling | None:

@@ -6,6 +6,7 @@ here.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from gateway import records
@@ -96,7 +97,7 @@ def record_of(
         session_id=session.id,
         gateway=gateway,
         listener=session.listener,
-        time=datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds"),
+        time=_moment(started),
         duration_ms=round(duration * 1000, 3),
         client=_client_record(session, address),
         helo=helo,
@@ -109,6 +110,17 @@ def record_of(
         reply=reply_record(reply),
         backend=backend,
     )
+
+
+def _moment(time: float) -> str:
+    """A UNIX time as ISO 8601 writes it, to the millisecond."""
+    second, microseconds = divmod(round(time * 1_000_000), 1_000_000)
+    return f"{_second(second)}.{microseconds // 1000:03}+00:00"
+
+
+@lru_cache(maxsize=4)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def reply_record(reply: Reply | None) -> ReplyRecord | None:

@@ -131,13 +131,13 @@ class Session:
 
 
 _DIGITS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no letter that is taken for another
+_PAIRS: Final = [first + second for first in _DIGITS for second in _DIGITS]
 
 
 def new_id(now: float) -> str:
     """An id of 14 characters: sorts by time (9 for milliseconds), unique by 25 random bits in the millisecond."""
     number = (int(now * 1000) << 25) | random.getrandbits(25)  # unique, no secret
-    digits = [_DIGITS[(number >> shift) & 31] for shift in range(65, -1, -5)]
-    return "".join(digits)
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in (60, 50, 40, 30, 20, 10, 0)])
 
 
 class RecipientState(StrEnum):
@@ -187,6 +187,11 @@ class Content(Protocol):
         """Whether the last line has its CRLF too, as always with DATA; a BDAT transfer may end anywhere (RFC 3030)."""
         ...
 
+    @property
+    def parts(self) -> Sequence[bytes] | None:
+        """The octets, where all of them are in memory: then nobody has to wait for them."""
+        ...
+
     def chunks(self) -> AsyncIterator[bytes]:
         """The octets from the start, in chunks."""
         ...
@@ -201,6 +206,11 @@ class _Shortened:
         self._content = content
         self._header_size = len(header)
         self._kept = kept
+
+    @property
+    def parts(self) -> Sequence[bytes] | None:
+        parts = self._content.parts
+        return None if parts is None else [self._kept, b"".join(parts)[self._header_size :]]
 
     async def chunks(self) -> AsyncIterator[bytes]:
         yield self._kept

@@ -11,7 +11,7 @@ Raises ``OSError`` (no space, no folder) out of ``write`` and ``chunks``; the ca
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -68,17 +68,21 @@ class Spool:
         self._header_done = False
 
     async def write(self, data: bytes) -> None:
-        """Append octets."""
+        """Append octets, and have them written to the file where they are too many for memory."""
+        if self.append(data):
+            await self.flush()
+
+    def append(self, data: bytes) -> bool:
+        """Append octets in memory; returns whether ``flush`` is due."""
         if self._hashes is not None:
             self._hashes.update(data)
         elif not self._header_done:
             self._gather_header(data)
         self.size += len(data)
-        self._tail = (self._tail + data[-2:])[-2:]
+        self._tail = data[-2:] if len(data) > 1 else (self._tail + data)[-2:]
         self._parts.append(data)
         self._waiting += len(data)
-        if self._waiting > (self._memory if self._file is None else BLOCK):
-            await self._flush()
+        return self._waiting > (self._memory if self._file is None else BLOCK)
 
     @property
     def ends_with_newline(self) -> bool:
@@ -90,6 +94,11 @@ class Spool:
         """The header section as far as it has come: up to the empty line, which is not included."""
         return bytes(self._header[2:])
 
+    @property
+    def parts(self) -> Sequence[bytes] | None:
+        """The octets, where all of them are in memory."""
+        return self._parts if self._file is None else None
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The octets from the start, in chunks. Can be read more than once."""
         if self._file is None:
@@ -97,7 +106,7 @@ class Spool:
                 yield part
             return
         if self._parts:
-            await self._flush()
+            await self.flush()
         offset = 0
         while offset < self.size:
             data = await asyncio.to_thread(self._file.read, offset)
@@ -115,7 +124,8 @@ class Spool:
         self._parts.clear()
         self._file = None
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """Have what is in memory written to the file."""
         parts, self._parts, self._waiting = self._parts, [], 0
         if self._file is None:
             self._file = await asyncio.to_thread(_File, self._folder)

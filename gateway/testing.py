@@ -17,7 +17,7 @@ Raises ``ValueError`` for an address, options or a zone that a real gateway woul
 """
 
 import inspect
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -91,6 +91,10 @@ class _Octets:
         self.ends_with_newline = octets.endswith(b"\r\n")
         self._octets = octets
         self._chunk = chunk
+
+    @property
+    def parts(self) -> Sequence[bytes] | None:
+        return None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         for start in range(0, max(self.size, 1), self._chunk):

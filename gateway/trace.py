@@ -81,7 +81,7 @@ def received(transaction: Transaction, *, hostname: str, address: str, now: floa
     name = session.client_name.name if session.client_name is not None else None
     literal = f"[IPv6:{address}]" if isinstance(session.client_address, IPv6Address) else f"[{address}]"
     protocol = session.protocol
-    if any(parameter.keyword == "SMTPUTF8" for parameter in transaction.parameters):
+    if transaction.parameters and any(parameter.keyword == "SMTPUTF8" for parameter in transaction.parameters):
         protocol = "UTF8" + protocol.removeprefix("E")  # RFC 6531 4.3: UTF8SMTP, UTF8SMTPS, UTF8SMTPSA
     helo_name = _UNSAFE.sub("?", session.helo_name or "unknown")
     lines = [f"Received: from {helo_name} ({name or 'unknown'} {literal})"]

@@ -37,8 +37,6 @@ BLOCK: Final = 65_536
 # "2.0.0 Ok: queued as 4F1B2C" (Postfix), "OK id=1tX-0001" (Exim), "2.0.0 x9 Message accepted for delivery" (Sendmail)
 _QUEUE_ID: Final = re.compile(r"queued as ([\w.-]+)|\bid=([\w.-]+)|^([\w.-]+) Message accepted for delivery")
 
-_DATA: Final = [(Command.DATA, "DATA")]
-
 
 class Source(Protocol):
     """Where connections come from: a group's pools, or the one connection of an authenticated session."""
@@ -332,7 +330,8 @@ class Delivery:
             connection.write(engine.content(f"BDAT {size} LAST", count))
         else:
             stuffer = DotStuffer()
-            reply = (await connection.exchange(_DATA, self._options.timeouts.command))[0]
+            connection.write(engine.data())
+            reply = (await connection.replies(1, self._options.timeouts.command))[0]
             if not reply.is_positive:
                 connection.needs_reset = True
                 self._release(connection)
@@ -364,21 +363,25 @@ class Delivery:
         Raises:
             BackendError: The connection is lost, or the server takes no more.
         """
-        parts = list(added)
-        size = 0
-        async for chunk in content.chunks():
-            parts.append(chunk)
-            size += len(chunk)
-            if size >= BLOCK:
-                data = b"".join(parts)
-                parts.clear()
-                size = 0
-                if connection.has_reply:
-                    return False
-                connection.write(data if stuffer is None else stuffer.feed(data))
-                if connection.is_paused:
-                    await connection.drain(self._options.timeouts.data_block)
-        data = b"".join(parts)
+        whole = content.parts if content.size < BLOCK else None
+        if whole is not None:
+            data = b"".join([*added, *whole])
+        else:
+            parts = list(added)
+            size = 0
+            async for chunk in content.chunks():
+                parts.append(chunk)
+                size += len(chunk)
+                if size >= BLOCK:
+                    data = b"".join(parts)
+                    parts.clear()
+                    size = 0
+                    if connection.has_reply:
+                        return False
+                    connection.write(data if stuffer is None else stuffer.feed(data))
+                    if connection.is_paused:
+                        await connection.drain(self._options.timeouts.data_block)
+            data = b"".join(parts)
         if connection.has_reply:
             return False
         connection.engine.content_sent = True

@@ -15,12 +15,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 
 from gateway.backend import AuthRelay, Delivery
 from gateway.bell import Bell
+from gateway.doors.listening import endpoint_name
 from gateway.doors.tls import tls_info
 from gateway.recording import PROTOCOL, RESULTS, reply_record
 from gateway.records import BackendRecord, Result
@@ -92,6 +93,7 @@ class Conversation(asyncio.Protocol):
     Args:
         door: The listener's door.
         loop: The running event loop.
+        server_address: What the client has connected to, None where the connection must be asked.
         proxied: What the PROXY header said, None where there was none.
 
     Attributes:
@@ -116,9 +118,11 @@ class Conversation(asyncio.Protocol):
         "_idle",
         "_loop",
         "_message_end",
+        "_peer",
         "_proxied",
         "_reception",
         "_relay",
+        "_server_address",
         "_session",
         "_session_end",
         "_spool",
@@ -130,11 +134,18 @@ class Conversation(asyncio.Protocol):
         "task",
     )
 
-    def __init__(self, door: "SmtpDoor", loop: asyncio.AbstractEventLoop, proxied: "Addresses | None" = None) -> None:
+    def __init__(
+        self,
+        door: "SmtpDoor",
+        loop: asyncio.AbstractEventLoop,
+        server_address: str | None = None,
+        proxied: "Addresses | None" = None,
+    ) -> None:
         self.client_address = ""
         self.deadline = float("inf")
         self.task: asyncio.Task[None] | None = None
         self._door = door
+        self._server_address = server_address
         self._proxied = proxied
         self._loop = loop
         self._bell = Bell(loop)  # rung for whatever the task waits for: octets, or room to write
@@ -164,12 +175,13 @@ class Conversation(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio.Protocol
         if self.task is not None:
             return  # the same connection, now under TLS
+        self._peer: tuple[str, int]
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         if self._proxied is not None:
-            self.client_address = str(self._proxied.client)
+            self._peer = (str(self._proxied.client), self._proxied.client_port)
         else:
-            peer = transport.get_extra_info("peername")
-            self.client_address = str(peer[0]) if peer else "0.0.0.0"
+            self._peer = (transport.get_extra_info("peername") or ("0.0.0.0", 0))[:2]
+        self.client_address = self._peer[0]
         if self._door.implicit_tls:
             self._transport.pause_reading()
             self._enciphered = []  # uvloop reads all the same until the handshake is begun
@@ -234,7 +246,7 @@ class Conversation(asyncio.Protocol):
         try:
             await self._serve(refusal)
         except _EndError as ended:
-            end = ended
+            end = ended.with_traceback(None)  # which would hold this frame, and it the exception: a cycle
         except asyncio.CancelledError:
             end = _protocol_end(replies.SHUTTING_DOWN, "shutdown")
         except Exception:
@@ -256,6 +268,7 @@ class Conversation(asyncio.Protocol):
             if reply is not None and not end.told and not self._gone:
                 self._transport.write(reply.wire)
             self._transport.close()
+            self._session.resolve_client_name = _not_asked  # the session was in it: no cycle is left behind
             if not self._gone and self._transport.get_write_buffer_size():  # one that reads nothing would stay for ever
                 self._loop.call_later(LAST_WORDS, self._transport.abort)
             self._door.forget(self)
@@ -284,7 +297,9 @@ class Conversation(asyncio.Protocol):
                 case Hello():
                     await self._hello(event)
                 case Quit():
-                    await self._quit()
+                    await self._reset()
+                    self._engine.reply(replies.BYE)
+                    return
                 case Reset():
                     await self._reset()
                     self._engine.reply(replies.OK)
@@ -319,11 +334,6 @@ class Conversation(asyncio.Protocol):
         self._engine.extensions = self._door.extensions()
         self._engine.auth_mechanisms = self._door.auth_mechanisms(self._session)
         self._answer(verdict, self._engine.hello_reply())
-
-    async def _quit(self) -> NoReturn:
-        await self._reset()
-        self._engine.reply(replies.BYE)
-        raise _EndError
 
     async def _reset(self) -> None:
         """The client gives up the transaction, if there is one."""
@@ -360,10 +370,11 @@ class Conversation(asyncio.Protocol):
             await self._end_message(verdict)
             return
         self._engine.reply(replies.START_MAIL_INPUT)
-        self._begin_message()
+        spool = self._begin_message()
         problem: Reply | None = None
         while isinstance(event := await self._event(), Chunk):
-            problem = problem or await self._keep(event.data)
+            if problem is None and spool.append(event.data):
+                problem = await self._flush(spool)
         assert isinstance(event, EndOfData)  # noqa: S101 - the engine's order
         await self._end_of_data(problem or event.problem)
 
@@ -371,13 +382,13 @@ class Conversation(asyncio.Protocol):
         """A message in chunks (RFC 3030): the octets of every chunk are read, also those of a refused one."""
         verdict = await self._reception.data()
         problem = verdict.reply
-        if problem is None:
-            self._begin_message()
+        spool = self._begin_message() if problem is None else None
         while True:
             following = await self._event()
             match following:
                 case Chunk():
-                    problem = problem or await self._keep(following.data)
+                    if problem is None and spool is not None and spool.append(following.data):
+                        problem = await self._flush(spool)
                 case Bdat():
                     pass
                 case EndOfChunk():
@@ -405,23 +416,24 @@ class Conversation(asyncio.Protocol):
 
     async def _other_than_chunk(self, event: Reset | Hello | Quit) -> None:
         """The client gives up a message between its chunks."""
-        if isinstance(event, Quit):
-            await self._quit()
         if isinstance(event, Hello):
             await self._hello(event)
             return
         await self._reset()
+        if isinstance(event, Quit):
+            self._engine.reply(replies.BYE)
+            raise _EndError
         self._engine.reply(replies.OK)
 
-    def _begin_message(self) -> None:
-        self._spool = self._door.spool()
+    def _begin_message(self) -> "Spool":
         whole = self._door.timeouts.message
         self._message_end = self._loop.time() + whole if whole else float("inf")
+        self._spool = spool = self._door.spool()
+        return spool
 
-    async def _keep(self, data: bytes) -> Reply | None:
-        assert self._spool is not None  # noqa: S101 - made when the message began
+    async def _flush(self, spool: "Spool") -> Reply | None:
         try:
-            await self._spool.write(data)
+            await spool.flush()
         except OSError as error:
             log.error("spool failed", session=self._session.id, error=str(error))  # noqa: TRY400 - the disk, not the code
             return replies.INSUFFICIENT_STORAGE
@@ -644,21 +656,18 @@ class Conversation(asyncio.Protocol):
 
     def _new_session(self) -> Session:
         door = self._door
-        peer = self._transport.get_extra_info("peername") or ("0.0.0.0", 0)
-        local = self._transport.get_extra_info("sockname") or ("0.0.0.0", 0)
-        client, port, server = _address(peer[0]), peer[1], f"{local[0]}:{local[1]}"
         if self._proxied is not None:
-            client, port = self._proxied.client, self._proxied.client_port
             server = f"{self._proxied.server}:{self._proxied.server_port}"
-        mapped = getattr(client, "ipv4_mapped", None)
+        else:
+            server = self._server_address or endpoint_name(self._transport.get_extra_info("sockname"))
         now = door.clock.now()
         whole = door.timeouts.session
         self._session_end = self._loop.time() + whole if whole else float("inf")
         session = Session(
             id=new_id(now),
             listener=door.name,
-            client_address=mapped or client,
-            client_port=port,
+            client_address=_address(self.client_address),
+            client_port=self._peer[1],
             server_address=server,
             started=now,
             resolver=door.session_resolver(),
@@ -671,8 +680,9 @@ class Conversation(asyncio.Protocol):
 
 @lru_cache(maxsize=1024)
 def _address(host: str) -> Address:
-    """The address of a peer; without the zone of a link-local one."""
-    return ip_address(host.partition("%")[0])
+    """The address of a peer; without the zone of a link-local one, and an IPv4 one as such."""
+    address = ip_address(host.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _backend_record(delivery: Delivery) -> BackendRecord:
@@ -682,7 +692,7 @@ def _backend_record(delivery: Delivery) -> BackendRecord:
 
 
 async def _not_asked() -> ClientName:
-    raise RuntimeError("the session has just begun")
+    raise RuntimeError("the session has just begun, or has ended")
 
 
 def _name_finder(session: Session, find: Callable[[str], Awaitable[ClientName]]) -> Callable[[], Awaitable[ClientName]]:

@@ -1,6 +1,7 @@
 """Listening sockets: bound once by the supervisor while it may, and handed to the workers."""
 
 import socket
+from ipaddress import ip_address
 from typing import Final
 
 from gateway.config.model import Endpoint
@@ -36,3 +37,15 @@ def bind(endpoint: Endpoint) -> list[socket.socket]:
             listening.close()
         raise ListenError(f"can not listen on {endpoint}: {error.strerror or error}") from error
     return sockets
+
+
+def address_of(listening: socket.socket) -> str | None:
+    """What every client of a listening socket has connected to, None where it listens on all addresses."""
+    local = listening.getsockname()
+    return None if ip_address(local[0]).is_unspecified else endpoint_name(local)
+
+
+def endpoint_name(local: tuple[str, int] | None) -> str:
+    """An end of a connection for records, as a socket tells it."""
+    host, port = (local or ("0.0.0.0", 0))[:2]
+    return f"{host}:{port}"

@@ -22,11 +22,11 @@ from gateway.backend import AuthRelay, ServerGroup
 from gateway.chain import Chain
 from gateway.config.model import Config, DelayReject, Listener, TlsMode
 from gateway.doors.conversation import Conversation
-from gateway.doors.listening import BACKLOG
+from gateway.doors.listening import BACKLOG, address_of
 from gateway.doors.proxy_protocol import Addresses, ProxyError, read_header
 from gateway.doors.tls import Certificate
 from gateway.policy import Clock
-from gateway.reception import Reception
+from gateway.reception import Reception, Rules
 from gateway.records import RecordSink
 from gateway.resolver import ClientName, NameStatus, Resolver, SessionResolver, client_name
 from gateway.session import Domain, Recipient, Session
@@ -109,15 +109,20 @@ class SmtpDoor:
         self._config = config
         self._listener = listener
         self._listening = listening
-        self._chain = chain
+        self._rules = Rules(
+            chain=chain,
+            domain=domain,
+            backend=self._backend_name,
+            recipient_limit=config.limits.recipients,
+            single_recipient=frozenset(name for name, group in groups.items() if group.single_recipient),
+            sink=sink,
+            clock=clock,
+            identity=identity,
+            delay_reject=config.delay_reject is DelayReject.RCPT,
+        )
         self._signatures = chain.signatures
         self._groups = groups
-        self._domain = domain
-        self._identity = identity
         self._resolver = resolver
-        self._sink = sink
-        self._single = frozenset(name for name, group in groups.items() if group.single_recipient)
-        self._delay = config.delay_reject is DelayReject.RCPT
         self._limit = -(-config.limits.connections // config.workers)
         self._conversations: set[Conversation] = set()
         self._clients: Counter[str] = Counter()
@@ -141,9 +146,8 @@ class SmtpDoor:
             if self._listener.proxy_protocol is not None:
                 self._accepting.append(self._own(self._accept_proxied(listening)))
             else:
-                self._servers.append(
-                    await loop.create_server(lambda: Conversation(self, loop), sock=listening, backlog=BACKLOG)
-                )
+                begin = partial(Conversation, self, loop, address_of(listening))
+                self._servers.append(await loop.create_server(begin, sock=listening, backlog=BACKLOG))
         self._own(self._watch())
 
     def close(self) -> None:
@@ -209,18 +213,7 @@ class SmtpDoor:
 
     def reception(self, session: Session) -> Reception:
         """The way of a session through the chain."""
-        return Reception(
-            session,
-            self._chain,
-            domain=self._domain,
-            backend=self._backend_name,
-            recipient_limit=self._config.limits.recipients,
-            single_recipient=self._single,
-            sink=self._sink,
-            clock=self.clock,
-            identity=self._identity,
-            delay_reject=self._delay,
-        )
+        return Reception(session, self._rules)
 
     def spool(self) -> Spool:
         """The place for one message."""
@@ -362,7 +355,7 @@ class SmtpDoor:
             if proxy is not None and proxy.trusts(connection.getpeername()[0]):
                 async with asyncio.timeout(self.timeouts.proxy):
                     addresses = await read_header(connection)
-            await loop.connect_accepted_socket(lambda: Conversation(self, loop, addresses), connection)
+            await loop.connect_accepted_socket(lambda: Conversation(self, loop, proxied=addresses), connection)
         except (ProxyError, OSError, TimeoutError) as error:
             log.warning("no PROXY header from a trusted peer", listener=self.name, error=str(error) or "timeout")
             connection.close()

@@ -217,6 +217,11 @@ class ClientConnection:
         self.pending.extend([kind for kind, _ in commands])
         return text.encode("utf-8", "surrogateescape")
 
+    def data(self) -> bytes:
+        """The octets of DATA, whose reply is then expected."""
+        self.pending.append(Command.DATA)
+        return b"DATA\r\n"
+
     def content(self, line: str | None, replies: int) -> bytes:
         """The message follows: behind this command (BDAT), or without one after the reply to DATA.
 

@@ -118,7 +118,7 @@ class _Client:
 
     def _connect(self) -> None:
         transport = _Transport(self._loop)
-        self._conversation = Conversation(self._door, self._loop)
+        self._conversation = Conversation(self._door, self._loop, "127.0.0.1:2525")
         transport.on_write = self._step
         transport.on_close = self._closed
         self._steps = self._session()
@@ -202,8 +202,8 @@ async def _calls(worker: Worker, *, kept: bool, show: bool) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--messages", type=int, default=5000, help="in a round")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--messages", type=int, default=600, help="in a round")
+    parser.add_argument("--rounds", type=int, default=80)
     parser.add_argument("--only", choices=("new", "kept"))
     parser.add_argument("--profile", action="store_true", help="print where the calls go")
     arguments = parser.parse_args()

@@ -340,6 +340,7 @@ async def test_half_a_message_is_never_accepted(postfix: Postfix) -> None:
     class Endless:
         size = 10_000_000
         ends_with_newline = True
+        parts = None
 
         async def chunks(self) -> AsyncIterator[bytes]:
             yield b"Subject: half\r\n\r\n" + b"x" * 70_000 + b"\r\n"

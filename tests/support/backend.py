@@ -1,6 +1,6 @@
 """Server groups, transactions and messages for tests of the backend layer."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import Any
@@ -36,6 +36,8 @@ class Zone:
 
 class Bytes:
     """The content of a message, in chunks of a size."""
+
+    parts: Sequence[bytes] | None = None
 
     def __init__(self, octets: bytes, chunk: int = 65_536) -> None:
         self.size = len(octets)

@@ -1,7 +1,7 @@
 """The reception's own parts: ids, the end of a session, the Received field."""
 
 from gateway.chain import Chain
-from gateway.reception import Reception
+from gateway.reception import Reception, Rules
 from gateway.records import DecisionRecord
 from gateway.session import RecipientState, Session, new_id
 from gateway.smtp import reply as replies
@@ -20,15 +20,17 @@ class Desk:
         self.session: Session = self.site.session()
         self.reception = Reception(
             self.session,
-            Chain([], {}, [], self.site.context),
-            domain=self.site.context.domain,
-            backend=lambda _session, _recipient: "backend",
-            recipient_limit=2,
-            single_recipient=frozenset(),
-            sink=self,
-            clock=self.site.clock,
-            identity=Identity(hostname="mx.example.com"),
-            delay_reject=True,
+            Rules(
+                chain=Chain([], {}, [], self.site.context),
+                domain=self.site.context.domain,
+                backend=lambda _session, _recipient: "backend",
+                recipient_limit=2,
+                single_recipient=frozenset(),
+                sink=self,
+                clock=self.site.clock,
+                identity=Identity(hostname="mx.example.com"),
+                delay_reject=True,
+            ),
         )
 
     def write(self, record: DecisionRecord) -> None:

@@ -312,6 +312,8 @@ async def test_a_spool_that_can_not_be_read_is_452_and_leaves_no_half_message(
     """A fault of the disk while the backend is given the message is told to the client; nothing is completed there."""
 
     class Broken(Spool):
+        parts = None
+
         async def chunks(self) -> AsyncIterator[bytes]:
             yield b"X" * 100_000
             raise OSError(5, "Input/output error")

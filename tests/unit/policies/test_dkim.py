@@ -176,6 +176,7 @@ async def test_the_body_is_read_again_only_if_it_was_not_hashed_for_enough_signa
     class Content:
         size = received.size
         ends_with_newline = True
+        parts = None
         reads = 0
 
         def chunks(self) -> Any:
