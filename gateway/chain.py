@@ -445,7 +445,7 @@ class Chain:
         differing = tuple(
             (mine.id, _frozen(mine))
             for mine, theirs in zip(own, common, strict=True)
-            if mine != theirs and not set(mine.policy.hooks()) <= {Stage.RCPT, Stage.CLOSE}
+            if mine != theirs and not set(mine.policy.stages(mine.options)) <= {Stage.RCPT, Stage.CLOSE}
         )
         anew = {
             (stage, step.id): step
@@ -461,7 +461,7 @@ class Chain:
                 return step
         policy = settings.policy(settings.options, self._context)
         policy.id = settings.id
-        hooks = {stage: getattr(policy, name) for stage, name in policy.hooks().items()}
+        hooks = {stage: getattr(policy, name) for stage, name in policy.stages(settings.options).items()}
         step = Step(
             id=settings.id,
             policy=policy,
@@ -484,7 +484,7 @@ def _responses(settings: PolicySettings) -> dict[str, Response]:
 
 
 def _looks_at_data(policy: Policy[Any]) -> bool:
-    return not {Stage.DATA, Stage.MESSAGE}.isdisjoint(policy.hooks())
+    return not {Stage.DATA, Stage.MESSAGE}.isdisjoint(policy.stages(policy.options))
 
 
 def _frozen(settings: PolicySettings) -> str:

@@ -153,6 +153,11 @@ class Policy(Generic[OptionsT]):
         """The stages at which it runs, each with the name of its method."""
         return {stage: f"on_{stage}" for stage in Stage if callable(getattr(cls, f"on_{stage}", None))}
 
+    @classmethod
+    def stages(cls, options: Options) -> Mapping[Stage, str]:  # noqa: ARG003 - for those that depend on them
+        """The stages at which it runs with these options: all of ``hooks`` unless the policy says otherwise."""
+        return cls.hooks()
+
     async def start(self) -> None:
         """Prepare; called once in each worker before the first connection."""
 

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_RATE: Final = r"(\d+(?:[KMGkmg][iI]?[bB])?)/(\d*)(ms|s|min|m|h|d|w)"
 _OCTETS: Final = {
     "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3,
 }  # fmt: skip
@@ -87,7 +88,7 @@ Size: TypeAlias = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many in a period, written ``100/h`` or ``10/5m``.
+    """So many in a period, written ``100/h`` or ``10/5m``; of octets ``500MB/h``.
 
     Attributes:
         count: How many.
@@ -106,10 +107,11 @@ class Rate:
         """
         if isinstance(value, Rate):
             return value
-        match = re.fullmatch(r"(\d+)/(\d*)(ms|s|min|m|h|d|w)", value, re.ASCII) if isinstance(value, str) else None
-        if match is None or int(match[1]) == 0 or match[2] == "0":
-            raise ValueError(f"{value!r} is not a rate such as 100/h or 10/5m")
-        return cls(int(match[1]), int(match[2] or 1) * _SECONDS[match[3]])
+        match = re.fullmatch(_RATE, value, re.ASCII) if isinstance(value, str) else None
+        count = 0 if match is None else parse_size(match[1])
+        if match is None or count == 0 or match[2] == "0":
+            raise ValueError(f"{value!r} is not a rate such as 100/h, 10/5m or 500MB/h")
+        return cls(count, int(match[2] or 1) * _SECONDS[match[3]])
 
     def __str__(self) -> str:
         period = format_duration(self.period)
@@ -121,4 +123,4 @@ class Rate:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"type": "string", "pattern": r"^\d+/\d*(ms|s|min|m|h|d|w)$", "examples": ["100/h"]}
+        return {"type": "string", "pattern": f"^{_RATE}$", "examples": ["100/h"]}

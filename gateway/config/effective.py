@@ -31,7 +31,7 @@ def effective(config: Config, listeners: Iterable[Listener]) -> dict[str, Any]:
 def stages(chain: ChainSettings) -> dict[str, list[str]]:
     """The ids of the policies that run at each stage, in order; stages at which none runs are left out."""
     found = {
-        stage.value: [settings.id for settings in chain.policies if stage in settings.policy.hooks()] for stage in Stage
+        stage.value: [settings.id for settings in chain.policies if stage in settings.policy.stages(settings.options)] for stage in Stage
     }
     return {stage: ids for stage, ids in found.items() if ids}
 
@@ -41,7 +41,7 @@ def policy(settings: PolicySettings) -> dict[str, Any]:
     return {
         "id": settings.id,
         "policy": settings.policy.name,
-        "stages": list(settings.policy.hooks()),
+        "stages": list(settings.policy.stages(settings.options)),
         "mode": settings.mode.value,
         "on_error": settings.on_error.value,
         "timeout": format_duration(settings.timeout),

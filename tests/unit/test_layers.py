@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 ROWS = (
     ("gateway.smtp", "gateway.units", "gateway.resolver", "gateway.header", "gateway.log", "gateway.lookup"),
     ("gateway.mailauth",),
-    ("gateway.session", "gateway.verdict", "gateway.policy", "gateway.state"),
+    ("gateway.session", "gateway.verdict", "gateway.policy", "gateway.state", "gateway.subjects"),
     ("gateway.records", "gateway.tables"),
     ("gateway.config",),
     ("gateway.asking", "gateway.chain"),
@@ -34,6 +34,7 @@ POLICIES_MAY_USE = (
     "gateway.verdict",
     "gateway.session",
     "gateway.state",
+    "gateway.subjects",
     "gateway.header",
     "gateway.mailauth",
     "gateway.smtp",

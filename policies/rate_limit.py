@@ -1,0 +1,308 @@
+"""rate_limit: so much in so much time, for each client, sender, recipient or whatever ``key`` says.
+
+Counts connections, messages, recipients, octets or refusals in token buckets, which all workers and machines share
+(``state:``). A bucket holds ``burst`` and regains ``limit``; what does not fit is deferred, and the reply says when to
+come back. In any period a client gets at most ``burst`` and ``limit`` together.
+
+It runs at the first stage at which what it counts has come and its key is known:
+
+- ``connections``: at connect. Keys: the client's.
+- ``messages``: at MAIL; with a key of the recipient at each RCPT; with ``dkim_domain`` when the message has come.
+- ``recipients``: at RCPT, or when the message has come. Only those that earlier policies let through.
+- ``bytes``: when the message has come, and before it is sent whether there is room for anything.
+- ``refusals``: what any policy, or the backend at RCPT, refused for good (5xx). Who has too many of them is put off at
+  connect, MAIL and RCPT: so those who try out addresses are slowed down, or with ``hold`` shut out for a while. What
+  this policy refuses itself does not count.
+
+Several instances that stand next to one another in the chain are asked in one round trip, and count all or none: what
+one of them refuses costs nothing in the others. Where a part of the key is not there (``login`` without one,
+``spf_domain`` without a pass) nothing is counted. When the state is away ``on_error`` holds, or with ``approximate``
+each worker counts by itself.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Final, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from gateway.policy import Context, OnError, Options, Policy
+from gateway.session import Message, Recipient, Session, Transaction
+from gateway.smtp.reply import Reply
+from gateway.state import Answer, Asking, Counting, Take
+from gateway.subjects import ORDER, Key, Subjects, known_at
+from gateway.tables import AddressTable, NameTable, NetworkTable
+from gateway.units import Duration, Rate, Size
+from gateway.verdict import Action, Finding, Outcome, Stage
+
+_CLIENT_KEYS: Final = frozenset({Key.CLIENT_ADDRESS, Key.CLIENT_NAME, Key.CLIENT_DOMAIN})
+
+
+class Count(StrEnum):
+    """What is counted."""
+
+    CONNECTIONS = "connections"
+    MESSAGES = "messages"
+    RECIPIENTS = "recipients"
+    BYTES = "bytes"
+    REFUSALS = "refusals"
+
+
+def _as_list(value: object) -> object:
+    """A word is short for a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+class ClientLimit(Options):
+    """The limit of some clients."""
+
+    clients: NetworkTable = Field(description="The clients it is for.")
+    limit: Rate = Field(description="How much in which time.")
+    burst: Size | None = Field(default=None, ge=1, description="How much at once; as much as in the limit without it.")
+
+
+class RateLimitOptions(Options):
+    """The options of ``rate_limit``."""
+
+    key: Annotated[tuple[Key, ...], BeforeValidator(_as_list), Field(min_length=1)] = Field(
+        default=(Key.CLIENT_ADDRESS,), description="By what is counted; several together make one key."
+    )
+    count: Count = Field(default=Count.MESSAGES, description="What is counted.")
+    limit: Rate = Field(description="How much in which time: `100/h`, `10/5m`, or with bytes `500MB/h`.")
+    burst: Size | None = Field(
+        default=None,
+        ge=1,
+        description="How much at once; as much as in the limit without it: `100/h` takes 100 at once.",
+    )
+    cost: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="What each counts; octets are counted as they are."
+    )
+    hold: Duration = Field(
+        default=0.0, description="For how long nothing passes once something was refused; 0 for no longer than needed."
+    )
+    ipv4_prefix: Annotated[int, Field(ge=8, le=32)] = Field(
+        default=32, description="IPv4 clients of one network of this length count together."
+    )
+    ipv6_prefix: Annotated[int, Field(ge=16, le=128)] = Field(
+        default=64, description="The same for IPv6; a customer has at least a /64."
+    )
+    limits: tuple[ClientLimit, ...] = Field(
+        default=(), description="Other limits for lists of clients; the first whose list has the client holds."
+    )
+    allow: NetworkTable = Field(default=NetworkTable(), description="Clients that are not counted.")
+    allow_names: NameTable = Field(default=NameTable(), description="Clients that are not counted, by their names.")
+    allow_senders: AddressTable = Field(default=AddressTable(), description="Senders that are not counted.")
+    allow_recipients: AddressTable = Field(default=AddressTable(), description="Recipients that are not counted.")
+    approximate: bool = Field(
+        default=False,
+        description="While the state is away each worker counts by itself, with its share of the limit; "
+        "without this, `on_error` holds.",
+    )
+
+    @model_validator(mode="after")
+    def _can_be_counted(self) -> Self:
+        if len(set(self.key)) != len(self.key):
+            raise ValueError("'key' names something twice")
+        if self.count is Count.CONNECTIONS and not _CLIENT_KEYS.issuperset(self.key):
+            raise ValueError("connections are counted by client_address, client_name or client_domain")
+        if self.count is Count.REFUSALS and Key.DKIM_DOMAIN in self.key:
+            raise ValueError("refusals are not counted by dkim_domain: most come before a signature is seen")
+        if self.count is Count.BYTES and self.cost != 1:
+            raise ValueError("octets are counted as they are: leave out 'cost'")
+        return self
+
+    @property
+    def counted_at(self) -> Stage:
+        """The stage at which it counts; with refusals, the first at which it looks."""
+        earliest = {
+            Count.CONNECTIONS: Stage.CONNECT,
+            Count.MESSAGES: Stage.MAIL,
+            Count.RECIPIENTS: Stage.RCPT,
+            Count.BYTES: Stage.MESSAGE,
+            Count.REFUSALS: Stage.CONNECT,
+        }[self.count]
+        return max(earliest, known_at(self.key), key=ORDER.index)
+
+    @property
+    def looked_at(self) -> frozenset[Stage]:
+        """The stages at which it only looks whether there is room."""
+        if self.count is Count.BYTES and known_at(self.key) is not Stage.MESSAGE:
+            return frozenset({max(Stage.MAIL, known_at(self.key), key=ORDER.index)})
+        if self.count is Count.REFUSALS:
+            first = ORDER.index(self.counted_at)
+            return frozenset({self.counted_at} | {s for s in (Stage.MAIL, Stage.RCPT) if ORDER.index(s) >= first})
+        return frozenset()
+
+
+class RateLimit(Policy[RateLimitOptions]):
+    """Bounds what a client, a sender or a recipient may do in a time."""
+
+    name = "rate_limit"
+    on_error = OnError.PASS
+    timeout = 10.0
+    uses_state = True
+    asks = True
+
+    exceeded = Outcome(
+        "exceeded",
+        Action.DEFER,
+        Reply(450, "4.7.1", "Rate limit exceeded, try again later"),
+        "There was too much of it; the reply says in how many seconds to come back.",
+    )
+    within = Outcome(
+        "within",
+        Action.PASS,
+        Reply(450, "4.7.1", "Rate limited"),
+        "The limit is not reached; the record shows how full the bucket is.",
+    )
+
+    def __init__(self, options: RateLimitOptions, context: Context) -> None:
+        super().__init__(options, context)
+        self._subjects = Subjects(options.key, options.ipv4_prefix, options.ipv6_prefix)
+
+    @classmethod
+    def stages(cls, options: Options) -> Mapping[Stage, str]:
+        """Only those at which something is counted or looked at."""
+        assert isinstance(options, RateLimitOptions)  # noqa: S101 - its own
+        wanted = options.looked_at | (frozenset() if options.count is Count.REFUSALS else {options.counted_at})
+        return {stage: hook for stage, hook in cls.hooks().items() if stage in wanted}
+
+    @property
+    def watches_refusals(self) -> bool:
+        """Refusals are what it may count."""
+        return self.options.count is Count.REFUSALS
+
+    # The stages.
+
+    async def on_connect(self, session: Session) -> Asking | None:
+        """Connections, and the refusals of earlier ones."""
+        return await self._ask(Stage.CONNECT, session)
+
+    async def on_helo(self, session: Session) -> Asking | None:
+        """Refusals by the HELO name."""
+        return await self._ask(Stage.HELO, session)
+
+    async def on_mail(self, transaction: Transaction) -> Asking | None:
+        """Messages; whether there is room for octets and refusals."""
+        return await self._ask(Stage.MAIL, transaction.session, transaction)
+
+    async def on_rcpt(self, transaction: Transaction, recipient: Recipient) -> Asking | None:
+        """Recipients; messages and octets by recipient; further refusals."""
+        if self.watches_refusals and not transaction.session.refusals and self.options.counted_at is not Stage.RCPT:
+            return None  # nothing has changed since MAIL
+        if recipient.path in self.options.allow_recipients:
+            return None
+        return await self._ask(Stage.RCPT, transaction.session, transaction, [recipient])
+
+    async def on_message(self, transaction: Transaction, message: Message) -> Asking | None:
+        """Octets, and whatever is counted by a signature's domain."""
+        allowed = self.options.allow_recipients
+        recipients = [recipient for recipient in transaction.accepted if recipient.path not in allowed]
+        return await self._ask(Stage.MESSAGE, transaction.session, transaction, recipients, message.size)
+
+    def on_refusal(
+        self, session: Session, transaction: Transaction, recipient: Recipient | None, by: str | None
+    ) -> None:
+        """Count what others refused."""
+        if by == self.id or self._is_allowed(session, transaction):
+            return
+        if recipient is not None and recipient.path in self.options.allow_recipients:
+            return
+        about = self._subjects.of(session, transaction, recipient)
+        if about is not None:
+            self.context.state.post(self._take(session, about, Counting.ADD, self.options.cost))
+
+    # What is asked.
+
+    async def _ask(
+        self,
+        stage: Stage,
+        session: Session,
+        transaction: Transaction | None = None,
+        recipients: Sequence[Recipient] = (),
+        size: int = 0,
+    ) -> Asking | None:
+        options = self.options
+        if (self._subjects.asks_dns or not options.allow_names.is_empty) and session.client_name is None:
+            await session.resolve_client_name()
+        if self._is_allowed(session, transaction):
+            return None
+        looks = stage in options.looked_at
+        abouts = self._abouts(session, transaction, recipients)
+        if not abouts:
+            return None
+        takes = [
+            self._take(session, about, Counting.LOOK if looks else Counting.TAKE, self._cost(stage, number, size))
+            for about, number in abouts.items()
+        ]
+        return Asking(takes, self.exceeded, lambda answers: self._conclude(takes, answers))
+
+    def _abouts(
+        self, session: Session, transaction: Transaction | None, recipients: Sequence[Recipient]
+    ) -> dict[str, int]:
+        """The subjects, each with the number of its recipients."""
+        found: dict[str, int] = {}
+        subjects = self._subjects
+        for recipient in recipients or (None,):
+            about = subjects.of(session, transaction, recipient)
+            if about is not None:
+                found[about] = found.get(about, 0) + 1
+        return found
+
+    def _cost(self, stage: Stage, recipients: int, size: int) -> int:
+        if self.options.count is Count.BYTES:
+            return max(size, 1) if stage is Stage.MESSAGE else 1
+        return self.options.cost * (recipients if self.options.count is Count.RECIPIENTS else 1)
+
+    def _is_allowed(self, session: Session, transaction: Transaction | None) -> bool:
+        options = self.options
+        name = None if session.client_name is None else session.client_name.name
+        return (
+            session.client_address in options.allow
+            or (name is not None and name in options.allow_names)
+            or (transaction is not None and transaction.reverse_path in options.allow_senders)
+        )
+
+    def _take(self, session: Session, about: str, counting: Counting, cost: int) -> Take:
+        options = self.options
+        own = next((own for own in options.limits if session.client_address in own.clients), None)
+        limit, burst = (options.limit, options.burst) if own is None else (own.limit, own.burst)
+        return Take(
+            name=f"{self.id}:{limit}",
+            subject=about,
+            rate=limit.count / limit.period,
+            burst=float(burst or limit.count),
+            cost=float(cost),
+            counting=counting,
+            hold=options.hold,
+            approximate=options.approximate,
+        )
+
+    def _conclude(self, takes: Sequence[Take], answers: Sequence[Answer]) -> Finding:
+        """The fullest bucket speaks for all."""
+        fullest = max(
+            range(len(takes)),
+            key=lambda at: (not answers[at].granted, answers[at].wait, answers[at].level / takes[at].burst),
+        )
+        take, answer = takes[fullest], answers[fullest]
+        evidence: dict[str, object] = {
+            "key": take.subject,
+            "count": self.options.count.value,
+            "level": round(answer.level, 1),
+            "burst": round(take.burst),
+            "limit": take.name.rpartition(":")[2],
+        }
+        if answer.approximate:
+            evidence["approximate"] = True
+        if answer.granted:
+            return self.within(reply=None, **evidence)
+        seconds = max(1, math.ceil(answer.wait))
+        told = Reply(450, "4.7.1", f"Too many {_WORDS[self.options.count]}, try again in {seconds} seconds")
+        return self.exceeded(reply=told, wait=seconds, **evidence)
+
+
+_WORDS: Final[Mapping[Count, str]] = {count: count.value for count in Count} | {
+    Count.BYTES: "octets",
+    Count.REFUSALS: "refused commands",
+}

@@ -1,0 +1,56 @@
+"""concurrency: connections of a client at a time."""
+
+import pytest
+
+from gateway.testing import Site, run
+from gateway.verdict import Action, Stage
+from policies.concurrency import Concurrency
+
+
+async def test_a_connection_too_many_is_ended_and_one_that_ends_makes_room() -> None:
+    """Two are in; the third is told to come again; when one has left the next may come."""
+    site = Site()
+    policy = site.policy(Concurrency, {"limit": 2})
+    sessions = [site.session("192.0.2.1") for _ in range(3)]
+    found = [await run(policy, Stage.CONNECT, session) for session in sessions]
+    assert [finding and finding.outcome for finding in found] == [
+        Concurrency.within, Concurrency.within, Concurrency.exceeded,
+    ]  # fmt: skip
+    assert found[2] is not None
+    assert found[2].outcome.action is Action.DISCONNECT
+    assert found[2].evidence == {"key": "client_address=192.0.2.1", "connections": 2, "limit": 2}
+    await run(policy, Stage.CLOSE, sessions[2])
+    again = await run(policy, Stage.CONNECT, site.session("192.0.2.1"))
+    assert again is not None
+    assert again.outcome is Concurrency.exceeded
+    await run(policy, Stage.CLOSE, sessions[0])
+    third = await run(policy, Stage.CONNECT, site.session("192.0.2.1"))
+    assert third is not None
+    assert third.outcome is Concurrency.within
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"allow": ["192.0.2.0/24"]}, [None, None]),
+        ({"limits": [{"clients": ["192.0.2.1"], "limit": 2}]}, ["within", "within"]),
+        ({"limits": [{"clients": ["192.0.2.2"], "limit": 2}]}, ["within", "exceeded"]),
+        ({"key": "client_name"}, [None, None]),
+    ],
+)
+async def test_lists_of_clients_have_limits_of_their_own(options: dict[str, object], found: list[str | None]) -> None:
+    """Some clients are not counted, some have another limit; without the key's part there is nothing to count."""
+    site = Site()
+    policy = site.policy(Concurrency, {"limit": 1, **options})
+    findings = [await run(policy, Stage.CONNECT, site.session("192.0.2.1")) for _ in range(2)]
+    assert [finding and finding.outcome.name for finding in findings] == found
+
+
+async def test_clients_of_a_name_are_counted_together() -> None:
+    """Addresses of one host count by its confirmed name."""
+    zone = {"mail.example": {"A": ["192.0.2.1", "192.0.2.2"]}}
+    zone |= {f"{last}.2.0.192.in-addr.arpa": {"PTR": ["mail.example"]} for last in (1, 2)}
+    site = Site(zone=zone)
+    policy = site.policy(Concurrency, {"limit": 1, "key": "client_name"})
+    findings = [await run(policy, Stage.CONNECT, site.session(f"192.0.2.{last}")) for last in (1, 2)]
+    assert [finding and finding.outcome.name for finding in findings] == ["within", "exceeded"]
