@@ -23,7 +23,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
 
 from gateway.config.backend import BackendOptions, NextHop
@@ -45,7 +45,8 @@ _BLOCK: Final = re.compile(
 
 # What a value is called; the order matters where one type is a subtype of another.
 _TYPE_WORDS: Final[dict[Any, str]] = {
-    bool: "true or false", int: "number", float: "number", str: "text", Path: "file name", date: "date",
+    bool: "true or false", int: "number", float: "number", str: "text", SecretStr: "text", Path: "file name",
+    date: "date",
     IPv4Network: "network", IPv6Network: "network", IPv4Address: "address", IPv6Address: "address",
     Endpoint: "address:port", NextHop: "server", Rate: "rate", type(None): "", Any: "any",
 }  # fmt: skip

@@ -1,5 +1,7 @@
 """What ``explain`` tells beyond what the scenarios hold it to."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 
 from gateway.adapters.zone import ZoneResolver
 from gateway.config.model import Config
+from gateway.config.registry import Registry
 from gateway.explain import Attempt, Explanation, explain
 from gateway.testing import SettableClock
 from tests.support.configuring import loaded
@@ -115,3 +118,28 @@ async def test_a_client_address_that_is_none_is_an_error(tmp_path: Path) -> None
     """The caller is told; nothing is explained."""
     with pytest.raises(ValueError, match="does not appear to be an IPv4 or IPv6 address"):
         await ask(tmp_path, client_address="mail.example.org")
+
+
+async def test_recipients_are_looked_up_but_no_backend_is_asked(tmp_path: Path) -> None:
+    """A source that is no backend says what it would say; where only the backend knows, its word is announced."""
+    with closing(sqlite3.connect(tmp_path / "users.db")) as connection:
+        connection.execute("CREATE TABLE users (address text)")
+        connection.execute("INSERT INTO users VALUES ('alice@example.com')")
+        connection.commit()
+    query = "SELECT 1 FROM users WHERE address = :address"
+    text = CONFIG.replace(
+        "example.com: {}",
+        f"example.com: {{recipients: {{sql: {{url: 'sqlite:///users.db', query: '{query}'}}}}}},"
+        " probed.example: {recipients: {probe: true}}",
+    ).replace("[named, relay, at_message: {match: spam}]", "[relay, recipient]")
+    made = loaded(tmp_path, text, registry=Registry.installed())
+    attempt = Attempt(
+        client_address="192.0.2.1",
+        helo="client.example.org",
+        mail_from="carol@example.org",
+        recipients=["alice@example.com", "nobody@example.com", "nobody@probed.example"],
+    )
+    found = await explain(made, made.listeners[0], attempt, ZoneResolver({}), SettableClock())
+    replies = [step.reply.code for step in found.steps if step.command.startswith("RCPT")]
+    assert replies == [250, 550, 250]
+    assert found.steps[-1].note == "the backend 'postfix' would be asked, and its answer given"

@@ -1,6 +1,8 @@
 """Where recipients are known: what may stand in the configuration, what is wrong with it, and what is never shown."""
 
 import json
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +178,31 @@ def test_a_password_may_come_from_a_file(tmp_path: Path, monkeypatch: pytest.Mon
         assert isinstance(options, LdapOptions)
         assert options.bind_pw is not None
         assert options.bind_pw.get_secret_value() == wanted
+
+
+def _examples() -> list[str]:
+    page = (Path(__file__).parents[3] / "docs/recipients.md").read_text("utf-8")
+    return re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", _examples())
+def test_the_examples_of_the_page_can_be_used(tmp_path: Path, example: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they are a file, domains, or sources."""
+    for name in ("recipients.txt", "db-password", "ldap-password"):
+        (tmp_path / name).write_text("alice\n")
+    monkeypatch.setenv("ACCOUNTS_TOKEN", "x")
+    base = "\n".join(line for line in GOOD.splitlines() if "example.com: {" not in line and "size" not in line)
+    base = base.replace("  postfix:", "  exchange: {servers: [x]}\n  postfix:") + "\ndefault_backend: postfix\n"
+    if example.startswith("domains:"):
+        text = re.sub(r"domains:\npolicies:\n  - relay\n", example.replace("  - recipient\n", ""), base)
+    elif example.startswith("example."):
+        text = base.replace("domains:\n", "domains:\n" + textwrap.indent(example, "  "))
+    else:
+        sources = "".join(f"      {'  ' if line[:1] == ' ' else '- '}{line}\n" for line in example.splitlines())
+        text = base.replace("domains:\n", f"domains:\n  a.test:\n    recipients:\n{sources}")
+    found = loaded(tmp_path, text)
+    asked = [key for domain in found.domains.values() for section in domain.recipients or () for key in section.asked]
+    assert asked
 
 
 def test_check_names_the_sources_of_each_domain(tmp_path: Path) -> None:
