@@ -32,6 +32,12 @@ fi
 
 say "installing $missing"
 log=$(mktemp)
+# Databases and directories start when they are installed, unless this says no (invoke-rc.d(8)).
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ] && printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null; then
+  trap '$as_root rm -f "$policy"' EXIT
+  $as_root chmod 755 "$policy"
+fi
 for attempt in 1 2; do
   # Without a configuration Debian's Postfix does not start; an installed mail server of another kind is left alone.
   echo 'postfix postfix/main_mailer_type select No configuration' | $as_root debconf-set-selections >>"$log" 2>&1 || true
