@@ -1,8 +1,9 @@
 """The DNS: the ``Resolver`` of a running gateway.
 
 Asks recursive name servers, over UDP with EDNS and over TCP where an answer is truncated (RFC 7766). Every way a
-question can end is a ``Status``; ``lookup`` never raises for it. Three files beside this one do the work: ``dns_wire``
-reads and writes messages, ``dns_exchange`` sends questions and fails over, ``dns_cache`` remembers answers.
+question can end is a ``Status``; ``lookup`` never raises for it. The files beside this one do the work: ``dns_wire``
+reads and writes messages, ``dns_server`` sends and receives them, ``dns_exchange`` fails over, ``dns_cache`` remembers
+answers.
 
 Owned state: the cache, and the questions in flight, so that identical ones are asked once. The number of questions in
 flight is bounded: those above it wait their turn within their own time-out, and each is given up after ``timeout``
@@ -24,7 +25,8 @@ import dns.resolver
 import structlog
 
 from gateway.adapters.dns_cache import AnswerCache, Key, Lifetimes
-from gateway.adapters.dns_exchange import Exchange, NameServer
+from gateway.adapters.dns_exchange import Exchange
+from gateway.adapters.dns_server import NameServer
 from gateway.adapters.dns_wire import encode_question
 from gateway.config.options import DnsOptions
 from gateway.resolver import Answer, RecordType, Status

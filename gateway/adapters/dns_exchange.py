@@ -1,45 +1,29 @@
 """Questions on their way to name servers: UDP, TCP where an answer is truncated, time-outs, fail-over.
 
-Every question has an id from the system's random numbers and leaves from one of a few ports of its server, chosen at
-random, each of which the system chose at random and which is given up after some questions or seconds (RFC 5452 9.2,
-10). Sockets are connected, so that what others send does not arrive; what arrives and does not answer the question is
-passed over, and the question goes on waiting.
+What arrives and does not answer the question is passed over, and the question goes on waiting (RFC 5452 9.1).
 
 The servers are asked in the order of the configuration. One that stays silent, while it answers nothing else either, or
 that refuses the connection, is down: it is asked after the others, and now and then beside them, to see whether it is
 back, so that no question waits for it. A server's failure (SERVFAIL, REFUSED, what can't be read) leads to the next
 server at once, and when all have failed the question has. Late answers count as long as the question is open.
 
-Owned state: the sockets, the questions in flight and those that wait for a place, and what is known of each server.
+Owned state: the questions in flight and those that wait for a place; the sockets are those of ``dns_server``.
 Nothing is raised for what servers or the network do.
 """
 
 import asyncio
-import random
-import socket
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
+from gateway.adapters.dns_server import PROBING, NameServer, Port, random_id
 from gateway.adapters.dns_wire import Kind, MalformedError, Reply, StrangerError, encode_query, read
 from gateway.resolver import Answer, RecordType, Status
 
-PORTS: Final = 8
-"""Ports of a server that are in use at a time."""
-PORT_QUESTIONS: Final = 50
-"""Questions that leave from one port, before another takes its place."""
-PORT_LIFETIME: Final = 10.0
-"""Seconds for which questions leave from one port."""
 PATIENCE: Final = 1.5
 """Seconds after which another server, or the same again, is asked; less with many servers or a short time-out."""
-PROBING: Final = 10.0
-"""Seconds between two looks whether a server that is down is back."""
-
-_LARGEST: Final = 4096  # octets of a UDP answer; 1232 are asked for
 _TOO_LATE: Final = 0.01  # seconds before its deadline, in which a question that waited for a place is not worth asking
-_AT_ONCE: Final = 100  # datagrams read before others have their turn
-_random: Final = random.SystemRandom()
 
 
 class Done(Protocol):
@@ -56,151 +40,10 @@ class Done(Protocol):
         ...
 
 
-class NameServer:
-    """A recursive name server, and what is known of it.
-
-    Attributes:
-        address: Its address and port, as ``socket.connect`` takes them.
-        down: Whether it does not answer.
-        heard: When it sent something last.
-        probe_at: When to look whether it is back.
-    """
-
-    __slots__ = ("_family", "_ports", "address", "down", "heard", "probe_at")
-
-    def __init__(self, address: str, port: int) -> None:
-        self.address = (address, port)
-        self.down = False
-        self.heard = float("-inf")
-        self.probe_at = 0.0
-        self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._ports: list[_Port] = []
-
-    def __str__(self) -> str:
-        host, port = self.address
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    def port(self, loop: asyncio.AbstractEventLoop, now: float) -> "_Port":
-        """A port from which the next question leaves.
-
-        Raises:
-            OSError: There is no way to the server.
-        """
-        ports = self._ports
-        if len(ports) < PORTS:
-            port = _Port(self, self._family, loop, now)
-            ports.append(port)
-            return port
-        index = int(_random.random() * PORTS)
-        port = ports[index]
-        if port.left <= 0 or now >= port.until:
-            new = _Port(self, self._family, loop, now)
-            port.retire()
-            port = ports[index] = new
-        return port
-
-    def lost(self, now: float) -> None:
-        """It does not answer."""
-        if not self.down:
-            self.down = True
-            self.probe_at = now + PROBING
-
-    def forget(self, port: "_Port") -> None:
-        """Use a port no more."""
-        with suppress(ValueError):
-            self._ports.remove(port)
-
-    def close(self) -> None:
-        """Close all ports."""
-        for port in self._ports:
-            port.close()
-        self._ports.clear()
-
-
-class _Port:
-    """A UDP socket, connected to one server, and the questions that wait for an answer on it."""
-
-    __slots__ = ("_loop", "_retired", "_server", "_socket", "left", "until", "waiting")
-
-    def __init__(
-        self, server: NameServer, family: socket.AddressFamily, loop: asyncio.AbstractEventLoop, now: float
-    ) -> None:
-        self.waiting: dict[int, _Question] = {}
-        self.left = PORT_QUESTIONS
-        self.until = now + PORT_LIFETIME
-        self._server = server
-        self._loop = loop
-        self._retired = False
-        self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            self._socket.connect(server.address)  # here the system chooses a port at random
-            loop.add_reader(self._socket, self._readable)
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def send(self, question: "_Question") -> int:
-        """Send a question; its id."""
-        waiting = self.waiting
-        number = _random.getrandbits(16)
-        while number in waiting:
-            number = _random.getrandbits(16)
-        self.left -= 1
-        with suppress(BlockingIOError):  # as good as lost on the way
-            self._socket.send(encode_query(number, question.octets, edns=question.edns))
-        waiting[number] = question
-        return number
-
-    def release(self, number: int) -> None:
-        """Wait for this answer no more."""
-        self.waiting.pop(number, None)
-        if self._retired and not self.waiting:
-            self.close()
-
-    def retire(self) -> None:
-        """No further question leaves from here; close when the last one is answered or given up."""
-        self._retired = True
-        if not self.waiting:
-            self.close()
-
-    def close(self) -> None:
-        if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket)
-            self._socket.close()
-
-    def fail(self, problem: str) -> None:
-        """The system says that there is no way to the server."""
-        self._server.forget(self)
-        self.close()
-        self._server.lost(self._loop.time())
-        for question in set(self.waiting.values()):
-            question.failed(self._server, problem)
-
-    def _readable(self) -> None:
-        try:
-            for _ in range(_AT_ONCE):
-                message = self._socket.recv(_LARGEST)
-                self._server.heard = self._loop.time()
-                self._server.down = False
-                number = int.from_bytes(message[:2])
-                question = self.waiting.get(number)
-                if question is not None:
-                    question.received(self._server, number, message)
-                if not self.waiting:
-                    return
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            self.fail(error.strerror or str(error))
-
-
 class _Question:
     """One question on its way.
 
     Attributes:
-        octets: Itself, as it stands in a message.
-        record_type: Its type.
-        edns: Whether it goes with EDNS.
         deadline: When it is given up.
         open: Whether it still waits for an answer.
     """
@@ -208,34 +51,34 @@ class _Question:
     __slots__ = (
         "_asked",
         "_done",
+        "_edns",
         "_exchange",
         "_failed",
+        "_octets",
         "_problem",
+        "_record_type",
         "_sent",
         "_silent",
         "_tcp",
         "_timer",
         "_tries",
         "deadline",
-        "edns",
-        "octets",
         "open",
-        "record_type",
     )
 
     def __init__(
         self, exchange: "Exchange", octets: bytes, record_type: RecordType, done: Done, deadline: float
     ) -> None:
-        self.octets = octets
-        self.record_type = record_type
-        self.edns = True
+        self._octets = octets
+        self._record_type = record_type
+        self._edns = True
         self.deadline = deadline
         self.open = True
         self._exchange = exchange
         self._done = done
         self._asked: NameServer | None = None  # the last, when it was asked with the others waiting
         self._sent = 0.0
-        self._tries: list[tuple[_Port, int]] = []
+        self._tries: list[tuple[Port, int]] = []
         self._silent: set[NameServer] = set()
         self._failed: set[NameServer] = set()
         self._tcp: dict[NameServer, asyncio.Task[None]] = {}
@@ -255,10 +98,14 @@ class _Question:
         if back is not None and self.open and back is not self._asked:
             self._send(back, now)
 
+    def query(self, number: int) -> bytes:
+        """The message that asks it."""
+        return encode_query(number, self._octets, edns=self._edns)
+
     def received(self, server: NameServer, number: int, message: bytes) -> None:
         """Take what came by UDP under one of the question's ids."""
         try:
-            reply = read(message, number, self.octets, self.record_type)
+            reply = read(message, number, self._octets, self._record_type)
         except StrangerError:
             return
         except MalformedError as error:
@@ -359,15 +206,15 @@ class _Question:
         if reply.answer is not None:
             self._problem = ""
             self._end(reply.answer)
-        elif reply.kind is Kind.NO_EDNS and self.edns:
-            self.edns = False
+        elif reply.kind is Kind.NO_EDNS and self._edns:
+            self._edns = False
             self._send(server, self._exchange.loop.time())
         else:
             self.failed(server, reply.problem or "truncated over TCP")
 
     async def _over_tcp(self, server: NameServer) -> None:
-        number = _random.getrandbits(16)
-        query = encode_query(number, self.octets, edns=self.edns)
+        number = random_id()
+        query = self.query(number)
         try:
             reader, writer = await asyncio.open_connection(*server.address)
             try:
@@ -375,7 +222,7 @@ class _Question:
                 message = await reader.readexactly(int.from_bytes(await reader.readexactly(2)))
             finally:
                 writer.transport.abort()
-            reply = read(message, number, self.octets, self.record_type)
+            reply = read(message, number, self._octets, self._record_type)
         except (OSError, asyncio.IncompleteReadError) as error:
             reply = Reply(Kind.FAILURE, problem=f"over TCP: {error}")
         except (MalformedError, StrangerError) as error:

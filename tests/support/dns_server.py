@@ -3,13 +3,15 @@
     async with DnsServer({"example.com": {"A": ["192.0.2.1"]}, "slow.example": "TIMEOUT"}) as server:
         resolver = DnsResolver([server.address])
 
+It can also misbehave as servers on the Internet do, see its attributes.
+
 A name's value maps record types to lists of records in zone file notation, and may be a word instead, for the whole
 name or one type: ``SERVFAIL`` or ``TIMEOUT`` (no answer at all). Names that are not in the zone do not exist. Every
 negative answer has an SOA.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Self, cast
 
 import dns.flags
@@ -18,6 +20,8 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
+
+from tests.support.ports import free_port
 
 Records = Mapping[str, Sequence[str] | str]
 Zone = Mapping[str, Records | str]
@@ -32,18 +36,33 @@ class DnsServer:
         soa_ttl: The TTL of the SOA record in negative answers in seconds.
         truncate: Answer UDP questions with the TC bit and no records.
         garbage: Answer with octets that are no DNS message.
+        edns: Whether it knows EDNS; if not it answers FORMERR.
+        rcode: What it answers everything with, None for answers from the zone.
+        spoofs: Makes of the right answer what is sent before it, over UDP and as datagrams of their own.
+        rewrite: Makes of the right answer what is sent instead, over UDP and TCP.
+        single_octets: Send over TCP an octet at a time.
+        silent_over: The transports over which nothing is answered: ``udp``, ``tcp``.
         asked: Set once the first question has come.
         questions: What was asked, in order: ``udp`` or ``tcp``, name, type.
+        queries: The messages that asked, and the ports that they came from.
         released: While cleared, answers are held back.
         address: ``127.0.0.1:PORT``.
     """
 
-    def __init__(self, zone: Zone, *, ttl: int = 300) -> None:
+    def __init__(self, zone: Zone, *, ttl: int = 300, port: int | None = None) -> None:
+        self._port = port
         self.zone = dict(zone)
         self.ttl = ttl
         self.soa_ttl = 3600
         self.truncate = False
         self.garbage = False
+        self.edns = True
+        self.rcode: dns.rcode.Rcode | None = None
+        self.spoofs: Callable[[bytes], Iterable[bytes]] = lambda _: ()
+        self.rewrite: Callable[[bytes], bytes] = bytes
+        self.single_octets = False
+        self.silent_over: set[str] = set()
+        self.queries: list[tuple[bytes, int]] = []
         self.questions: list[tuple[str, str, str]] = []
         self.asked = asyncio.Event()
         self.released = asyncio.Event()
@@ -51,8 +70,8 @@ class DnsServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._tcp = await asyncio.start_server(self._serve_tcp, "127.0.0.1", 0)
-        port = self._tcp.sockets[0].getsockname()[1]
+        port = free_port() if self._port is None else self._port
+        self._tcp = await asyncio.start_server(self._serve_tcp, "127.0.0.1", port)
         loop = asyncio.get_running_loop()
         self._udp, _ = await loop.create_datagram_endpoint(lambda: _Udp(self), local_addr=("127.0.0.1", port))
         self.address = f"127.0.0.1:{port}"
@@ -71,8 +90,11 @@ class DnsServer:
         async def serve() -> None:
             answer = await self._answer("udp", data)
             if answer is not None:
-                transport.sendto(answer, client)
+                for spoof in self.spoofs(answer):
+                    transport.sendto(spoof, client)
+                transport.sendto(self.rewrite(answer), client)
 
+        self.queries.append((data, client[1]))
         task = asyncio.create_task(serve())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -82,8 +104,11 @@ class DnsServer:
             size = int.from_bytes(await reader.readexactly(2))
             answer = await self._answer("tcp", await reader.readexactly(size))
             if answer is not None:
-                writer.write(len(answer).to_bytes(2) + answer)
-                await writer.drain()
+                answer = self.rewrite(answer)
+                octets = len(answer).to_bytes(2) + answer
+                for piece in (octets[at : at + 1] for at in range(len(octets))) if self.single_octets else (octets,):
+                    writer.write(piece)
+                    await writer.drain()
         finally:
             writer.close()
 
@@ -94,13 +119,20 @@ class DnsServer:
         self.questions.append((transport, text, dns.rdatatype.to_text(record_type)))
         self.asked.set()
         await self.released.wait()
+        if transport in self.silent_over:
+            return None
         if self.garbage:
             return data[:2] + b"\xff" * 20
         response = dns.message.make_response(question, recursion_available=True)
+        if self.rcode is not None or (question.edns >= 0 and not self.edns):
+            response.set_rcode(dns.rcode.FORMERR if self.rcode is None else self.rcode)
+            return response.to_wire()
         if transport == "udp" and self.truncate:
             response.flags |= dns.flags.TC
             return response.to_wire()
-        return response.to_wire() if self._fill(response, name, record_type) else None
+        if not self._fill(response, name, record_type):
+            return None
+        return response.to_wire(max_size=65_535)
 
     def _fill(self, response: dns.message.Message, name: dns.name.Name, record_type: dns.rdatatype.RdataType) -> bool:
         """Put the records into the response; False for no answer at all."""
