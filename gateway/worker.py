@@ -15,7 +15,9 @@ from typing import Final
 
 import structlog
 
+from gateway.adapters import state_view
 from gateway.adapters.dns import DnsResolver
+from gateway.adapters.memory_state import MemoryState
 from gateway.adapters.recipients import view as recipient_view
 from gateway.assembly import (
     build_chains,
@@ -73,8 +75,8 @@ class Worker:
         self._groups = build_groups(config, self._resolver)
         self._sources = build_sources(config, self._groups)
         domain = our_domains(config, self._sources)
-        self._control = None if config.runtime_folder is None else ControlDoor(config.runtime_folder, self._commands())
         self._state = build_state(config, clock)
+        self._control = None if config.runtime_folder is None else ControlDoor(config.runtime_folder, self._commands())
         self._chains = build_chains(config, domain=domain, resolver=self._resolver, clock=clock, state=self._state)
         if certificates is None:
             certificates = [certificate_of(listener) for listener in config.listeners]
@@ -102,6 +104,16 @@ class Worker:
         return {
             "recipients": partial(recipient_view.listing, self._sources.caches),
             "flush_recipients": partial(recipient_view.flush, self._sources.caches),
+            **self._state_commands(),
+        }
+
+    def _state_commands(self) -> dict[str, Handler]:
+        """What a worker is asked that counts in its own memory."""
+        if not isinstance(self._state, MemoryState):
+            return {}
+        return {
+            "state": partial(state_view.listing, self._state),
+            "clear_state": partial(state_view.clear, self._state),
         }
 
     async def start(self) -> None:

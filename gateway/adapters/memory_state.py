@@ -213,11 +213,14 @@ class MemoryState:
 
     async def entries(self, kind: Kind | None = None) -> AsyncIterator[Entry]:
         """See ``State``."""
+        for entry in self.known(kind):
+            yield entry
+
+    def known(self, kind: Kind | None = None) -> list[Entry]:
+        """What ``entries`` gives, at once."""
         now = self._clock.now()
         found = [*self._bucket_entries(now), *self._room_entries(), *self._greylist_entries(now)]
-        for entry in found:
-            if kind in {None, entry.kind} and entry.expires > 0:
-                yield entry
+        return [entry for entry in found if kind in {None, entry.kind} and entry.expires > 0]
 
     def _bucket_entries(self, now: float) -> Iterator[Entry]:
         for (subject, name), bucket in self._buckets.items():
@@ -255,6 +258,10 @@ class MemoryState:
 
     async def clear(self, key: str) -> bool:
         """See ``State``."""
+        return self.forget(key)
+
+    def forget(self, key: str) -> bool:
+        """What ``clear`` does, at once."""
         kind, _, rest = key.partition(":{")
         subject, _, name = rest.partition("}:")
         if kind == Kind.GREYLIST and name == CLIENT:

@@ -17,6 +17,7 @@ from gateway.cli.policies import policies
 from gateway.cli.recipients import recipients
 from gateway.cli.schema import schema
 from gateway.cli.serve import reload, serve
+from gateway.cli.state import state
 
 COMMANDS: Final[tuple[Callable[..., Any], ...]] = (
     serve,
@@ -57,7 +58,7 @@ def _options(
     pass
 
 
-GROUPS: Final[tuple[typer.Typer, ...]] = (recipients,)
+GROUPS: Final[tuple[typer.Typer, ...]] = (recipients, state)
 """Commands with commands below them."""
 
 for _command in COMMANDS:

@@ -1,0 +1,55 @@
+"""Entries of the state as JSON values, for ``lychgate state``; and the answers of a worker that has them in memory."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gateway.adapters.memory_state import MemoryState
+from gateway.state import Entry, Kind
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """An entry."""
+    return {
+        "key": entry.key,
+        "kind": entry.kind.value,
+        "name": entry.name,
+        "subject": entry.subject,
+        "level": round(entry.level, 3),
+        "limit": entry.limit,
+        "expires": round(entry.expires, 1),
+        **entry.detail,
+    }
+
+
+def fullness(entry: Mapping[str, Any]) -> float:
+    """By what entries are put in order: how full, and of the greylist how often used."""
+    limit = entry["limit"]
+    return float(entry["level"]) / limit if limit else float(entry["level"]) / 1_000_000
+
+
+def nearest(entries: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """The fullest first, as many as wanted; 0 for all."""
+    ordered = sorted(entries, key=lambda entry: (-fullness(entry), entry["key"]))
+    return ordered[:limit] if limit else ordered
+
+
+def listing(state: MemoryState, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What a worker's memory has.
+
+    Args:
+        state: The memory.
+        request: ``kind``, ``subject`` (a part of it) and ``limit``.
+
+    Raises:
+        ValueError: There is no such kind.
+    """
+    wanted = request.get("kind")
+    kind = None if wanted is None else Kind(wanted)
+    part = str(request.get("subject") or "")
+    found = [entry_json(entry) for entry in state.known(kind) if part in entry.subject]
+    return {"total": len(found), "entries": nearest(found, int(request.get("limit") or 0))}
+
+
+def clear(state: MemoryState, request: Mapping[str, Any]) -> bool:
+    """Forget the entry of a ``key``."""
+    return state.forget(str(request.get("key")))
