@@ -1,7 +1,6 @@
 """Recipients in a database: against real PostgreSQL and MariaDB servers, and SQLite."""
 
 import asyncio
-import signal
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
@@ -180,12 +179,12 @@ async def test_a_server_that_stalls_holds_nothing_up_for_good(mariadb: MariaDb) 
     async with asking({"url": mariadb.url, "password": PASSWORD}) as lookup:
         source = CachedSource("sql", lookup, SqlOptions.model_fields["cache"].default, timeout=0.3)
         assert await answers(lookup, "alice") == [True]
-        mariadb.send(signal.SIGSTOP)
+        mariadb.pause()
         try:
             with pytest.raises(UnverifiableError, match="no answer within"):
                 await source.find("bob", "example.com")
         finally:
-            mariadb.send(signal.SIGCONT)
+            mariadb.resume()
         assert await answers(lookup, "alice", "nobody") == [True, False]
 
 

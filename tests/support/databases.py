@@ -80,10 +80,16 @@ class Database:
             self._process.wait(30)
             self._process = None
 
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+    def pause(self) -> None:
+        """Stop it as by SIGSTOP; on return no thread of it runs."""
         assert self._process is not None
-        self._process.send_signal(number)
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def run(self, statements: str) -> None:
         """Run statements as the superuser."""

@@ -9,6 +9,7 @@ a folder with ``cert.pem`` and ``key.pem`` is given. Stopped and started again i
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -117,10 +118,16 @@ class Slapd:
             self._process.wait(30)
             self._process = None
 
-    def pause(self, signal_number: int) -> None:
-        """Send it SIGSTOP or SIGCONT."""
+    def pause(self) -> None:
+        """Stop it as by SIGSTOP; on return no thread of it runs."""
         assert self._process is not None
-        os.kill(self._process.pid, signal_number)
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def _configure(self) -> None:
         tls = ""

@@ -32,6 +32,10 @@ PENDING: Final = 50
 """Questions at one time: OpenLDAP ends an anonymous connection that has more than 100 (conn_max_pending)."""
 
 
+CLOSE_WITHIN: Final = 2.0
+"""Seconds that connections have to be gone when the source is closed: TLS says goodbye first."""
+
+
 class LdapError(UnverifiableError):
     """The server or the connection to it failed."""
 
@@ -41,10 +45,12 @@ class _Connection(asyncio.Protocol):
 
     Attributes:
         fault: Why it is of no use any more, None while it is.
+        lost: Done when it is gone.
     """
 
     def __init__(self) -> None:
         self.fault: LdapError | None = None
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport | None = None
         self._decoder = ldap.Decoder()
         self._waiting: dict[int, tuple[asyncio.Future[tuple[int, Message]], int]] = {}
@@ -65,6 +71,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.fail(f"the connection was lost: {exc}" if exc else "the connection was lost")
+        if not self.lost.done():
+            self.lost.set_result(None)
 
     @property
     def has_early_bytes(self) -> bool:
@@ -136,6 +144,7 @@ class LdapLookup:
         self._attributes = [ldap_filter.present(attribute) for attribute in options.result_attribute]
         self._context = _tls_context(options)
         self._connection: _Connection | None = None
+        self._connections: set[_Connection] = set()
         self._opening = asyncio.Lock()
         self._places = asyncio.Semaphore(PENDING)
 
@@ -166,6 +175,10 @@ class LdapLookup:
         if connection is not None and connection.fault is None and connection.transport is not None:
             connection.transport.write(ldap.unbind_request(connection.next_id()))
             connection.transport.close()
+        if self._connections:
+            await asyncio.wait([each.lost for each in self._connections], timeout=CLOSE_WITHIN)
+        for each in list(self._connections):
+            each.fail("it is not needed any more")
 
     async def _search(self, connection: _Connection, base: str, encoded: bytes) -> Answer:
         message_id = connection.next_id()
@@ -213,6 +226,8 @@ class LdapLookup:
     async def _bound(self, server: str) -> _Connection:
         """A connection to a server on which one can search."""
         connection = await self._connected(server)
+        self._connections.add(connection)
+        connection.lost.add_done_callback(lambda _: self._connections.discard(connection))
         try:
             if self._options.start_tls:
                 await self._start_tls(connection, server)
