@@ -31,7 +31,8 @@ def effective(config: Config, listeners: Iterable[Listener]) -> dict[str, Any]:
 def stages(chain: ChainSettings) -> dict[str, list[str]]:
     """The ids of the policies that run at each stage, in order; stages at which none runs are left out."""
     found = {
-        stage.value: [settings.id for settings in chain.policies if stage in settings.policy.stages(settings.options)] for stage in Stage
+        stage.value: [settings.id for settings in chain.policies if stage in settings.policy.stages(settings.options)]
+        for stage in Stage
     }
     return {stage: ids for stage, ids in found.items() if ids}
 

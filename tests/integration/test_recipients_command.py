@@ -5,7 +5,9 @@ import os
 import signal
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -29,6 +31,13 @@ WRONG = (
     b'{"command": "recipients", "limit": -1}\n',
     b'{"command": "flush_recipients", "domain": 7}\n',
 )
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder with a short name, because that of a socket has at most 107 octets (unix(7))."""
+    with TemporaryDirectory(prefix="lychgate-") as folder:
+        yield Path(folder)
 
 
 def settings(folder: Path, **more: Any) -> dict[str, Any]:
