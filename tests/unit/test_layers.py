@@ -133,7 +133,9 @@ def test_modules_import_only_from_above(module: Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [module for module in modules("gateway") if belongs(module.name, ("gateway.smtp", "gateway.lookup"))], ids=_id
+    "module",
+    [module for module in modules("gateway") if belongs(module.name, ("gateway.smtp", "gateway.lookup"))],
+    ids=_id,
 )
 def test_the_protocol_does_no_io(module: Module) -> None:
     """The protocols only turn octets into events and replies into octets: no event loop, no socket, no log."""
