@@ -63,10 +63,13 @@ class Lane:
 
     Attributes:
         health: Its numbers.
+        opened: Set while calls travel.
     """
 
     def __init__(self, link: Link, name: str, timeout: float, probe: Callable[[str], Call]) -> None:
         self.health = Health()
+        self.opened = asyncio.Event()
+        self.opened.set()
         self._link = link
         self._name = name
         self._timeout = timeout
@@ -150,6 +153,7 @@ class Lane:
         """The server is away: fail what waits, and probe."""
         self.health.outages += 1
         self.health.since = time.time()
+        self.opened.clear()
         self._failed_before = self.health.failed
         log.warning("state unavailable", state=self._name, error=_text(error))
         pending, self._pending = self._pending, []
@@ -179,6 +183,7 @@ class Lane:
         self._slow = PATIENCE - 1
         failed = self.health.failed - self._failed_before
         self.health.since = None
+        self.opened.set()
         seconds = round(time.monotonic() - began, 3)
         log.info("state available again", state=self._name, seconds=seconds, unanswered=failed)
 

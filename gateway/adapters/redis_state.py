@@ -342,7 +342,7 @@ def _entry(key: str, found: Sequence[Any]) -> Entry | None:
     now, ttl, value = found
     kind, _, rest = key.partition(":{")
     about, _, name = rest.partition("}:")
-    if ttl <= 0 or not value:
+    if ttl <= 0 or not value or kind not in set(Kind):  # a probe is of no kind
         return None
     expires = ttl / 1000
     if kind == Kind.CONCURRENCY:

@@ -1,0 +1,265 @@
+"""Redis fails while mail flows: no message is lost, none is refused for good, and the limits are back when Redis is.
+
+A client sends one message after the other while Redis is killed, frozen, full, read-only or slow. The limit has
+``on_error: pass``, so mail goes on; the outage is one line of the log, and its end another.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway.adapters.redis_state import RedisState
+from gateway.config.registry import Registry
+from gateway.config.state import StateOptions
+from gateway.state import Answer, StateUnavailableError, Take
+from tests.support.ports import free_port
+from tests.support.redis import RedisServer, SentinelSetup
+from tests.support.serving import Site, serving
+
+pytestmark = pytest.mark.peer("redis-server")
+
+WITHIN = 30.0
+LIMIT = {"rate_limit": {"limit": "1000000/d", "timeout": "5s"}}
+
+
+class Slow:
+    """A way to a Redis that can be made slow: what it answers comes later."""
+
+    def __init__(self, port: int) -> None:
+        self.port = free_port()
+        self.delay = 0.0
+        self._to = port
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            back, to = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:  # it is away
+            writer.transport.abort()
+            return
+        self._writers += [writer, to]
+        pumps = [self._pump(reader, to, answers=False), self._pump(back, writer, answers=True)]
+        self._tasks |= {asyncio.ensure_future(pump) for pump in pumps}
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
+        with suppress(OSError):
+            while data := await source.read(65_536):
+                if answers and self.delay:
+                    await asyncio.sleep(self.delay)
+                sink.write(data)
+        sink.close()
+
+
+@dataclass
+class Rig:
+    """A gateway on a Redis, and a client that never stops."""
+
+    site: Site
+    redis: RedisServer
+    slow: Slow
+    sent: int = 0
+    replies: set[str] = field(default_factory=set)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def state(self) -> Any:
+        """The worker's state."""
+        return self.site.worker._state
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the gateway has given up on Redis for now."""
+        return any(not lane.is_open for lane in self.state.lanes.values())
+
+    async def flow(self) -> None:
+        """Send messages for ever."""
+        while True:
+            async with self.site.client() as client:
+                await client.begin()
+                self.replies.add(await client.send("Subject: one\r\n\r\ntext"))
+                self.sent += 1
+                self.answered.set()
+
+    async def until(self, what: Callable[[], bool], more: int = 5) -> None:
+        """Let mail flow until something holds, and some messages more."""
+        async with asyncio.timeout(WITHIN):
+            while not what():
+                await self._next()
+            for _ in range(more):
+                await self._next()
+
+    async def _next(self) -> None:
+        """The next message was answered."""
+        self.answered.clear()
+        await self.answered.wait()
+
+    def outcomes(self, last: int) -> set[str | None]:
+        """What the limit found for the last messages."""
+        checks = [check for record in self.site.records[-last:] for check in record.checks]
+        return {check.outcome for check in checks if check.policy == "rate_limit"}
+
+
+@asynccontextmanager
+async def rig(folder: Path) -> AsyncIterator[Rig]:
+    """A gateway that counts in a Redis, with mail flowing."""
+    with RedisServer() as redis:
+        async with Slow(redis.port) as slow:
+            config = {"state": {"url": f"redis://127.0.0.1:{slow.port}/0", "timeout": "250ms"}, "policies": [LIMIT]}
+            async with serving(folder, config, registry=Registry.installed()) as site:
+                made = Rig(site, redis, slow)
+                flow = asyncio.create_task(made.flow())
+                try:
+                    await made.until(lambda: made.sent > 0)
+                    yield made
+                finally:
+                    flow.cancel()
+                    await asyncio.gather(flow, return_exceptions=True)
+
+
+Step = Callable[[Rig], Awaitable[None]]
+
+
+async def _kill(made: Rig) -> None:
+    await asyncio.to_thread(made.redis.kill)
+
+
+async def _restart(made: Rig) -> None:
+    await asyncio.to_thread(made.redis.start)
+
+
+async def _freeze(made: Rig) -> None:
+    made.redis.freeze()
+
+
+async def _thaw(made: Rig) -> None:
+    made.redis.thaw()
+
+
+async def _fill(made: Rig) -> None:
+    await asyncio.to_thread(made.redis.client.config_set, "maxmemory", "1")
+
+
+async def _empty(made: Rig) -> None:
+    await asyncio.to_thread(made.redis.client.config_set, "maxmemory", "0")
+
+
+async def _demote(made: Rig) -> None:
+    await asyncio.to_thread(made.redis.client.replicaof, "127.0.0.1", "1")
+
+
+async def _promote(made: Rig) -> None:
+    await asyncio.to_thread(made.redis.client.replicaof, "NO", "ONE")
+
+
+async def _slow(made: Rig) -> None:
+    made.slow.delay = 0.5
+
+
+async def _quick(made: Rig) -> None:
+    made.slow.delay = 0.0
+
+
+FAULTS = {
+    "killed and restarted empty": (_kill, _restart),
+    "frozen": (_freeze, _thaw),
+    "full": (_fill, _empty),
+    "read-only": (_demote, _promote),
+    "slow": (_slow, _quick),
+}
+
+
+@pytest.mark.parametrize(("fault", "heal"), FAULTS.values(), ids=FAULTS)
+async def test_mail_flows_while_redis_fails_and_limits_come_back(tmp_path: Path, fault: Step, heal: Step) -> None:
+    """Every message is accepted; the log has one line when it begins and one when it ends; then limits count again."""
+    with capture_logs() as lines:
+        async with rig(tmp_path) as made:
+            assert made.outcomes(made.sent) == {"within"}
+            await fault(made)
+            await made.until(lambda: made.is_away, more=20)
+            assert made.is_away
+            assert made.outcomes(10) == {"error"}
+            await heal(made)
+            await made.until(lambda: not made.is_away, more=20)
+            assert made.outcomes(5) == {"within"}
+            delivered = len(made.site.backend.messages)
+            assert made.sent <= delivered <= made.sent + 1
+            assert {reply[:3] for reply in made.replies} == {"250"}
+    told = [line["event"] for line in lines if line["event"] in {"state unavailable", "state available again"}]
+    assert told == ["state unavailable", "state available again"]
+    assert not [line for line in lines if line["event"] == "policy failed"]
+
+
+async def test_a_gateway_starts_without_its_redis(tmp_path: Path) -> None:
+    """A Redis that is not there yet keeps no mail up; when it comes the limits hold."""
+    redis = RedisServer()
+    with redis:
+        redis.kill()
+        limit = {"rate_limit": {"limit": "10/d"}}
+        config = {"state": {"url": redis.url, "timeout": "250ms"}, "policies": [limit]}
+        async with serving(tmp_path, config, registry=Registry.installed()) as site:
+            async with site.client() as client:
+                await client.begin()
+                assert (await client.send("Subject: one\r\n\r\ntext")).startswith("250")
+            await asyncio.to_thread(redis.start)
+            state: Any = site.worker._state
+            async with asyncio.timeout(WITHIN):
+                await state.lanes[""].opened.wait()
+            async with site.client() as client:
+                await client.begin()
+            assert [entry.level async for entry in state.entries()] == [pytest.approx(1, abs=0.01)]
+
+
+async def test_a_worker_counts_its_share_while_redis_is_away() -> None:
+    """With ``approximate`` each of two workers lets half of the limit through; what may not be approximated fails."""
+    with RedisServer() as redis:
+        state = RedisState(StateOptions(url=redis.url, timeout="250ms"), workers=2)
+        await state.start()
+        redis.kill()
+        take = Take(name="limit", subject="s", rate=1 / 86_400, burst=10.0, approximate=True)
+        exact = Take(name="exact", subject="s", rate=1 / 86_400, burst=10.0)
+        found = [await state.ask([take, exact]) for _ in range(7)]
+        assert all(isinstance(answers[1], StateUnavailableError) for answers in found)
+        known = [answers[0] for answers in found if isinstance(answers[0], Answer)]
+        assert [answer.granted for answer in known] == [True] * 5 + [False] * 2
+        assert all(answer.approximate for answer in known)
+        await state.stop()
+
+
+@pytest.mark.peer("redis-sentinel")
+async def test_the_next_master_takes_over_when_the_sentinels_agree() -> None:
+    """The master is killed; the replica becomes master, and the limits hold there, what was replicated included."""
+    with SentinelSetup() as setup:
+        state = RedisState(StateOptions(url=setup.url, timeout="1s"))
+        await state.start()
+        take = Take(name="limit", subject="s", rate=1 / 86_400, burst=10.0)
+        await state.ask([take])
+        await asyncio.to_thread(setup.servers[0].client.wait, 1, 5000)
+        await asyncio.to_thread(setup.servers[0].kill)
+        level = 0.0
+        async with asyncio.timeout(60):
+            while not level:
+                (answer,) = await state.ask([take])
+                level = answer.level if isinstance(answer, Answer) else 0.0
+                await asyncio.sleep(0.02)
+        assert level == pytest.approx(2.0, abs=0.01)
+        await state.stop()
