@@ -5,7 +5,8 @@ it, and the gateway before it (``servers``), measured in turns (``figures``). Ab
 from machine to machine; the ratios are what to look at. Nothing is asserted: the table states what is aimed at.
 
 DKIM-signed mail whose sender is checked is measured against Postfix with milters, too (``authentication``). A second
-table has the cost of verifying signatures against dkimpy (``dkim``).
+table has the cost of verifying signatures against dkimpy (``dkim``), a third that of DNS questions by several engines
+(``dns_engines``).
 
 Options: ``--quick`` for one short round, ``--rounds N``, ``--only NAME`` (repeatable) for some of the measurements, and
 ``--base FOLDER`` to measure the gateway of another working copy (``git worktree add FOLDER COMMIT``) in the same turns,
@@ -25,7 +26,7 @@ from typing import Final
 from rich.console import Console
 from rich.status import Status
 
-from tests.bench import authentication, dkim, figures, report
+from tests.bench import authentication, dkim, dns_engines, figures, report
 from tests.bench.figures import Effort
 from tests.bench.processes import BenchError
 from tests.bench.servers import PostfixProxy, Server, Sink, gateway, postfix_proxy, smtp_sink, why_no_postfix
@@ -33,7 +34,7 @@ from tests.support.peers import is_installed
 
 _WIDTH: Final = 160
 _WITH_PEERS: Final = ("new", "kept", "big", "latency")
-MEASUREMENTS: Final = (*_WITH_PEERS, "idle", "memory", "authentication", "dkim")
+MEASUREMENTS: Final = (*_WITH_PEERS, "idle", "memory", "authentication", "dkim", "dns")
 
 
 def main() -> int:
@@ -46,9 +47,11 @@ def main() -> int:
     console = _console()
     if "dkim" in chosen:
         console.print(dkim.measured(rounds=min(effort.rounds, 3), seconds=0.3))
-        chosen -= {"dkim"}
-        if not chosen:
-            return 0
+    if "dns" in chosen:
+        console.print(dns_engines.measured(rounds=effort.rounds, count=1000 if arguments.quick else 3000))
+    chosen -= {"dkim", "dns"}
+    if not chosen:
+        return 0
     if not is_installed("smtp-source"):
         console.print("smtp-source is not installed (apt-get install postfix): nothing can be measured")
         return 2
