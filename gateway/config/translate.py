@@ -121,7 +121,8 @@ def problems_of(
             at = place.down(location[:-1]).key(str(location[-1]))
         else:
             at = place.down(location)
-        if details["type"] == "too_short" and len(at.value) >= details["ctx"]["min_length"]:
+        counted = details["type"] == "too_short" and isinstance(at.value, list)  # one value may stand for a list of one
+        if counted and len(at.value) >= details["ctx"]["min_length"]:
             continue  # only because entries are wrong, which is told
         message = _message(details, model, at, also_known if len(location) == 1 else ())
         messages = found.setdefault((at.position, at.where), [])
