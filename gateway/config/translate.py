@@ -121,8 +121,8 @@ def problems_of(
             at = place.down(location[:-1]).key(str(location[-1]))
         else:
             at = place.down(location)
-        counted = details["type"] == "too_short" and isinstance(at.value, list)  # one value may stand for a list of one
-        if counted and len(at.value) >= details["ctx"]["min_length"]:
+        given = len(at.value) if isinstance(at.value, (list, dict)) else 1  # one value may stand for a list of one
+        if details["type"] == "too_short" and given >= details["ctx"]["min_length"]:
             continue  # only because entries are wrong, which is told
         message = _message(details, model, at, also_known if len(location) == 1 else ())
         messages = found.setdefault((at.position, at.where), [])
