@@ -98,7 +98,8 @@ class Step:
     def run(self, stage: Stage, arguments: tuple[object, ...]) -> Finding | None:
         """Call the hook; an exception becomes a finding of ``ERROR``."""
         try:
-            return self._declared(self.hooks[stage](*arguments))
+            finding: Finding | None = self.hooks[stage](*arguments)
+            return None if finding is None else self._declared(finding)
         except Exception as error:  # noqa: BLE001 - whatever a policy raises must neither refuse mail nor end the session
             return self.failed(stage, error)
 

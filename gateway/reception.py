@@ -67,6 +67,7 @@ class Reception:
     Args:
         session: The session, fresh.
         rules: What holds for it.
+        client: The client's address as text, where it is at hand.
 
     Attributes:
         chain: The listener's chain.
@@ -93,13 +94,13 @@ class Reception:
         "transaction",
     )
 
-    def __init__(self, session: Session, rules: Rules) -> None:
+    def __init__(self, session: Session, rules: Rules, client: str | None = None) -> None:
         self.session = session
         self.chain = rules.chain
         self.transaction: Transaction | None = None
         self.latest: Transaction | None = None
         self._rules = rules
-        self._client = str(session.client_address)
+        self._client = client or str(session.client_address)
         self._held: list[Ruling] = []
         self._anew: dict[tuple[Stage, int], Finding | None] = {}
         self._pending: list[Ruling] = []  # of the recipient whose answer the backend is asked for

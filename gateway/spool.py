@@ -138,12 +138,12 @@ class Spool:
         end = self._header.find(_END_OF_HEADER, start)
         if end >= 0:
             self._header_done = True
-            body = bytes(self._header[end + len(_END_OF_HEADER) :])
+            body = self._header[end + len(_END_OF_HEADER) :] if self._signatures is not None else b""
             del self._header[end + 2 :]
             if self._signatures is not None:
                 self._fields = tuple(header_fields(self.header))
                 self._hashes = BodyHashes(self._fields, self._signatures)
-                self._hashes.update(body)
+                self._hashes.update(bytes(body))
 
 
 class _File:

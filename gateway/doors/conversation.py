@@ -237,7 +237,7 @@ class Conversation(asyncio.Protocol):
     async def _run(self, refusal: Reply | None) -> None:
         try:
             self._session = self._new_session()
-            self._reception = self._door.reception(self._session)
+            self._reception = self._door.reception(self._session, _address(self.client_address)[1])
         except BaseException:  # cancelled too: no client may be left hanging
             self._transport.abort()
             self._door.forget(self)
@@ -427,7 +427,7 @@ class Conversation(asyncio.Protocol):
 
     def _begin_message(self) -> "Spool":
         whole = self._door.timeouts.message
-        self._message_end = self._loop.time() + whole if whole else float("inf")
+        self._message_end = min(self._loop.time() + whole, self._session_end) if whole else self._session_end
         self._spool = spool = self._door.spool()
         return spool
 
@@ -620,11 +620,7 @@ class Conversation(asyncio.Protocol):
                 await asyncio.sleep(0)
             return event
         self._turn = 0
-        loop = self._loop
-        in_message = self._spool is not None
-        patience = self._door.timeouts.data if in_message else self._door.timeouts.command
-        end = min(self._message_end, self._session_end) if in_message else self._session_end
-        self.deadline = min(loop.time() + patience, end)
+        self._set_deadline()
         self._idle = self._reception.transaction is None
         try:
             while event is None or not self._writable:
@@ -640,12 +636,20 @@ class Conversation(asyncio.Protocol):
                     self._transport.resume_reading()
                 await self._bell
                 event = event or engine.next_event()
-                if in_message:  # what is read to its end without being kept makes no events
-                    self.deadline = min(loop.time() + patience, end)
+                if event is None and self._spool is not None:  # what is read without being kept makes no events
+                    self._set_deadline()
         finally:
             self._idle = False
             self.deadline = float("inf")
         return event
+
+    def _set_deadline(self) -> None:
+        """Until when the client has to say something: a command, or more of its message."""
+        timeouts = self._door.timeouts
+        if self._spool is None:
+            self.deadline = min(self._loop.time() + timeouts.command, self._session_end)
+        else:
+            self.deadline = min(self._loop.time() + timeouts.data, self._message_end)
 
     def _send(self) -> None:
         data = self._engine.data_to_send()
@@ -666,7 +670,7 @@ class Conversation(asyncio.Protocol):
         session = Session(
             id=new_id(now),
             listener=door.name,
-            client_address=_address(self.client_address),
+            client_address=_address(self.client_address)[0],
             client_port=self._peer[1],
             server_address=server,
             started=now,
@@ -679,10 +683,11 @@ class Conversation(asyncio.Protocol):
 
 
 @lru_cache(maxsize=1024)
-def _address(host: str) -> Address:
-    """The address of a peer; without the zone of a link-local one, and an IPv4 one as such."""
+def _address(host: str) -> tuple[Address, str]:
+    """The address of a peer and its text; without the zone of a link-local one, and an IPv4 one as such."""
     address = ip_address(host.partition("%")[0])
-    return getattr(address, "ipv4_mapped", None) or address
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address, str(address)
 
 
 def _backend_record(delivery: Delivery) -> BackendRecord:

@@ -211,9 +211,9 @@ class SmtpDoor:
         if self._clients[address] <= 0:
             del self._clients[address]
 
-    def reception(self, session: Session) -> Reception:
-        """The way of a session through the chain."""
-        return Reception(session, self._rules)
+    def reception(self, session: Session, client: str) -> Reception:
+        """The way of a session through the chain; ``client`` is its address as text."""
+        return Reception(session, self._rules, client)
 
     def spool(self) -> Spool:
         """The place for one message."""

@@ -7,11 +7,16 @@ OVERLONG: Final = b"\r\n"
 
 
 class InputBuffer:
-    """A queue of octets; a line over its limit is dropped while it arrives, so that it never grows beyond a line."""
+    """A queue of octets; a line over its limit is dropped while it arrives, so that it never grows beyond a line.
 
-    __slots__ = ("_data", "_overlong", "_start")
+    Attributes:
+        is_empty: Whether everything was read.
+    """
+
+    __slots__ = ("_data", "_overlong", "_start", "is_empty")
 
     def __init__(self) -> None:
+        self.is_empty = True
         self._data = b""
         self._start = 0  # what stands before it has been read
         self._overlong = False  # in a line that is dropped up to its CRLF
@@ -21,19 +26,22 @@ class InputBuffer:
 
     def feed(self, data: bytes) -> None:
         """Take octets as they arrive."""
-        self._data = data if self._start == len(self._data) else self._data[self._start :] + data
+        self._data = data if self.is_empty else self._data[self._start :] + data
         self._start = 0
+        self.is_empty = not self._data
 
     def clear(self) -> None:
         """Drop everything."""
         self._data = b""
         self._start = 0
+        self.is_empty = True
 
     def take_all(self) -> bytes:
         """Read all there is."""
         data = self._data[self._start :] if self._start else self._data
         self._data = b""
         self._start = 0
+        self.is_empty = True
         return data
 
     def take(self, size: int) -> bytes:
@@ -53,11 +61,12 @@ class InputBuffer:
             auth_limit: The same for a line that begins with AUTH, where it is greater.
         """
         data, start = self._data, self._start
-        if start == len(data):
+        if self.is_empty:
             return None
         end = data.find(b"\r\n", start)
         if end >= 0:
             self._start = end + 2
+            self.is_empty = end + 2 == len(data)
             size = end + 2 - start
             if self._overlong or (size > limit and size > self._limit(start, limit, auth_limit)):
                 self._overlong = False
@@ -68,6 +77,7 @@ class InputBuffer:
             self._overlong = True
             self._data = b"\r" if data.endswith(b"\r") else b""
             self._start = 0
+            self.is_empty = not self._data
         return None
 
     def _limit(self, start: int, limit: int, auth_limit: int) -> int:

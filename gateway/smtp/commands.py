@@ -118,17 +118,6 @@ class Terms:
             return self.auth_mechanisms
         return tuple(name for name in self.auth_mechanisms if name not in _PLAINTEXT_MECHANISMS)
 
-    @property
-    def keywords(self) -> list[str]:
-        """The lines of the EHLO reply behind the first (RFC 5321 4.1.1.1)."""
-        lines: list[str] = [name for name in _EXTENSIONS if name in self.extensions]
-        lines += ["ENHANCEDSTATUSCODES", f"SIZE {self.options.message_size}"]
-        if self.tls in {TlsState.OPTIONAL, TlsState.REQUIRED}:
-            lines.append("STARTTLS")
-        if mechanisms := self.mechanisms:
-            lines.append("AUTH " + " ".join(mechanisms))
-        return lines
-
     def check_parameters(self, parameters: tuple[Parameter, ...], known: grammar.KnownParameters) -> None:
         """Check parameters of MAIL or RCPT against what is offered.
 
@@ -138,6 +127,17 @@ class Terms:
         if not self.extended:  # after HELO no extension was offered
             raise GrammarError(reply.UNSUPPORTED_PARAMETER)
         grammar.check_parameters(parameters, known, self.extensions | (_SIZE_AND_AUTH if self.mechanisms else _SIZE))
+
+
+def keywords(message_size: int, tls: TlsState, extensions: frozenset[str], mechanisms: tuple[str, ...]) -> list[str]:
+    """The lines of the EHLO reply behind the first (RFC 5321 4.1.1.1)."""
+    lines: list[str] = [name for name in _EXTENSIONS if name in extensions]
+    lines += ["ENHANCEDSTATUSCODES", f"SIZE {message_size}"]
+    if tls in {TlsState.OPTIONAL, TlsState.REQUIRED}:
+        lines.append("STARTTLS")
+    if mechanisms:
+        lines.append("AUTH " + " ".join(mechanisms))
+    return lines
 
 
 Handler: TypeAlias = Callable[[Terms, bytes], Event | Reply]

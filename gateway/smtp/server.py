@@ -31,7 +31,7 @@ from typing import Final
 
 from gateway.smtp import grammar, reply
 from gateway.smtp.buffer import OVERLONG, InputBuffer
-from gateway.smtp.commands import HANDLERS, ServerOptions, Terms, TlsState
+from gateway.smtp.commands import HANDLERS, ServerOptions, Terms, TlsState, keywords
 from gateway.smtp.data import BareNewlines, BdatChecker, DataDecoder, NulOctets, SizeMeter
 from gateway.smtp.events import (
     Auth,
@@ -164,6 +164,8 @@ class ServerConnection(Terms):
         """
         if self._awaiting is not None:
             raise RuntimeError(f"{type(self._awaiting).__name__} awaits its reply")
+        if self._buffer.is_empty and self._read is _READ_COMMAND:
+            return None
         return self._read(self)
 
     def reply(self, answer: Reply) -> None:
@@ -209,10 +211,10 @@ class ServerConnection(Terms):
         Args:
             text: The first line, the hostname by default.
         """
-        lines = [text or self.options.hostname]
+        text = text or self.options.hostname
         if isinstance(self._awaiting, Hello) and self._awaiting.extended:
-            lines += self.keywords
-        return _hello_reply(tuple(lines))
+            return _ehlo_reply(text, self.options.message_size, self.tls, self.extensions, self.mechanisms)
+        return Reply(250, None, text)
 
     def tls_started(self) -> None:
         """The handshake is done: what was said before it is forgotten (RFC 3207 4.2).
@@ -423,10 +425,15 @@ _READERS: Final[Mapping[State, Callable[[ServerConnection], Event | None]]] = {
 }
 
 
+_READ_COMMAND: Final = _READERS[State.READY]
+
+
 @lru_cache(maxsize=64)
-def _hello_reply(lines: tuple[str, ...]) -> Reply:
+def _ehlo_reply(
+    text: str, message_size: int, tls: TlsState, extensions: frozenset[str], mechanisms: tuple[str, ...]
+) -> Reply:
     """One for each set of extensions, not one for each client."""
-    return Reply(250, None, "\n".join(lines))
+    return Reply(250, None, "\n".join([text, *keywords(message_size, tls, extensions, mechanisms)]))
 
 
 def _show(verb: bytes) -> str:
