@@ -148,11 +148,11 @@ async def _restart(made: Rig) -> None:
 
 
 async def _freeze(made: Rig) -> None:
-    made.redis.freeze()
+    made.redis.pause()
 
 
 async def _thaw(made: Rig) -> None:
-    made.redis.thaw()
+    made.redis.resume()
 
 
 async def _fill(made: Rig) -> None:
@@ -213,7 +213,7 @@ async def test_a_gateway_starts_without_its_redis(tmp_path: Path) -> None:
     """A Redis that is not there yet keeps no mail up; when it comes the limits hold."""
     redis = RedisServer()
     with redis:
-        redis.kill()
+        redis.stop()
         limit = {"rate_limit": {"limit": "10/d"}}
         config = {"state": {"url": redis.url, "timeout": "250ms"}, "policies": [limit]}
         async with serving(tmp_path, config, registry=Registry.installed()) as site:
@@ -234,7 +234,7 @@ async def test_a_worker_counts_its_share_while_redis_is_away() -> None:
     with RedisServer() as redis:
         state = RedisState(StateOptions(url=redis.url, timeout="250ms"), workers=2)
         await state.start()
-        redis.kill()
+        redis.stop()
         take = Take(name="limit", subject="s", rate=1 / 86_400, burst=10.0, approximate=True)
         exact = Take(name="exact", subject="s", rate=1 / 86_400, burst=10.0)
         found = [await state.ask([take, exact]) for _ in range(7)]

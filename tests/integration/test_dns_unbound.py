@@ -8,7 +8,7 @@ import pytest
 from gateway.adapters.dns import DnsResolver
 from gateway.resolver import RecordType, Status
 from tests.support.dns_server import DnsServer, Zone
-from tests.support.dns_thread import dns_thread, unbound
+from tests.support.dns_thread import Unbound, dns_thread
 
 pytestmark = pytest.mark.peer("unbound")
 
@@ -32,8 +32,8 @@ def server() -> Iterator[DnsServer]:
 @pytest.fixture(scope="module")
 def address(server: DnsServer) -> Iterator[str]:
     """Unbound's address."""
-    with unbound(server) as running:
-        yield running
+    with Unbound(server) as running:
+        yield running.address
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import authres.dmarc
 import pytest
 
 from tests.support.dns_server import DnsServer
-from tests.support.dns_thread import dns_thread, unbound
+from tests.support.dns_thread import Unbound, dns_thread
 from tests.support.gateway import Gateway, poll
 from tests.support.ports import free_port
 from tests.support.postfix import Postfix
@@ -279,7 +279,7 @@ def test_spamassassin_believes_the_field(gateway: Gateway, postfix: Postfix, tmp
 @pytest.mark.peer("unbound")
 def test_it_works_with_unbound(dns: DnsServer, postfix: Postfix) -> None:
     """The same mail through unbound: what passes passes, what is forged is refused."""
-    with unbound(dns) as address, gateway_with(address, postfix) as gateway:
+    with Unbound(dns) as unbound, gateway_with(unbound.address, postfix) as gateway:
         text = BANK.sign(message("joe@bank.example"))
         found = words(queued(postfix, send(gateway, BANK_CLIENT, "joe@bank.example", text)))
         assert (found["spf"][0], found["dkim"], found["dmarc"]) == ("pass", ["pass"], ["pass"])

@@ -1,24 +1,20 @@
 """DNS for tests that do not run in an event loop: ``DnsServer`` in a thread of its own, and Debian's unbound before it.
 
-with dns_thread({"example.com": {"A": ["192.0.2.1"]}}) as server, unbound(server) as resolver:
-    ... server.address, server.questions; resolver is an address, too ...
+with dns_thread({"example.com": {"A": ["192.0.2.1"]}}) as server, Unbound(server) as resolver:
+    ... server.address, server.questions, resolver.address ...
 """
 
 import asyncio
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import dns.exception
 import dns.message
 import dns.query
 
 from tests.support.dns_server import DnsServer, Zone
-from tests.support.gateway import poll
-from tests.support.ports import free_port
+from tests.support.server_process import ServerProcess
 
 
 @contextmanager
@@ -60,29 +56,31 @@ forward-zone:
 """
 
 
-@contextmanager
-def unbound(upstream: DnsServer) -> Iterator[str]:
-    """Run unbound, which forwards to a server; gives its address, ``127.0.0.1:PORT``."""
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="unbound-test-") as name:
-        folder = Path(name)
-        config = folder / "unbound.conf"
-        settings = {"port": port, "folder": folder, "upstream": upstream.address.partition(":")[2]}
-        config.write_text(_UNBOUND.format(**settings), "ascii")
-        with (folder / "unbound.log").open("wb") as log:
-            process = subprocess.Popen(["unbound", "-d", "-c", str(config)], stdout=log, stderr=log)
+class Unbound(ServerProcess):
+    """Debian's unbound, which forwards what it is asked to a server.
 
-        def answers() -> bool:
-            assert process.poll() is None, (folder / "unbound.log").read_text("utf-8", "replace")
-            try:
-                dns.query.udp(dns.message.make_query("unbound.invalid", "A"), "127.0.0.1", port=port, timeout=0.5)
-            except (OSError, dns.exception.DNSException):
-                return False
-            return True
+    Args:
+        upstream: The server.
+    """
 
+    def __init__(self, upstream: DnsServer) -> None:
+        super().__init__()
+        self._upstream = upstream
+
+    @property
+    def address(self) -> str:
+        """Where it is: ``127.0.0.1:PORT``."""
+        return f"127.0.0.1:{self.port}"
+
+    def _command(self) -> list[str]:
+        config = self.folder / "unbound.conf"
+        upstream = self._upstream.address.partition(":")[2]
+        config.write_text(_UNBOUND.format(port=self.port, folder=self.folder, upstream=upstream), "ascii")
+        return ["unbound", "-d", "-c", str(config)]
+
+    def _answers(self) -> bool:
         try:
-            poll(answers)
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
+            dns.query.udp(dns.message.make_query("unbound.invalid", "A"), "127.0.0.1", port=self.port, timeout=0.5)
+        except (OSError, dns.exception.DNSException):
+            return False
+        return True

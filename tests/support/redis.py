@@ -2,60 +2,36 @@
 
     with RedisServer() as redis: ... redis.url ...
 
-``RedisServer`` is one; it can be killed, stopped as by SIGSTOP, and started again, empty. ``SentinelSetup`` is a
+``RedisServer`` is one; stopped and started again it is empty. ``SentinelSetup`` is a
 master, a replica and three sentinels; ``ClusterSetup`` a cluster of three masters. Each ends with its ``with``.
 """
 
-import shutil
-import signal
 import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import redis
 from redis.exceptions import RedisError
 
+from tests.support.gateway import poll
 from tests.support.ports import free_port
-
-WITHIN: Final = 30.0
-"""Seconds in which anything must come."""
+from tests.support.server_process import ServerProcess
 
 
-def wait_for(what: Callable[[], Any], within: float = WITHIN) -> Any:
-    """What a function gives once it is true; ``TimeoutError`` when it never is."""
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        try:
-            found = what()
-        except (RedisError, OSError):
-            found = None
-        if found:
-            return found
-        time.sleep(0.02)
-    raise TimeoutError(f"{what} did not come true")
-
-
-class RedisServer:
+class RedisServer(ServerProcess):
     """One server.
 
     Args:
         settings: Settings beyond the common ones, as on the command line.
         sentinel: Whether it is a sentinel, and then its configuration.
-
-    Attributes:
-        port: Its port.
     """
 
     def __init__(self, settings: Mapping[str, str] | None = None, *, sentinel: str | None = None) -> None:
-        self.port = free_port()
+        super().__init__()
         self._settings = dict(settings or {})
         self._sentinel = sentinel
-        self._process: subprocess.Popen[bytes] | None = None
-        self.folder = Path()
 
     @property
     def url(self) -> str:
@@ -68,51 +44,19 @@ class RedisServer:
         password = self._settings.get("requirepass")
         return redis.Redis(port=self.port, socket_timeout=5, password=password)
 
-    def __enter__(self) -> Self:
-        self.folder = Path(tempfile.mkdtemp(prefix="redis-test-"))
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def start(self) -> None:
-        """Start it; it answers on return."""
+    def _command(self) -> list[str]:
         file = self.folder / "redis.conf"
         settings = {"save": '""', "appendonly": "no", "dir": str(self.folder), "bind": "127.0.0.1"} | self._settings
         if self._sentinel is not None:
             settings = {"dir": str(self.folder), "bind": "127.0.0.1"}
         lines = [f"port {self.port}", *(f"{name} {value}" for name, value in settings.items()), self._sentinel or ""]
         file.write_text("\n".join(lines) + "\n", "utf-8")
-        program = "redis-server" if self._sentinel is None else "redis-sentinel"
-        self._process = subprocess.Popen(
-            [program, str(file)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_for(self.client.ping)
+        return ["redis-server" if self._sentinel is None else "redis-sentinel", str(file)]
 
-    def kill(self) -> None:
-        """End it at once."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def freeze(self) -> None:
-        """Stop it as a machine that hangs: connections stay, nothing answers."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+    def _answers(self) -> bool:
+        with suppress(RedisError):
+            return bool(self.client.ping())
+        return False
 
 
 class SentinelSetup:
@@ -137,7 +81,7 @@ class SentinelSetup:
             master = self.servers[0].__enter__()
             settings = {"replicaof": f"127.0.0.1 {master.port}", "repl-ping-replica-period": "1"}
             self.servers.append(RedisServer(settings).__enter__())
-            wait_for(lambda: self.servers[1].client.info("replication")["master_link_status"] == "up")
+            poll(lambda: self.servers[1].client.info("replication")["master_link_status"] == "up")
             configuration = (
                 f"sentinel monitor gateway 127.0.0.1 {master.port} 2\n"
                 "sentinel down-after-milliseconds gateway 700\nsentinel failover-timeout gateway 3000"
@@ -145,8 +89,8 @@ class SentinelSetup:
             for _ in range(3):
                 self._sentinels.append(RedisServer(sentinel=configuration).__enter__())
             for one in self._sentinels:
-                wait_for(lambda one=one: one.client.sentinel_master("gateway")["num-other-sentinels"] == 2)  # type: ignore[misc]  # a default
-                wait_for(lambda one=one: one.client.sentinel_master("gateway")["num-slaves"] == 1)  # type: ignore[misc]  # a default
+                poll(lambda one=one: one.client.sentinel_master("gateway")["num-other-sentinels"] == 2)  # type: ignore[misc]  # a default
+                poll(lambda one=one: one.client.sentinel_master("gateway")["num-slaves"] == 1)  # type: ignore[misc]  # a default
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -185,7 +129,7 @@ class ClusterSetup:
                 check=True, capture_output=True, timeout=60,
             )  # fmt: skip
             for one in self.servers:
-                wait_for(lambda one=one: one.client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")  # type: ignore[misc]  # a default
+                poll(lambda one=one: one.client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")  # type: ignore[misc]  # a default
         except BaseException:
             self.__exit__(None, None, None)
             raise

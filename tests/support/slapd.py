@@ -7,19 +7,11 @@ Its suffix is ``dc=example,dc=com``; anyone may search, and ``ADMIN`` binds with
 a folder with ``cert.pem`` and ``key.pem`` is given. Stopped and started again it has the same ports and entries.
 """
 
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
-from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from tests.support.gateway import poll
 from tests.support.ports import free_port
+from tests.support.server_process import ServerProcess
 
 SUFFIX: Final = "dc=example,dc=com"
 ADMIN: Final = f"cn=admin,{SUFFIX}"
@@ -45,7 +37,7 @@ dbnosync
 """
 
 
-class Slapd:
+class Slapd(ServerProcess):
     """One server; a context manager.
 
     Args:
@@ -60,13 +52,11 @@ class Slapd:
     """
 
     def __init__(self, entries: str, *, certificates: Path | None = None, private: bool = False) -> None:
-        self.port = free_port()
+        super().__init__()
         self.secure_port = free_port()
         self._entries = entries
         self._certificates = certificates
         self._private = private
-        self._process: subprocess.Popen[bytes] | None = None
-        self._folder = Path()
 
     @property
     def url(self) -> str:
@@ -81,55 +71,16 @@ class Slapd:
     @property
     def socket_url(self) -> str:
         """Where it is on this machine."""
-        return "ldapi://" + str(self._folder / "ldapi").replace("/", "%2F")
+        return "ldapi://" + str(self.folder / "ldapi").replace("/", "%2F")
 
-    def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="slapd-"))
-        try:
-            (self._folder / "data").mkdir()
-            self._configure()
-            self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def start(self) -> None:
-        """Start it; it answers on return."""
+    def _command(self) -> list[str]:
         urls = f"ldap://127.0.0.1:{self.port} {self.socket_url}"
         if self._certificates is not None:
             urls += f" ldaps://127.0.0.1:{self.secure_port}"
-        command = ["slapd", "-d", "0", "-f", str(self._folder / "slapd.conf"), "-h", urls]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        poll(lambda: self._process is not None and (self._process.poll() is not None or self._answers()))
-        if self._process.poll() is not None:
-            raise RuntimeError(f"slapd ended with {self._process.returncode}")
+        return ["slapd", "-d", "0", "-f", str(self.folder / "slapd.conf"), "-h", urls]
 
-    def stop(self) -> None:
-        """Kill it; it is gone on return."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(30)
-            self._process = None
-
-    def pause(self) -> None:
-        """Stop it as by SIGSTOP; on return no thread of it runs."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitpid(self._process.pid, os.WUNTRACED)
-
-    def resume(self) -> None:
-        """Let it go on."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def _configure(self) -> None:
+    def _make(self) -> None:
+        (self.folder / "data").mkdir()
         tls = ""
         if self._certificates is not None:
             tls = (
@@ -137,14 +88,8 @@ class Slapd:
                 f"TLSCertificateKeyFile {self._certificates}/key.pem\nTLSVerifyClient never"
             )
         text = _CONFIGURATION.format(
-            folder=self._folder, tls=tls, suffix=SUFFIX, admin=ADMIN, password=PASSWORD,
+            folder=self.folder, tls=tls, suffix=SUFFIX, admin=ADMIN, password=PASSWORD,
             limits="allow bind_v2", access="access to * by anonymous auth by * none" if self._private else "",
         )  # fmt: skip
-        (self._folder / "slapd.conf").write_text(text)
-        command = ["slapadd", "-q", "-f", str(self._folder / "slapd.conf")]
-        subprocess.run(command, input=self._entries, text=True, check=True, capture_output=True, timeout=60)
-
-    def _answers(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-            return True
-        return False
+        (self.folder / "slapd.conf").write_text(text)
+        self._run(["slapadd", "-q", "-f", str(self.folder / "slapd.conf")], self._entries)
