@@ -140,7 +140,7 @@ Step = Callable[[Rig], Awaitable[None]]
 
 
 async def _kill(made: Rig) -> None:
-    await asyncio.to_thread(made.redis.kill)
+    await asyncio.to_thread(made.redis.stop)
 
 
 async def _restart(made: Rig) -> None:
@@ -254,7 +254,7 @@ async def test_the_next_master_takes_over_when_the_sentinels_agree() -> None:
         take = Take(name="limit", subject="s", rate=1 / 86_400, burst=10.0)
         await state.ask([take])
         await asyncio.to_thread(setup.servers[0].client.wait, 1, 5000)
-        await asyncio.to_thread(setup.servers[0].kill)
+        await asyncio.to_thread(setup.servers[0].stop)
         level = 0.0
         async with asyncio.timeout(60):
             while not level:
