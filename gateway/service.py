@@ -56,6 +56,36 @@ class ServiceError(Exception):
     """The service can't start: a port can't be bound, a user does not exist."""
 
 
+def _become(user: str | None, group: str | None) -> tuple[pwd.struct_passwd | None, int]:
+    """The user, None to stay who one is, and the number of the group.
+
+    Raises:
+        ServiceError: They do not exist.
+    """
+    try:
+        entry = pwd.getpwnam(user) if user is not None else None
+        gid = grp.getgrnam(group).gr_gid if group is not None else entry.pw_gid if entry is not None else os.getgid()
+    except KeyError as error:
+        raise ServiceError(f"no such user or group: {error.args[0]}") from error
+    return entry, gid
+
+
+def make_runtime_folder(config: Config) -> None:
+    """Make the folder of the control sockets while this process still may, and give it to whom the workers will be.
+
+    One that is there is left as it is. That it can't be made keeps no mail up: each worker says so in the log.
+
+    Raises:
+        ServiceError: The configured user or group does not exist.
+    """
+    entry, gid = _become(config.user, config.group)
+    if config.runtime_folder is None or os.geteuid() != 0:
+        return  # the workers make it themselves
+    with suppress(OSError):
+        config.runtime_folder.mkdir(mode=0o700)
+        os.chown(config.runtime_folder, os.getuid() if entry is None else entry.pw_uid, gid)
+
+
 def drop_privileges(user: str | None, group: str | None) -> None:
     """Become the user and group for good.
 
@@ -64,11 +94,7 @@ def drop_privileges(user: str | None, group: str | None) -> None:
     """
     if user is None and group is None:
         return
-    try:
-        entry = pwd.getpwnam(user) if user is not None else None
-        gid = grp.getgrnam(group).gr_gid if group is not None else entry.pw_gid if entry is not None else os.getgid()
-    except KeyError as error:
-        raise ServiceError(f"no such user or group: {error.args[0]}") from error
+    entry, gid = _become(user, group)
     if os.geteuid() != 0:
         if (entry is None or entry.pw_uid == os.geteuid()) and gid == os.getegid():
             return
@@ -146,6 +172,7 @@ class Supervisor:
         if config.pid_file is not None:
             self._pid_file = _write_pid_file(config.pid_file)
         raise_descriptor_limit(config)
+        make_runtime_folder(config)
         drop_privileges(config.user, config.group)
         if not self._start(self._current):
             self._stop()

@@ -182,7 +182,7 @@ class DomainSection(Section):
 
     backend: str | None = None
     """The backend that takes its mail; the default backend without it."""
-    recipients: Recipients | None = None
+    recipients: Recipients = None
     """Where its addresses are known, see below; without this, all are taken and the backend has its say."""
     subaddress: str = Field(default="", pattern=r"^[^\s@A-Za-z0-9]*$")
     """Characters that part a user from a detail, such as `+` in `user+detail@example.com`."""

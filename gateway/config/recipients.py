@@ -396,6 +396,15 @@ class RecipientOptions(Section):
         """Whether there is a list or a file."""
         return bool(self.entries) or self.file is not None or self.aliases is not None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_values(cls, value: object) -> object:
+        """A key without a value is a slip: it must not mean that a source is not asked."""
+        empty = [key for key, given in value.items() if given is None] if isinstance(value, dict) else []
+        if empty:
+            raise ValueError(f"{_quoted(empty)} without a value")
+        return value
+
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:
         asked = list(self.asked)
@@ -415,17 +424,19 @@ def _quoted(keys: list[str]) -> str:
 
 
 def _sections(value: object) -> object:
-    """One section is short for a list of one."""
+    """One section is short for a list of one; nothing is a slip, and must not mean that every address is taken."""
+    if value is None:
+        raise ValueError("has no value: give a source, or 'any: true' to take every address")
     return value if isinstance(value, list | tuple) else (value,)
 
 
-def _any_alone(sections: tuple[RecipientOptions, ...]) -> tuple[RecipientOptions, ...]:
-    if len(sections) > 1 and any(section.any for section in sections):
+def _any_alone(sections: tuple[RecipientOptions, ...] | None) -> tuple[RecipientOptions, ...] | None:
+    if sections is not None and len(sections) > 1 and any(section.any for section in sections):
         raise ValueError("'any: true' takes every address; leave out the others")
     return sections
 
 
 Recipients: TypeAlias = Annotated[
-    tuple[RecipientOptions, ...], Field(min_length=1), AfterValidator(_any_alone), BeforeValidator(_sections)
+    tuple[RecipientOptions, ...] | None, Field(min_length=1), AfterValidator(_any_alone), BeforeValidator(_sections)
 ]
-"""The value of ``recipients``: a section, or a list of them."""
+"""The value of ``recipients``: a section, or a list of them; None where it is left out."""

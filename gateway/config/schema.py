@@ -123,3 +123,6 @@ def _allow_short_recipients(definitions: dict[str, Any]) -> None:
         ldap[key]["anyOf"] = [listed, {"type": "string"}]
     recipients = definitions["DomainSection"]["properties"]["recipients"]
     recipients["anyOf"].append({"$ref": "#/$defs/RecipientOptions"})
+    for field in (recipients, *sources.values()):  # left out, or with a value
+        if "anyOf" in field:
+            field["anyOf"] = [form for form in field["anyOf"] if form != {"type": "null"}]

@@ -259,6 +259,35 @@ def test_privileges_are_dropped_after_binding_a_low_port(sink: Sink) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_runtime_folder_is_the_users_where_only_root_may_make_it(sink: Sink) -> None:
+    """In a folder of root's, such as /run, the control sockets' folder is made and given to the user."""
+    settings = {"user": "nobody", "records": "stdout", "runtime_folder": "run"}
+    with Gateway(settings, backend=sink.port) as gateway:
+        assert gateway.folder.stat().st_uid == 0
+        run = gateway.folder / "run"
+        nobody = pwd.getpwnam("nobody")
+        assert (run.stat().st_uid, run.stat().st_gid, run.stat().st_mode & 0o777) == (
+            nobody.pw_uid,
+            nobody.pw_gid,
+            0o700,
+        )
+        assert [path.name for path in run.iterdir()] == [f"worker-{gateway.worker().pid}.sock"]
+        told = subprocess.run(
+            [LYCHGATE, "recipients", "list", "--config", str(gateway.config_file)], capture_output=True, check=False
+        )
+        assert told.returncode == 0, told.stderr
+
+
+def test_a_start_that_fails_leaves_nothing_behind() -> None:
+    """A gateway of a test that does not start removes its folder and has no process."""
+    gateway = Gateway({"bogus": 1})
+    with pytest.raises(RuntimeError, match="bogus: is not a setting here"):
+        gateway.__enter__()
+    assert not gateway.folder.exists()
+    assert gateway.workers() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_key_that_only_root_may_read_serves_another_user(sink: Sink, tmp_path: Path) -> None:
     """The certificate is loaded before privileges are dropped, as Postfix does it."""
     issued = trustme.CA().issue_cert("localhost")

@@ -101,6 +101,14 @@ class Gateway:
     # Its life.
 
     def __enter__(self) -> Self:
+        try:
+            return self._started()
+        except BaseException:
+            self.kill()
+            self._clean_up()
+            raise
+
+    def _started(self) -> Self:
         for attempt in range(5):
             self.settings = self._made()
             self.write(self.settings)
@@ -121,8 +129,13 @@ class Gateway:
             if kind is None:
                 self.assert_no_errors()
         finally:
-            if self._temporary is not None:
-                self._temporary.cleanup()
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        for reader in self._readers:
+            reader.join(WITHIN)
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     async def __aenter__(self) -> Self:
         return await asyncio.to_thread(self.__enter__)

@@ -79,7 +79,12 @@ def test_several_sources_stand_in_a_list(tmp_path: Path) -> None:
 
 WRONG = [
     ("{}", "recipients: names none: give 'list', 'file', a source to ask, or 'any: true'"),
-    ("{probe: null}", "recipients: names none"),
+    ("null", "recipients: has no value: give a source, or 'any: true' to take every address"),
+    ("{probe: null}", "recipients: 'probe' without a value"),
+    ("{list: [a], sql: }", "recipients: 'sql' without a value"),
+    ("{list: , file: }", "recipients: 'list' and 'file' without a value"),
+    ("[{list: [a]}, null]", "recipients[1]: names none"),
+    ("{probe: false}", "recipients: names none"),
     ("[]", "recipients: must not be empty"),
     ("[{any: true}, {list: [a]}]", "recipients: 'any: true' takes every address; leave out the others"),
     ("{any: true, probe: true}", "recipients: 'any: true' takes every address; leave out 'probe', or 'any'"),
@@ -133,6 +138,13 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, text: str, message
     place, _, words = found.partition(": ")
     assert place.startswith("7:")
     assert message in words.removeprefix("domains.example.com.")
+
+
+@pytest.mark.parametrize("text", ["null", "{sql: , list: [a]}", "{list: }", "{file: , any: true}"])
+def test_the_schema_takes_no_recipients_without_a_value(tmp_path: Path, text: str) -> None:
+    """An editor marks a source that was left empty, too."""
+    schema = jsonschema.Draft202012Validator(config_schema(REGISTRY))
+    assert not schema.is_valid(read_text(with_recipients(text), tmp_path / "x.yaml").root)
 
 
 def test_a_library_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
