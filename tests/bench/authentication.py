@@ -155,27 +155,38 @@ def many() -> Sequence[Mail]:
     return [signed(f"joe@{domain(number)}", f"out.{domain(number)}") for number in range(COLD)]
 
 
-def _zone() -> Iterator[str]:
-    """The records of all senders: what a message comes to is six questions for the one, nine for each of the many."""
-    names = [("example.org", HELO)] + [(domain(number), f"out.{domain(number)}") for number in range(COLD)]
-    for name, host in names:
+def zone(senders: Iterable[tuple[str, str]]) -> dict[str, dict[str, Sequence[str]]]:
+    """The records of senders, given with their hosts.
+
+    What a message comes to is six questions, and nine if DMARC walks up from the domain.
+    """
+    found: dict[str, dict[str, Sequence[str]]] = {}
+    for name, host in senders:
         organization = name.removeprefix("mail.")
-        yield f'{host}. TXT "v=spf1 a -all"'
-        yield f"{host}. A 127.0.0.1"
-        yield f"{name}. MX 10 {host}."
-        yield f"{name}. A 127.0.0.1"
-        yield f'{name}. TXT "v=spf1 include:_spf.{organization} -all"'
-        yield f'_spf.{organization}. TXT "v=spf1 ip4:127.0.0.0/8 -all"'
-        yield f'_dmarc.{organization}. TXT "v=DMARC1; p=reject"'
-        for key, records in Signer(name).zone.items():
-            yield f"{key}. TXT {records['TXT'][0]}"
+        found[host] = {"TXT": ['"v=spf1 a -all"'], "A": ["127.0.0.1"]}
+        found[name] = {
+            "MX": [f"10 {host}."],
+            "A": ["127.0.0.1"],
+            "TXT": [f'"v=spf1 include:_spf.{organization} -all"'],
+        }
+        found[f"_spf.{organization}"] = {"TXT": ['"v=spf1 ip4:127.0.0.0/8 -all"']}
+        found[f"_dmarc.{organization}"] = {"TXT": ['"v=DMARC1; p=reject"']}
+        found |= Signer(name).zone
+    return found
 
 
 @contextmanager
 def dns(parent: Path) -> Iterator[None]:
     """Run unbound with the zones."""
     folder = Path(tempfile.mkdtemp(dir=parent))
-    (folder / "zone").write_text("".join(f"local-data: '{record}'\n" for record in _zone()), "ascii")
+    senders = [("example.org", HELO)] + [(domain(number), f"out.{domain(number)}") for number in range(COLD)]
+    lines = (
+        f"local-data: '{name}. {record_type} {record}'\n"
+        for name, records in zone(senders).items()
+        for record_type, each in records.items()
+        for record in each
+    )
+    (folder / "zone").write_text("".join(lines), "ascii")
     (folder / "unbound.conf").write_text(_UNBOUND.format(address=DNS, folder=folder), "ascii")
     command = ["unbound", "-d", "-c", str(folder / "unbound.conf")]
     with Program(command, folder / "unbound.log") as program:
