@@ -1,8 +1,9 @@
 """One connection to a server: an asyncio protocol around ``smtp.client``.
 
 A reply runs whoever waits for it in place (``bell``), and one timer a connection serves all its time-outs: it is moved
-only when a deadline comes before it, so that a message costs no timers. Whatever goes wrong (loss, garbage, time-out,
-a 421) is a ``BackendError``; a connection that had one is closed and keeps it in ``fault``.
+only when a deadline comes before it, so that a message costs no timers. Commands are written at the loop's next turn,
+when everything that came in has been seen to: whoever reads them is woken once for all of them. Whatever goes wrong
+(loss, garbage, time-out, a 421) is a ``BackendError``; a connection that had one is closed and keeps it in ``fault``.
 """
 
 import asyncio
@@ -73,6 +74,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.lost = loop.create_future()
         self.loop = loop
+        self._unsent: list[bytes] = []  # until the loop's next turn
         self._replies: list[Reply] = []
         self._wanted = 0
         self._bell = Bell(loop)  # rung when what is waited for has come: replies, room to write, or a fault
@@ -144,15 +146,32 @@ class Connection(asyncio.Protocol):
         return self.fault is not None or self._quitting
 
     def write(self, data: bytes) -> None:
-        """Send octets.
+        """Send octets at the loop's next turn, with what others are sent.
 
         Raises:
             BackendError: The connection is lost.
         """
         if self.fault is not None:
             raise self.fault
-        assert self.transport is not None  # noqa: S101 - set since connection_made
-        self.transport.write(data)
+        if not self._unsent:
+            self.loop.call_soon(self._send)
+        self._unsent.append(data)
+
+    def write_now(self, data: bytes) -> None:
+        """Send octets at once, so that ``is_paused`` says whether the server takes more.
+
+        Raises:
+            BackendError: The connection is lost.
+        """
+        self.write(data)
+        self._send()
+
+    def _send(self) -> None:
+        unsent = self._unsent
+        if unsent and self.fault is None:
+            assert self.transport is not None  # noqa: S101 - set since connection_made
+            self.transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
+        unsent.clear()
 
     async def drain(self, within: float) -> None:
         """Wait until the server takes more data, or has replied early.

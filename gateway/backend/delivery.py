@@ -378,7 +378,7 @@ class Delivery:
                     size = 0
                     if connection.has_reply:
                         return False
-                    connection.write(data if stuffer is None else stuffer.feed(data))
+                    connection.write_now(data if stuffer is None else stuffer.feed(data))
                     if connection.is_paused:
                         await connection.drain(self._options.timeouts.data_block)
             data = b"".join(parts)

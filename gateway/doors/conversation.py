@@ -122,6 +122,7 @@ class Conversation(asyncio.Protocol):
         "_proxied",
         "_reception",
         "_relay",
+        "_sending",
         "_server_address",
         "_session",
         "_session_end",
@@ -162,6 +163,7 @@ class Conversation(asyncio.Protocol):
         self._idle = False  # waiting for a command with no transaction open
         self._buffering = False  # not reading from the connection
         self._writable = True
+        self._sending = False  # at the loop's next turn
         self._turn = 0  # events since others had their turn
         self._enciphered: list[bytes] | None = None  # what came before the handshake, of implicit TLS
         self._deciphered: list[bytes] | None = None  # what came while the handshake is awaited
@@ -264,14 +266,18 @@ class Conversation(asyncio.Protocol):
             await self._reception.close(end.verdict, reply, backend)
         finally:
             self._forget_message()
-            self._send()
-            if reply is not None and not end.told and not self._gone:
-                self._transport.write(reply.wire)
-            self._transport.close()
             self._session.resolve_client_name = _not_asked  # the session was in it: no cycle is left behind
-            if not self._gone and self._transport.get_write_buffer_size():  # one that reads nothing would stay for ever
-                self._loop.call_later(LAST_WORDS, self._transport.abort)
             self._door.forget(self)
+            self._loop.call_soon(self._hang_up, None if end.told else reply)
+
+    def _hang_up(self, reply: Reply | None) -> None:
+        """Send what is left, and these last words; then close."""
+        self._send()
+        if reply is not None and not self._gone:
+            self._transport.write(reply.wire)
+        self._transport.close()
+        if not self._gone and self._transport.get_write_buffer_size():  # one that reads nothing would stay for ever
+            self._loop.call_later(LAST_WORDS, self._transport.abort)
 
     async def _serve(self, refusal: Reply | None) -> None:  # noqa: C901, PLR0912 - a table of events, read in order
         """The session, command by command."""
@@ -624,7 +630,7 @@ class Conversation(asyncio.Protocol):
         self._idle = self._reception.transaction is None
         try:
             while event is None or not self._writable:
-                self._send()
+                self._send_soon()
                 if self._gone or (self._ended and event is None):
                     raise _EndError
                 if self._expired:
@@ -651,7 +657,14 @@ class Conversation(asyncio.Protocol):
         else:
             self.deadline = min(self._loop.time() + timeouts.data, self._message_end)
 
+    def _send_soon(self) -> None:
+        """Have what was replied so far written at the loop's next turn, with what others are sent."""
+        if not self._sending:
+            self._sending = True
+            self._loop.call_soon(self._send)
+
     def _send(self) -> None:
+        self._sending = False
         data = self._engine.data_to_send()
         if data and not self._gone:
             self._transport.write(data)
