@@ -22,11 +22,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from gateway.resolver import Resolver
 from gateway.session import Domain, Recipient, Session, Transaction
 from gateway.state import Asking, State
+from gateway.strict import StrictModel
 from gateway.verdict import Finding, Outcome, Stage
 
 __all__ = ["Clock", "Context", "NoOptions", "OnError", "Options", "Policy"]
@@ -41,13 +42,13 @@ class OnError(StrEnum):
     DEFER = "defer"
 
 
-class Options(BaseModel):
-    """The base of every policy's options: frozen, and an unknown key is an error.
+class Options(StrictModel):
+    """The base of every policy's options: frozen, an unknown key is an error, and so is text in place of a number.
 
     A validator that reads files finds the configuration's folder in ``info.context["folder"]``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
 
 class NoOptions(Options):

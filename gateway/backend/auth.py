@@ -43,6 +43,7 @@ class AuthRelay:
     @classmethod
     async def open(cls, group: "ServerGroup", session: Session) -> Self:
         """Connect to the first server that can be reached; without one every AUTH is answered with 454."""
+        await group.ask_if_down()
         for server in group.candidates():
             if not server.is_up:
                 continue

@@ -1,4 +1,8 @@
-"""What MAIL and RCPT say to a server, and which extensions they need of it (RFC 5321 4.1.1, 1870, 6152, 6531, 3461)."""
+"""What MAIL and RCPT say to a server, and which extensions they need of it (RFC 5321 4.1.1, 1870, 6152, 6531, 3461).
+
+They are what the client said, with one exception: whose message it is (AUTH) only a client can say that has
+authenticated. Of any other it goes on as ``AUTH=<>``, for which a server may relay nothing (RFC 4954 5).
+"""
 
 from typing import Final
 
@@ -32,12 +36,14 @@ def needed(transaction: Transaction, recipients: list[Recipient]) -> frozenset[s
 
 
 def mail_command(transaction: Transaction, offered: Capabilities) -> str:
-    """The MAIL command: parameters unchanged, but for SIZE, AUTH and BODY=7BIT where the server does not offer them."""
+    """The MAIL command; without SIZE, AUTH and BODY=7BIT where the server does not offer them."""
     command = f"MAIL FROM:<{transaction.reverse_path}>"
     for parameter in transaction.parameters:
         extension = "8BITMIME" if parameter.keyword == "BODY" else parameter.keyword
-        if extension not in {"SIZE", "AUTH", "8BITMIME"} or extension in offered.keywords:
-            command += f" {parameter}"
+        if extension in {"SIZE", "AUTH", "8BITMIME"} and extension not in offered.keywords:
+            continue
+        trusted = extension != "AUTH" or transaction.session.login is not None
+        command += f" {parameter}" if trusted else " AUTH=<>"
     return command
 
 

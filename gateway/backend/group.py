@@ -5,7 +5,8 @@ next. ``round_robin``: each message begins at the next server. The MX hosts of a
 preference, equal ones shuffled (RFC 5321 5.1); they are looked up again when the answer grows old.
 
 Servers that are down (``server``) are asked again and again; so is one that is up, has no open connection and was not
-heard of for ``health.interval``. The connection that comes of it joins the pool.
+heard of for ``health.interval``. The connection that comes of it joins the pool. When none is up, mail that comes asks,
+too: each server once at a time, for ``timeouts.connect`` at most, so that mail flows as soon as one is back.
 """
 
 import asyncio
@@ -148,6 +149,8 @@ class ServerGroup:
         Raises:
             BackendError: There is none.
         """
+        if not tried:
+            await self.ask_if_down()
         last = BackendError("no server is up")
         while servers := [server for server in self.candidates() if server.is_up and server not in tried]:
             for server in servers:
@@ -171,6 +174,22 @@ class ServerGroup:
                 last = error
         raise last
 
+    async def ask_if_down(self) -> None:
+        """When no server is up, wait a moment whether one has come back: until one has, or all have said no."""
+        if self.is_up:
+            return
+        for server in self._servers:
+            if server not in self._probes:
+                self._probe(server)
+        loop = asyncio.get_running_loop()
+        while not self.is_up:
+            # One that stalls is waited for once, and not by each message that comes meanwhile.
+            begun = loop.time() - self.options.timeouts.connect
+            fresh = {probe: server.probed for server, probe in self._probes.items() if server.probed > begun}
+            if not fresh:
+                return
+            await asyncio.wait(fresh, timeout=min(fresh.values()) - begun, return_when=asyncio.FIRST_COMPLETED)
+
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         interval = self.options.health.interval
@@ -181,9 +200,14 @@ class ServerGroup:
                 await self._look_up()
             for server in self._servers:
                 if server not in self._probes and server.probe_due(now) <= now:
-                    # A task each, because one that stalls must not hold up the others.
-                    probe = self._probes[server] = loop.create_task(server.probe())
-                    probe.add_done_callback(partial(self._probed, server))
+                    self._probe(server)
+
+    def _probe(self, server: Server) -> None:
+        """Ask a server, in a task of its own: one that stalls must not hold up the others."""
+        loop = asyncio.get_running_loop()
+        server.probed = loop.time()
+        probe = self._probes[server] = loop.create_task(server.probe())
+        probe.add_done_callback(partial(self._probed, server))
 
     def _probed(self, server: Server, probe: "asyncio.Task[None]") -> None:
         del self._probes[server]
@@ -193,11 +217,10 @@ class ServerGroup:
     async def _look_up(self) -> None:
         """Ask for the MX hosts whose answers have grown old."""
         now = asyncio.get_running_loop().time()
-        default = 24 if self.options.protocol is BackendProtocol.LMTP else 25
         for hop in self.options.servers:
             old = self._found.get(hop)
             if hop.kind is NextHopKind.MX and (old is None or old.expires <= now):
-                found = await expand(self._resolver, hop, hop.port or default)
+                found = await expand(self._resolver, hop, hop.port or self.options.port)
                 if found is None:  # nothing is known now: what was known stays
                     endpoints = () if old is None else old.endpoints
                     self._found[hop] = Found(endpoints, now + LOOKUP_RETRY)
@@ -208,14 +231,15 @@ class ServerGroup:
 
     def _place(self) -> None:
         """Make ``servers`` of the next hops, keeping those that stay."""
-        default = 24 if self.options.protocol is BackendProtocol.LMTP else 25
         endpoints: list[Endpoint] = []
         for hop in self.options.servers:
             match hop.kind:
                 case NextHopKind.UNIX:
                     endpoints.append(Endpoint(name=hop.target, path=hop.target))
                 case NextHopKind.HOST:
-                    endpoints.append(Endpoint(name=hop.target, addresses=(hop.target,), port=hop.port or default))
+                    endpoints.append(
+                        Endpoint(name=hop.target, addresses=(hop.target,), port=hop.port or self.options.port)
+                    )
                 case NextHopKind.MX:
                     endpoints += self._found.get(hop, Found((), 0.0)).endpoints
         old = {server.endpoint: server for server in self._servers}

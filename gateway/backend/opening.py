@@ -1,4 +1,4 @@
-"""Opening a connection: TCP or UNIX socket, greeting, EHLO or LHLO, STARTTLS (RFC 3207).
+"""Opening a connection: TCP or UNIX socket, implicit TLS, greeting, EHLO or LHLO, STARTTLS (RFC 3207).
 
 Opportunistic TLS falls back to plain text, on a new connection, when STARTTLS or the handshake fails. Octets behind the
 ``220`` to STARTTLS would be an injected reply: the connection is closed (RFC 3207 section 6, CVE-2011-0411).
@@ -7,6 +7,7 @@ Opportunistic TLS falls back to plain text, on a new connection, when STARTTLS o
 import asyncio
 import ssl
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.backend.connection import BackendError, Connection
 from gateway.config.backend import BackendOptions, BackendProtocol, BackendTls, BackendTlsMode
@@ -83,7 +84,7 @@ class Opener:
             BackendError: There is none to be had.
         """
         connection = await self._greeted()
-        if self._context is None:
+        if self._context is None or self._tls.implicit:
             return connection
         optional = self._tls.mode is BackendTlsMode.OPPORTUNISTIC
         if "STARTTLS" not in connection.engine.capabilities.keywords:
@@ -140,21 +141,31 @@ class Opener:
             connection.quit()
             raise BackendError(f"the server refused {self._hello}: {reply}", reply=reply)
 
+    @property
+    def _server_name(self) -> str:
+        """What the certificate must show."""
+        return self._tls.name or self.endpoint.name
+
+    def _made(self) -> Connection:
+        """What asyncio calls for a new connection."""
+        connection = Connection(asyncio.get_running_loop())
+        connection.secure = self._tls.implicit
+        return connection
+
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
         reason: Exception = OSError("the server has no address")
+        tls: dict[str, Any] = {"ssl": self._context, "server_hostname": self._server_name} if self._tls.implicit else {}
         try:
             if self.endpoint.path is not None:
                 async with asyncio.timeout(self.timeouts.connect):
-                    _, connection = await loop.create_unix_connection(lambda: Connection(loop), self.endpoint.path)
+                    _, connection = await loop.create_unix_connection(self._made, self.endpoint.path, **tls)
                     return connection
             for address in self.endpoint.addresses:
                 try:
                     # Each has its own share: behind an IPv6 address that nobody reaches an IPv4 one may answer.
                     async with asyncio.timeout(self.timeouts.connect / len(self.endpoint.addresses)):
-                        _, connection = await loop.create_connection(
-                            lambda: Connection(loop), address, self.endpoint.port
-                        )
+                        _, connection = await loop.create_connection(self._made, address, self.endpoint.port, **tls)
                         return connection
                 except OSError as error:  # TimeoutError, too
                     reason = error
@@ -178,7 +189,7 @@ class Opener:
                 connection.transport,
                 connection,
                 self._context,
-                server_hostname=self._tls.name or self.endpoint.name,
+                server_hostname=self._server_name,
                 ssl_handshake_timeout=self.timeouts.connect or None,
             )
         except OSError as error:  # SSLError is one

@@ -128,6 +128,7 @@ class BackendProbe:
         """
         recipient = f"{_written(local_part)}@{domain}"
         problem = "no server is up"
+        await self._group.ask_if_down()
         for server in self._group.candidates():
             if not server.is_up:
                 continue

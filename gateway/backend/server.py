@@ -4,8 +4,8 @@ A server is down after ``health.failures`` faults without a message between them
 fails. Faults are a refused or stalled connection, a refusing greeting, garbage, a time-out, a loss in the middle of a
 transaction; not the loss of a connection that was kept for a while, and not a 421 within a session, which may be about
 the client that XCLIENT announced. A server that is down gets no mail; it is asked again after an eighth of
-``health.interval``, then after a quarter, half and the whole of it. One that answers is up again, on probation: until
-it has taken a message one more fault makes it down.
+``health.interval``, then after a quarter, half and the whole of it, and whenever mail finds no server up. One that
+answers is up again, on probation: until it has taken a message one more fault makes it down.
 """
 
 import asyncio
@@ -34,6 +34,8 @@ class Server:
         capabilities: What it offered last, None before the first contact.
         is_up: Whether it gets mail.
         contact: The loop's time of its last sign of life.
+        next_probe: When it is to be asked next, while it is down.
+        probed: When it was asked last by a probe.
     """
 
     def __init__(self, endpoint: Endpoint, opener: Opener, options: BackendOptions) -> None:
@@ -44,6 +46,7 @@ class Server:
         self.is_up = True
         self.contact = float("-inf")
         self.next_probe = 0.0
+        self.probed = 0.0
         self._failures = 0
         self._probes = 0
         self._health = options.health

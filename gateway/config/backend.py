@@ -1,29 +1,26 @@
 """The options of one server group: where mail goes on, and how (``backends: {NAME: {...}}``).
 
 A server is written ``host:port``, ``[2001:db8::1]:port``, ``unix:/path`` or ``mx:domain``; without a port it is 25,
-for LMTP 24. Everything that waits has a time-out whose default is that of RFC 5321 4.5.3.2 or shorter, because the
-gateway's client is waiting too. Relative paths start from the configuration's folder.
+for LMTP 24, with implicit TLS 465. Everything that waits has a time-out whose default is that of RFC 5321 4.5.3.2 or
+shorter, because the gateway's client is waiting too. Relative paths start from the configuration's folder.
 """
 
 import re
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv6Address
-from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
-    ValidationInfo,
     model_validator,
 )
 from pydantic_core import CoreSchema, core_schema
 
+from gateway.config.fields import File, Section, existing
 from gateway.units import Duration
 
 _HOST_NAME: Final = re.compile(
@@ -135,30 +132,26 @@ class Order(StrEnum):
     ROUND_ROBIN = "round_robin"
 
 
-def _existing_file(path: Path, info: ValidationInfo) -> Path:
-    folder = info.context.get("folder") if isinstance(info.context, dict) else None
-    path = path if folder is None else Path(folder) / path
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    return path
-
-
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class BackendTls(_Options):
-    """TLS to the servers, by STARTTLS (RFC 3207)."""
+class BackendTls(Section):
+    """TLS to the servers, by STARTTLS (RFC 3207) or from the first octet."""
 
     mode: BackendTlsMode = BackendTlsMode.OFF
     """off; opportunistic (where offered, not verified); required (not verified); verified (certificate and name)."""
-    ca: Annotated[Path, AfterValidator(_existing_file)] | None = None
+    implicit: bool = False
+    """TLS from the first octet (RFC 8314) in place of STARTTLS, for required and verified; the port is 465 then."""
+    ca: Annotated[File, AfterValidator(existing)] | None = None
     """PEM file of the authorities to trust for ``verified``; the system's without it."""
     name: str | None = None
     """The name that the certificate must show, where it is not the server's."""
 
+    @model_validator(mode="after")
+    def _no_way_back(self) -> Self:
+        if self.implicit and self.mode not in {BackendTlsMode.REQUIRED, BackendTlsMode.VERIFIED}:
+            raise ValueError(f"implicit goes with mode required or verified, and not with {self.mode}")
+        return self
 
-class BackendTimeouts(_Options):
+
+class BackendTimeouts(Section):
     """How long a server may take."""
 
     connect: Duration = 5.0
@@ -173,7 +166,7 @@ class BackendTimeouts(_Options):
     """For the reply to the end of data (RFC 5321 4.5.3.2.6: 10 minutes)."""
 
 
-class BackendHealth(_Options):
+class BackendHealth(Section):
     """When a server counts as down, and when it is asked again."""
 
     interval: Duration = 10.0
@@ -182,7 +175,7 @@ class BackendHealth(_Options):
     """How many faults in a row make it down."""
 
 
-class BackendOptions(_Options):
+class BackendOptions(Section):
     """One group of servers that take the same mail."""
 
     servers: tuple[NextHop, ...] = Field(min_length=1)
@@ -207,6 +200,13 @@ class BackendOptions(_Options):
     """Time limits."""
     health: BackendHealth = BackendHealth()
     """Watching the servers."""
+
+    @property
+    def port(self) -> int:
+        """The port of servers that name none."""
+        if self.tls.implicit:
+            return 465  # RFC 8314 7.3
+        return 24 if self.protocol is BackendProtocol.LMTP else 25  # RFC 2033 5: never 25
 
     @model_validator(mode="after")
     def _name_for_sockets(self) -> Self:

@@ -5,14 +5,14 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
-    Strict,
     ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
+
+from gateway.strict import StrictModel
 
 
 def _in_folder(path: Path, info: ValidationInfo) -> Path:
@@ -36,16 +36,15 @@ def _not_null(value: object) -> object:
     return {} if value is None else value
 
 
-Flag: TypeAlias = Annotated[bool, Strict()]
-Count: TypeAlias = Annotated[int, Strict(), Field(ge=0)]
-Positive: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
+Count: TypeAlias = Annotated[int, Field(ge=0)]
+Positive: TypeAlias = Annotated[int, Field(ge=1)]
 File: TypeAlias = Annotated[Path, AfterValidator(_in_folder), WithJsonSchema({"type": "string"})]
 
 
-class Section(BaseModel):
-    """The base of every section: frozen, and an unknown key is an error."""
+class Section(StrictModel):
+    """The base of every section."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod

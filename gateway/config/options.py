@@ -16,13 +16,12 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    Strict,
     WithJsonSchema,
     model_validator,
 )
 
 from gateway.config.backend import BackendOptions
-from gateway.config.fields import Count, File, Flag, Positive, Section
+from gateway.config.fields import Count, File, Positive, Section
 from gateway.config.names import Endpoint, address_pattern, domain_name, domain_pattern, host_name
 from gateway.config.recipients import Recipients
 from gateway.config.state import StateField, StateOptions
@@ -139,7 +138,7 @@ class AuthOptions(Section):
 
     backend: str | None = None
     """The backend that checks the login and takes the client's mail; the default backend without it."""
-    required: Flag = True
+    required: bool = True
     """Whether a client must authenticate before MAIL."""
 
 
@@ -219,7 +218,7 @@ class DnsOptions(Section):
     """Resolvers, `127.0.0.1` or `127.0.0.1:5353`; the system's without them."""
     timeout: Duration = 5.0
     """For one question, all tries together."""
-    client_names: Flag = True
+    client_names: bool = True
     """Whether the client's name is looked up."""
     cache: Count = 10_000
     """How many answers are remembered; 0 for none. A long one counts as several."""
@@ -245,7 +244,7 @@ class AuthenticationResultsOptions(Section):
     authserv_id: HostName | None = None
     """The name under which the gateway speaks; `hostname` without it. Fields that come in under it are forged and are
     removed."""
-    add: Flag = True
+    add: bool = True
     """Whether the field is added, once a policy such as `spf`, `dkim`, `arc` or `dmarc` has looked."""
     remove: tuple[HostName, ...] = ()
     """Further names whose fields nobody outside may use, such as those of the mail servers behind the gateway."""
@@ -256,7 +255,7 @@ class RecordOptions(Section):
 
     file: File | None = None
     """A file to which each record is added as a line of JSON."""
-    stdout: Flag = False
+    stdout: bool = False
     """Write them to standard output."""
 
 
@@ -276,13 +275,13 @@ class Limits(Section):
     """The largest message in octets, announced as SIZE; 0 for no limit."""
     header_size: Size = 1_048_576
     """The largest header section of a message."""
-    command_line: Annotated[int, Strict(), Field(ge=512)] = 2048
+    command_line: Annotated[int, Field(ge=512)] = 2048
     """Octets of one command with its CRLF (RFC 5321 4.5.3.1.4: at least 512)."""
-    auth_line: Annotated[int, Strict(), Field(ge=512)] = 12_288
+    auth_line: Annotated[int, Field(ge=512)] = 12_288
     """Octets of one line of an AUTH exchange (RFC 4954 4: 12288)."""
     parameters: Positive = 20
     """Parameters of one MAIL or RCPT."""
-    recipients: Annotated[int, Strict(), Field(ge=100)] = 1000
+    recipients: Annotated[int, Field(ge=100)] = 1000
     """Recipients of one message (RFC 5321 4.5.3.1.8: at least 100)."""
     errors: Positive = 20
     """Protocol errors and failed logins in a session, after which it ends."""

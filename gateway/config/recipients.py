@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
 
-from gateway.config.fields import File, Flag, Positive, Section, existing
+from gateway.config.fields import File, Positive, Section, existing
 from gateway.lookup import template
 from gateway.lookup.ldap_filter import SearchFilter
 from gateway.tables import AddressList
@@ -259,17 +259,17 @@ class LdapOptions(AskedOptions):
     """sub: the whole tree; one: right below the base; base: the base itself."""
     dereference: LdapDereference = LdapDereference.NEVER
     """Where aliases in the directory are followed: never, searching, finding (the base) or always."""
-    bind: Flag = True
+    bind: bool = True
     """Whether one binds before searching; with version 2 one must."""
     bind_dn: str = ""
     """Who binds; nothing for an anonymous bind."""
     bind_pw: SecretStr | None = None
     """The password: `${file:PATH}` or `${env:NAME}`."""
-    start_tls: Flag = False
+    start_tls: bool = False
     """Whether TLS begins with StartTLS. It is needed then: there is no falling back."""
     tls_ca_cert_file: Annotated[File, AfterValidator(existing)] | None = None
     """PEM file of the authorities to trust; the system's without it."""
-    tls_require_cert: Flag = True
+    tls_require_cert: bool = True
     """Whether the server's certificate must be right and show its name."""
     version: Literal[2, 3] = 3
     """Of the protocol."""
@@ -367,7 +367,7 @@ class RecipientOptions(Section):
     """A file with one address a line; `#` begins a comment. It is read again when it changes."""
     aliases: Annotated[AliasOptions, BeforeValidator(_aliases)] | None = None
     """Further addresses that are taken: a list, or `{file: PATH}`."""
-    any: Flag = False
+    any: bool = False
     """Whether every address of the domain is taken."""
     probe: Annotated[ProbeOptions | None, BeforeValidator(_probe)] = None
     """Asks the domain's own backend, by MAIL and RCPT without a message: `true`, or settings."""

@@ -9,24 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Final, Self
 from urllib.parse import parse_qs, unquote
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
-    Strict,
-    ValidationInfo,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
+from gateway.config.fields import File, Section
 from gateway.units import Duration
 
 _PORT: Final = 6379
@@ -160,14 +154,8 @@ def _servers(text: str, port: int) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def _in_folder(path: Path, info: ValidationInfo) -> Path:
-    return path if not info.context else Path(info.context["folder"]) / path
-
-
-class StateOptions(BaseModel):
+class StateOptions(Section):
     """What workers and machines count together; `memory:` or a Redis."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     url: str = "memory:"
     """`memory:` (one worker), `redis://HOST:PORT/DB`, `rediss://` (TLS), `unix:///PATH?db=DB`,
@@ -180,13 +168,13 @@ class StateOptions(BaseModel):
     """The user at the sentinels."""
     sentinel_password: SecretStr | None = None
     """The password at the sentinels."""
-    ca: Annotated[Path, AfterValidator(_in_folder), WithJsonSchema({"type": "string"})] | None = None
+    ca: File | None = None
     """PEM file with the authorities that may have signed the servers' certificates; the system's without it."""
     prefix: str = Field(default="lychgate", pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
     """What keys begin with. Gateways that share a prefix count together."""
     timeout: Duration = Field(default=0.05, gt=0)
     """How long one question may take. Slower than this is away: policies then do what their `on_error` says."""
-    entries: Annotated[int, Strict(), Field(ge=1000)] = 100_000
+    entries: int = Field(default=100_000, ge=1000)
     """With `memory:`, the most entries of each kind."""
 
     @field_validator("url")

@@ -4,6 +4,7 @@ import asyncio
 import smtplib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -46,6 +47,12 @@ def postfix(certificates: Path) -> Iterator[Postfix]:
         | {"smtpd_delay_reject": "no", "smtpd_helo_restrictions": "check_helo_access inline:{{bad.example=REJECT}}"},
         "tls": {
             "smtpd_tls_security_level": "may",
+            "smtpd_tls_cert_file": str(certificates / "cert.pem"),
+            "smtpd_tls_key_file": str(certificates / "key.pem"),
+            "smtpd_tls_received_header": "yes",
+        },
+        "wrapped": {
+            "smtpd_tls_wrappermode": "yes",
             "smtpd_tls_cert_file": str(certificates / "cert.pem"),
             "smtpd_tls_key_file": str(certificates / "key.pem"),
             "smtpd_tls_received_header": "yes",
@@ -245,6 +252,39 @@ async def test_tls(postfix: Postfix, certificates: Path, mode: str) -> None:
         assert servers.servers[0].pool.count == 1
     assert delivery.queue_id is not None
     assert b"(using TLSv1.3" in postfix.message(delivery.queue_id)
+
+
+@pytest.mark.parametrize("mode", ["required", "verified"])
+@on_uvloop
+async def test_implicit_tls(postfix: Postfix, certificates: Path, mode: str) -> None:
+    """TLS from the first octet, as on port 465; several messages over one connection."""
+    tls = {"mode": mode, "implicit": True, "ca": str(certificates / "ca.pem"), "name": "localhost"}
+    async with backend.group(postfix.ports["wrapped"], tls=tls) as servers:
+        for _ in range(2):
+            answer, delivery = await backend.deliver(servers)
+            assert answer.code == 250
+            assert delivery.queue_id is not None
+            assert b"(using TLSv1.3" in postfix.message(delivery.queue_id)
+        assert servers.servers[0].pool.count == 1
+
+
+@pytest.mark.parametrize(
+    ("service", "tls"),
+    [
+        ("wrapped", {"mode": "verified", "name": "localhost"}),
+        ("wrapped", {"mode": "off"}),
+        ("plain", {"mode": "required"}),
+    ],
+    ids=["unknown authority", "plain client", "plain server"],
+)
+@on_uvloop
+async def test_implicit_tls_that_fails_defers(postfix: Postfix, service: str, tls: dict[str, Any]) -> None:
+    """What goes wrong with implicit TLS makes 4xx, in good time."""
+    tls = tls if tls["mode"] == "off" else tls | {"implicit": True}
+    timeouts = backend.short(connect="2s", greeting="500ms")
+    async with backend.group(postfix.ports[service], tls=tls, timeouts=timeouts) as servers:
+        assert not servers.is_up
+        assert (await backend.deliver(servers))[0].is_transient
 
 
 @on_uvloop

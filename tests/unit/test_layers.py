@@ -17,7 +17,15 @@ ROOT = Path(__file__).parents[2]
 
 # From the bottom up. Modules of one row may import each other; a package stands for all that is in it.
 ROWS = (
-    ("gateway.smtp", "gateway.units", "gateway.resolver", "gateway.header", "gateway.log", "gateway.lookup"),
+    (
+        "gateway.smtp",
+        "gateway.units",
+        "gateway.strict",
+        "gateway.resolver",
+        "gateway.header",
+        "gateway.log",
+        "gateway.lookup",
+    ),
     ("gateway.mailauth",),
     ("gateway.session", "gateway.verdict", "gateway.policy", "gateway.state", "gateway.subjects"),
     ("gateway.records", "gateway.tables"),

@@ -4,7 +4,7 @@ import pytest
 
 from gateway.backend.commands import mail_command, needed, rcpt_command
 from gateway.smtp.client import Capabilities
-from tests.support.backend import recipient, transaction
+from tests.support.backend import recipient, session, transaction
 
 ALL = frozenset({"SIZE", "8BITMIME", "SMTPUTF8", "DSN", "AUTH"})
 
@@ -24,6 +24,23 @@ def test_mail(offered: frozenset[str], words: str, expected: str) -> None:
     """Parameters are unchanged; SIZE, AUTH and BODY=7BIT are left out where the server does not offer them."""
     command = mail_command(transaction("a@b.example", words), Capabilities(keywords=offered))
     assert command == f"MAIL FROM:<a@b.example>{expected}"
+
+
+@pytest.mark.parametrize(
+    ("login", "words", "expected"),
+    [
+        (None, "AUTH=e+3Dmc2@example.com", "AUTH=<>"),
+        (None, "AUTH=<>", "AUTH=<>"),
+        ("joe", "AUTH=e+3Dmc2@example.com", "AUTH=e+3Dmc2@example.com"),
+        ("joe", "AUTH=<>", "AUTH=<>"),
+    ],
+)
+def test_who_submitted_a_message_only_an_authenticated_client_can_say(
+    login: str | None, words: str, expected: str
+) -> None:
+    """AUTH= of a client that has not authenticated goes on as AUTH=<> (RFC 4954 5)."""
+    of = transaction("a@b.example", f"SIZE=10 {words}", of=session(login=login))
+    assert mail_command(of, Capabilities(keywords=ALL)) == f"MAIL FROM:<a@b.example> SIZE=10 {expected}"
 
 
 def test_mail_of_the_null_reverse_path() -> None:

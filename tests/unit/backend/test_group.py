@@ -50,17 +50,43 @@ async def test_a_full_server_is_passed_over() -> None:
 
 async def test_a_server_is_down_after_so_many_faults() -> None:
     """Faults in a row make a server down; one that succeeds between them starts the count again."""
-    async with FaultServer() as server:
+    async with FaultServer() as server, FaultServer({"mail": say("450 4.3.0 Not me")}) as other:
         health = {"failures": 2, "interval": "1h"}
-        async with backend.group(server.port, idle="0s", health=health) as servers:
+        async with backend.group(server.port, other.port, idle="0s", health=health) as servers:
             for act, up in ((kill(), True), (None, True), (kill(), True), (kill(), False)):
                 server.script = {} if act is None else {"mail": act}
                 answer, _ = await backend.deliver(servers)
                 assert answer.is_positive == (act is None)
-                assert servers.is_up == up
+                assert servers.servers[0].is_up == up
             connections = server.connections
-            assert (await backend.deliver(servers))[0] == replies.BACKEND_UNAVAILABLE
-            assert server.connections == connections, "a server that is down is not asked by deliveries"
+            assert (await backend.deliver(servers))[0].code == 450
+            assert server.connections == connections, "one that is down is not asked by mail that another can take"
+
+
+async def test_mail_flows_as_soon_as_the_only_server_is_back() -> None:
+    """When no server is up, mail that comes asks again, however long the next regular probe is away."""
+    server = FaultServer(port=free_port())
+    async with backend.group(server.port, health={"interval": "1h"}) as servers:
+        assert (await backend.deliver(servers))[0] == replies.BACKEND_UNAVAILABLE
+        async with server:
+            assert (await backend.deliver(servers))[0].code == 250
+            assert servers.is_up
+    assert len(server.messages) == 1
+
+
+async def test_mail_that_finds_no_server_up_asks_each_once_at_a_time() -> None:
+    """Many messages at once are one question to a server that stalls, waited for once, and others are still asked."""
+    back = FaultServer(port=free_port())
+    async with FaultServer({"greeting": stall()}) as stalled:
+        fields: dict[str, Any] = {"timeouts": short(connect="150ms", greeting="1h"), "health": {"interval": "1h"}}
+        async with backend.group(stalled.port, back.port, **fields) as servers:
+            known = stalled.connections
+            answers = await asyncio.gather(*(backend.deliver(servers) for _ in range(20)))
+            assert [answer for answer, _ in answers] == [replies.BACKEND_UNAVAILABLE] * 20
+            assert stalled.connections == known + 1
+            async with back:
+                assert (await backend.deliver(servers))[0].code == 250
+            assert stalled.connections == known + 1
 
 
 async def test_a_server_that_comes_up_is_found() -> None:

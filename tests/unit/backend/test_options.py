@@ -60,13 +60,28 @@ def test_defaults() -> None:
         {"servers": ["a"], "connections": 0},
         {"servers": ["unix:/a"], "tls": {"mode": "verified"}},
         {"servers": ["a"], "tls": {"mode": "verified", "ca": "no-such-file"}},
+        {"servers": ["a"], "tls": {"implicit": True}},
+        {"servers": ["a"], "tls": {"implicit": True, "mode": "opportunistic"}},
+        {"servers": ["a"], "tls": {"implicit": "yes", "mode": "required"}},
         {"servers": ["a"], "timeouts": {"command": "soon"}},
+        {"servers": ["a"], "connections": "50"},
+        {"servers": ["a"], "messages": True},
+        {"servers": ["a"], "health": {"failures": 2.0}},
     ],
 )
 def test_wrong_options(fields: dict[str, object]) -> None:
     """Options that can't work are errors."""
     with pytest.raises(ValidationError):
         BackendOptions.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "port"),
+    [({}, 25), ({"protocol": "lmtp"}, 24), ({"tls": {"mode": "required", "implicit": True}}, 465)],
+)
+def test_the_port_of_servers_that_name_none(fields: dict[str, object], port: int) -> None:
+    """SMTP has 25, LMTP 24, implicit TLS 465."""
+    assert BackendOptions.model_validate({"servers": ["a"], **fields}).port == port
 
 
 def test_the_authorities_file_is_relative_to_the_configuration(tmp_path: Path) -> None:
