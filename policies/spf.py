@@ -22,6 +22,7 @@ from pydantic import Field
 from gateway.mailauth.results import Spf as Result
 from gateway.mailauth.results import SpfCheck, SpfResult
 from gateway.mailauth.spf import Limits, check_sender
+from gateway.mailauth.spf_memory import SpfMemory
 from gateway.policy import Context, OnError, Options, Policy
 from gateway.session import Transaction
 from gateway.smtp.path import Mailbox
@@ -94,6 +95,7 @@ class Spf(Policy[SpfOptions]):
         self._limits = Limits(
             lookups=options.lookups, void_lookups=options.void_lookups, queries=options.queries, time=options.time
         )
+        self._memory = SpfMemory()
 
     async def on_mail(self, transaction: Transaction) -> Finding | None:
         """Check the reverse-path and the HELO name."""
@@ -103,19 +105,23 @@ class Spf(Policy[SpfOptions]):
             return None
         path = transaction.reverse_path
         domain = path.domain if isinstance(path, Mailbox) else (session.helo_name or "").lower()
-        # What stays if the time is over before the check is: never nothing, or DMARC would take it for that.
-        unfinished = SpfCheck(result=SpfResult.TEMPERROR, domain=domain, reason="the check did not end")
-        transaction.spf = Result(mail_from=unfinished)
-        found = await check_sender(
-            session.resolver,
-            address=session.client_address,
-            reverse_path=path,
-            helo=session.helo_name,
-            check_helo=options.helo,
-            receiver=self.context.hostname,
-            now=self.context.clock.now(),
-            limits=self._limits,
-        )
+        try:
+            found = await check_sender(
+                session.resolver,
+                address=session.client_address,
+                reverse_path=path,
+                helo=session.helo_name,
+                check_helo=options.helo,
+                receiver=self.context.hostname,
+                now=self.context.clock.now(),
+                limits=self._limits,
+                memory=self._memory,
+            )
+        except BaseException:
+            # What stays if the time is over before the check is: never nothing, or DMARC would take it for that.
+            unfinished = SpfCheck(result=SpfResult.TEMPERROR, domain=domain, reason="the check did not end")
+            transaction.spf = Result(mail_from=unfinished)
+            raise
         transaction.spf = found
         checked, helo = found.mail_from, found.helo
         client = str(session.client_address)

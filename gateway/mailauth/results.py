@@ -5,7 +5,8 @@ of them. ``reason`` always says in a sentence what an administrator wants to kno
 message, the DNS or the gateway said, in one line.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -78,8 +79,8 @@ class SpfCheck:
         reason: Why it came to this.
         explanation: What ``exp=`` says of a fail (RFC 7208 6.2), made safe; None without it.
         record: The domain's SPF record, None where there is none.
-        steps: Each mechanism that was tried, with what became of it, in words, in order.
         queries: DNS questions that it took.
+        tell: Makes ``steps``.
     """
 
     result: SpfResult
@@ -88,8 +89,16 @@ class SpfCheck:
     reason: str = ""
     explanation: str | None = None
     record: str | None = None
-    steps: tuple[str, ...] = ()
     queries: int = 0
+    tell: Callable[[], tuple[str, ...]] = field(default=tuple, repr=False, compare=False)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Each mechanism that was tried, with what became of it, in words, in order; made anew each time.
+
+        Empty for a result that passes, or has no record, and was remembered.
+        """
+        return self.tell()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

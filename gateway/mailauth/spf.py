@@ -3,7 +3,7 @@
 The evaluation is pyspf's (``spf_query``). It runs without threads and never waits: what is known is taken at once; a
 question that is open ends the run, is asked of the ``Resolver``, and the check is run again. With a warm cache there is
 one run and nothing is awaited. Questions that belong together (the hosts of an ``mx``) are asked at the same time.
-Nothing is shared between checks, so any number of them can be under way.
+Any number of checks can be under way; what they share is the ``SpfMemory``, if they are given one.
 
 Bounds, all in ``Limits``: terms that ask the DNS, void look-ups, names of an ``mx`` and of a client, questions in all,
 seconds in all. Nothing is raised for what a domain publishes or the DNS answers.
@@ -14,10 +14,12 @@ where RFC 8616 4 lets it not match. Of pyspf's extensions none is in use.
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from gateway.mailauth.results import Spf, SpfCheck, SpfResult
+from gateway.mailauth.spf_memory import SpfMemory
 from gateway.mailauth.spf_query import Answers, Open, Query
 from gateway.mailauth.spf_record import MAX_RECORD, Qualified, domain_name
 from gateway.mailauth.spf_steps import one_line, steps
@@ -27,6 +29,9 @@ from gateway.smtp.path import Mailbox, ReversePath
 Address: TypeAlias = IPv4Address | IPv6Address
 
 _MAX_REASON = 300
+_OF_LOCAL_PART: Final = frozenset("ls")
+_OF_TRANSACTION: Final = frozenset("hlst")
+"""Macro letters whose values differ between two checks of one domain for one client (RFC 7208 7.2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +99,12 @@ async def check_sender(
     receiver: str = "unknown",
     now: float = 0.0,
     limits: Limits = DEFAULT_LIMITS,
+    memory: SpfMemory | None = None,
 ) -> Spf:
     """Check the reverse-path and, if wanted, the HELO name (RFC 7208 2.3, 2.4), side by side.
 
-    With the null reverse-path both are the same check. A HELO name that is no domain name is not checked.
+    With the null reverse-path both are the same check. A HELO name that is no domain name is not checked. Results in
+    ``memory`` are taken as they are; it belongs to these limits.
     """
     helo_name = helo or ""
     helo_domain = domain_name(helo_name) if check_helo else None
@@ -105,7 +112,7 @@ async def check_sender(
     def check(domain: str, local_part: str) -> _Check:
         return _Check(
             resolver, address=address, domain=domain, local_part=local_part, helo=helo_name, receiver=receiver, now=now,
-            limits=limits,
+            limits=limits, memory=memory,
         )  # fmt: skip
 
     if not isinstance(reverse_path, Mailbox):
@@ -117,7 +124,7 @@ async def check_sender(
         mail_from = first.run() or await first.finish()
         if helo_domain is None:
             return Spf(mail_from=mail_from)
-        if not first.used_local_part:
+        if first.letters.isdisjoint(_OF_LOCAL_PART):
             return Spf(mail_from=mail_from, helo=mail_from)
         second = check(helo_domain, "postmaster")
         return Spf(mail_from=mail_from, helo=second.run() or await second.finish())
@@ -133,8 +140,24 @@ class _Check:
 
     Attributes:
         domain: The domain in the form in which it is checked, None if it is none.
-        used_local_part: Whether the result depends on the local part.
+        letters: The macro letters that it asked for.
     """
+
+    __slots__ = (
+        "_address",
+        "_answers",
+        "_given",
+        "_helo",
+        "_limits",
+        "_local_part",
+        "_memory",
+        "_now",
+        "_receiver",
+        "_resolver",
+        "_since",
+        "domain",
+        "letters",
+    )
 
     def __init__(
         self,
@@ -147,9 +170,10 @@ class _Check:
         receiver: str,
         now: float,
         limits: Limits,
+        memory: SpfMemory | None = None,
     ) -> None:
         self.domain = domain_name(domain)
-        self.used_local_part = False
+        self.letters: set[str] = set()
         self._given = domain
         self._resolver = resolver
         self._limits = limits
@@ -159,6 +183,8 @@ class _Check:
         self._helo = helo
         self._receiver = receiver
         self._now = now
+        self._memory = memory
+        self._since = 0.0 if memory is None else memory.now()
 
     def run(self) -> SpfCheck | None:
         """Evaluate on what is known; None where a question is open."""
@@ -167,8 +193,13 @@ class _Check:
             return SpfCheck(
                 result=SpfResult.NONE, domain=domain, reason=f"{domain or 'the empty name'} is no domain name"
             )
-        limits = self._limits
+        memory = self._memory
         answers = self._answers
+        if memory is not None and not answers.known:
+            remembered = memory.get((self._address, self.domain))
+            if remembered is not None:
+                return remembered
+        limits = self._limits
         answers.open.clear()
         query = Query(
             answers,
@@ -186,8 +217,11 @@ class _Check:
             found = query.check()[0]
         except Open:
             return None
-        self.used_local_part |= query.used_local_part
-        return self._told(query, found)
+        self.letters |= query.letters
+        told = self._told(query, found)
+        if memory is not None and self.letters.isdisjoint(_OF_TRANSACTION):
+            memory.put((self._address, self.domain), told, answers.known.values(), self._since)
+        return told
 
     async def finish(self) -> SpfCheck:
         """Ask what is open, and evaluate again, until there is a result or the time is over."""
@@ -220,8 +254,8 @@ class _Check:
             reason=one_line(self._reason(query, result, mechanism), _MAX_REASON),
             explanation=query.explanation,
             record=None if query.record is None else one_line(query.record, MAX_RECORD),
-            steps=steps(query.top, self._known),
             queries=len(self._answers.known),
+            tell=partial(steps, query.top, self._known),
         )
 
     def _reason(self, query: Query, result: SpfResult, mechanism: str | None) -> str:

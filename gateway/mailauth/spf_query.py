@@ -88,7 +88,7 @@ class Query(spf.query):  # type: ignore[misc]  # pyspf has no types
         record: That record, None where there is none.
         failed_in: The domain whose record could not be evaluated.
         explanation: What ``exp`` says of a fail.
-        used_local_part: Whether a macro asked for the local part, so that the result holds for this sender only.
+        letters: The macro letters that were asked for, in lower case.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Query(spf.query):  # type: ignore[misc]  # pyspf has no types
         self.record: str | None = None
         self.failed_in: str | None = None
         self.explanation: str | None = None
-        self.used_local_part = False
+        self.letters: set[str] = set()
         self._l_is_ascii = local_part.isascii()
         self._in_term = False
         self._has_redirect = False
@@ -263,8 +263,9 @@ class Query(spf.query):  # type: ignore[misc]  # pyspf has no types
 
     def _value(self, letter: str) -> str:
         """The value of a macro letter (RFC 7208 7.2)."""
+        self.letters.add(letter)
         if letter in {"s", "l"}:
-            self.used_local_part = self._in_term = True
+            self._in_term = True
         elif letter == "p":
             return self._client_name()
         return str(getattr(self, letter))
