@@ -28,7 +28,7 @@ from gateway.backend.connection import Connection
 from gateway.backend.opening import Opener
 from gateway.config.load import loads
 from gateway.doors.conversation import Conversation
-from gateway.worker import Worker
+from gateway.worker import Worker, settle
 from tests.bench.authentication import signed, zone
 from tests.bench.load import HELO, message
 from tests.bench.servers import RECIPIENT, SENDER
@@ -176,6 +176,7 @@ async def _measure(folder: Path, arguments: argparse.Namespace) -> None:
     async with DnsServer(zone([("example.org", HELO)]), ttl=86_400) as dns:
         worker = Worker(worker_config, [[]], resolver=DnsResolver([dns.address]))
         await worker.start()
+        settle()
         await _send(worker, data, 1000, kept=False)
     for kept in (False, True):
         if arguments.only is not None and kept is not (arguments.only == "kept"):
