@@ -28,7 +28,7 @@ from gateway.session import Domain, Recipient, Session, Transaction
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, ReversePath
 from gateway.state import Asking, StateUnavailableError
-from gateway.verdict import Action, Check, Finding, Outcome, Response, Stage, begun
+from gateway.verdict import Action, Check, Finding, Outcome, Response, Stage
 
 log = structlog.get_logger("lychgate.chain")
 
@@ -287,7 +287,7 @@ class Chain:
         recipient = seen.recipient.text if stage is Stage.RCPT and seen.recipient is not None else None
         asked: dict[int, Finding | None] = {}
         for index, step in enumerate(steps):
-            check = begun(step.id, stage, recipient)
+            check = Check(policy=step.id, stage=stage, recipient=recipient)
             checks.append(check)
             if step.exemptions:
                 check.exempted = step.exemption(seen, self.today())
@@ -377,7 +377,7 @@ class Chain:
                 if again is not None:
                     rulings.append(again)
         for (stage, _), step in variant.anew.items():
-            check = begun(step.id, stage, seen.recipient.text if seen.recipient else None)
+            check = Check(policy=step.id, stage=stage, recipient=seen.recipient.text if seen.recipient else None)
             checks.append(check)
             check.exempted = step.exemption(seen, self.today()) if step.exemptions else None
             if check.exempted is not None:
@@ -407,7 +407,7 @@ class Chain:
         if reason is None and step is ruling.step:
             return ruling
         recipient = seen.recipient.text if seen.recipient is not None else None
-        check = begun(step.id, ruling.stage, recipient)
+        check = Check(policy=step.id, stage=ruling.stage, recipient=recipient)
         check.exempted = reason
         checks.append(check)
         return None if reason is not None else self._rule(step, ruling.stage, ruling.finding, check)

@@ -198,8 +198,13 @@ def encode(record: DecisionRecord) -> bytes:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of a record."""
+    """The JSON Schema of a record. Every field is always there, also one that has a default while it is made."""
     definitions = msgspec.json.schema(DecisionRecord)["$defs"]
+    for definition in definitions.values():
+        if "properties" in definition:
+            definition["required"] = list(definition["properties"])
+            for field in definition["properties"].values():
+                field.pop("default", None)
     root = definitions.pop(DecisionRecord.__name__)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": definitions}
 

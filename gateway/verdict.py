@@ -126,24 +126,9 @@ class Check(msgspec.Struct, kw_only=True):
     policy: str
     stage: Stage
     recipient: str | None
-    outcome: str | None
-    action: Action
-    observed: bool
-    exempted: str | None
-    evidence: dict[str, Any]
-    duration_us: int
-
-
-def begun(policy: str, stage: Stage, recipient: str | None) -> Check:
-    """The check of a policy that has found nothing so far."""
-    return Check(
-        policy=policy,
-        stage=stage,
-        recipient=recipient,
-        outcome=None,
-        action=Action.PASS,
-        observed=False,
-        exempted=None,
-        evidence={},
-        duration_us=0,
-    )
+    outcome: str | None = None
+    action: Action = Action.PASS
+    observed: bool = False
+    exempted: str | None = None
+    evidence: dict[str, Any] = {}
+    duration_us: int = 0
