@@ -29,7 +29,7 @@ from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import MAX_REPLY_LINE, Reply
 from gateway.trace import Identity, received, remove_forged, sender_authentication
-from gateway.verdict import GO_ON, Action, Check, Finding, Stage, Verdict
+from gateway.verdict import GO_ON, Action, Check, Finding, Stage, Verdict, begun
 
 _NO_TAGS: Final[frozenset[bytes]] = frozenset()
 
@@ -128,6 +128,19 @@ class Reception:
         )
         self._refused = replace(verdict, reply=reply)
         return reply
+
+    def tls_failed(self, reason: str, *, left: bool) -> Verdict | None:
+        """The TLS handshake failed; nothing can be said to the client any more.
+
+        Args:
+            reason: Why.
+            left: Whether the client closed the connection, and not the gateway.
+        """
+        check = begun(PROTOCOL, Stage.CONNECT, None)
+        check.outcome, check.action = "tls_handshake_failed", Action.DISCONNECT
+        check.evidence["reason"] = reason
+        self.session.checks.append(check)
+        return None if left else Verdict(Action.DISCONNECT, None, PROTOCOL, check.outcome, Stage.CONNECT)
 
     async def helo(self, name: str, *, extended: bool) -> Verdict:
         """HELO or EHLO; a repeated one forgets what the earlier one found (RFC 5321 4.1.4)."""

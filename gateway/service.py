@@ -6,7 +6,8 @@ forks the workers, and then waits for signals:
 * a worker that dies is replaced, at once the first time and with growing pauses if it keeps dying;
 * SIGHUP loads the configuration again. An invalid file changes nothing and is said in the log. A valid one is served
   by new workers, which begin with the configuration whole; when they are ready the old ones retire: they accept
-  nothing more, and their sessions go on to their end;
+  nothing more, and their sessions go on to their end. It counts as reloaded when every old worker has said that it
+  accepts nothing more, so that every new session is one of the new configuration;
 * SIGTERM and SIGINT drain the workers and end the service.
 
 systemd is told when it is ready, reloading and stopping (sd_notify(3)). If the supervisor is killed its workers notice
@@ -45,6 +46,9 @@ log = structlog.get_logger("lychgate.service")
 
 READY_WITHIN: Final = 60.0
 """Seconds that new workers have to become ready before a reload counts as failed."""
+
+RETIRED_WITHIN: Final = 10.0
+"""Seconds that old workers have to stop accepting; one that has not is not waited for any longer."""
 
 STEADY: Final = 60.0
 """Seconds after which a worker's death is one of its own, and not the next in a row."""
@@ -130,12 +134,23 @@ def notify(state: str) -> None:
 
 @dataclass(slots=True)
 class Generation:
-    """The workers of one configuration, by process id with the time of their start."""
+    """The workers of one configuration.
+
+    Attributes:
+        config: The configuration.
+        listening: The sockets of each listener.
+        certificates: Each listener's certificate, None without TLS.
+        workers: By process id the time of their start.
+        pipes: By process id what tells that a worker is ready, and by its end that it accepts nothing more.
+        deaths: How many workers died one soon after the other.
+        restart_at: When workers that died are to be replaced.
+    """
 
     config: Config
     listening: list[list[socket.socket]]
     certificates: list[Certificate | None]
     workers: dict[int, float] = field(default_factory=dict)
+    pipes: dict[int, int] = field(default_factory=dict)
     deaths: int = 0
     restart_at: list[float] = field(default_factory=list)
 
@@ -208,17 +223,18 @@ class Supervisor:
 
     def _start(self, generation: Generation) -> bool:
         """Fork a generation's workers; returns whether all became ready."""
-        pipes = [self._fork(generation) for _ in range(generation.config.workers)]
-        return all([_says_ready(pid, pipe) for pid, pipe in pipes])  # noqa: C419 - each is waited for
+        workers = [self._fork(generation) for _ in range(generation.config.workers)]
+        return all([_says_ready(pid, generation.pipes[pid]) for pid in workers])  # noqa: C419 - each is waited for
 
-    def _fork(self, generation: Generation) -> tuple[int, int]:
-        """Fork one worker; returns its process id and the descriptor that tells when it is ready."""
+    def _fork(self, generation: Generation) -> int:
+        """Fork one worker; returns its process id."""
         reader, writer = os.pipe()
         pid = os.fork()
         if pid:
             os.close(writer)
             generation.workers[pid] = time.monotonic()
-            return pid, reader
+            generation.pipes[pid] = reader
+            return pid
         status = 1
         try:
             os.close(reader)
@@ -263,6 +279,7 @@ class Supervisor:
             self._retired.discard(pid)
             current, now = self._current, time.monotonic()
             started = current.workers.pop(pid, None)
+            _close(current.pipes, pid)
             if started is not None:
                 if now - started > STEADY:
                     current.deaths = 0
@@ -278,7 +295,8 @@ class Supervisor:
         count = len(generation.restart_at) - len(late)
         generation.restart_at = late
         for _ in range(count):
-            if _says_ready(*self._fork(generation)):
+            pid = self._fork(generation)
+            if _says_ready(pid, generation.pipes[pid]):
                 log.info("worker replaced")
 
     # Reload and stop.
@@ -305,15 +323,22 @@ class Supervisor:
                 self._current = old
                 for pid in new.workers:
                     _kill(pid, signal.SIGTERM)
+                    _close(new.pipes, pid)
                 self._retired |= set(new.workers)
                 self._close_unused()
                 log.error("reload refused: the new workers did not become ready; the old configuration stays")
         notify("READY=1")
 
     def _retire(self, generation: Generation) -> None:
+        """Let a generation's workers accept nothing more; return when they do not."""
         for pid in generation.workers:
             _kill(pid, signal.SIGUSR1)
         self._retired |= set(generation.workers)
+        deadline = time.monotonic() + RETIRED_WITHIN
+        for pid in generation.workers:
+            if not _has_closed(generation.pipes[pid], deadline):
+                log.warning("an old worker still accepts connections", pid=pid)
+            _close(generation.pipes, pid)
 
     def _stop(self) -> None:
         """Drain every worker and wait for them, a little longer than they may take."""
@@ -356,15 +381,29 @@ class Supervisor:
 
 def _says_ready(pid: int, pipe: int) -> bool:
     """Wait until a worker says that it is ready. One that takes too long is killed; a signal to stop ends the wait."""
-    deadline = time.monotonic() + READY_WITHIN
-    try:
-        while time.monotonic() < deadline and signal.sigpending().isdisjoint({signal.SIGTERM, signal.SIGINT}):
-            if select.select([pipe], [], [], 0.2)[0]:
-                return os.read(pipe, 1) == b"1"  # one that has ended says nothing
-    finally:
-        os.close(pipe)
+    if _is_readable(pipe, time.monotonic() + READY_WITHIN):
+        return os.read(pipe, 1) == b"1"  # one that has ended says nothing
     _kill(pid, signal.SIGKILL)
     return False
+
+
+def _has_closed(pipe: int, deadline: float) -> bool:
+    """Wait until a worker has closed its end of the pipe: its doors are closed, or it has ended."""
+    return _is_readable(pipe, deadline) and os.read(pipe, 1) == b""
+
+
+def _is_readable(pipe: int, deadline: float) -> bool:
+    """Wait until a pipe has something to say, until a time, or for a signal to stop."""
+    while time.monotonic() < deadline and signal.sigpending().isdisjoint({signal.SIGTERM, signal.SIGINT}):
+        if select.select([pipe], [], [], 0.2)[0]:
+            return True
+    return False
+
+
+def _close(pipes: dict[int, int], pid: int) -> None:
+    pipe = pipes.pop(pid, None)
+    if pipe is not None:
+        os.close(pipe)
 
 
 def _kill(pid: int, number: signal.Signals) -> None:

@@ -143,10 +143,13 @@ class Worker:
         await self._dns.close()
         await self._sink.close()
 
-    async def retire(self, stopping: asyncio.Event) -> None:
-        """Accept nothing new; return when the last session has ended, or it is told to stop."""
+    def close(self) -> None:
+        """Accept nothing new; sessions go on."""
         for door in self.doors:
             door.close()
+
+    async def retire(self, stopping: asyncio.Event) -> None:
+        """Return when the last session has ended, or it is told to stop."""
         async with asyncio.TaskGroup() as group:
             stopped = group.create_task(_stopped(stopping))
             for door in self.doors:
@@ -172,7 +175,8 @@ async def run(
         config: The configuration.
         listening: See ``Worker``.
         certificates: See ``Worker``.
-        ready: A descriptor to which one octet is written when connections are served.
+        ready: A descriptor to which one octet is written when connections are served, and that is closed when no more
+            are accepted.
         lifeline: A descriptor that reaches its end when the supervisor is gone: then the worker drains and ends.
     """
     loop = asyncio.get_running_loop()
@@ -188,11 +192,13 @@ async def run(
     settle()
     if ready is not None:
         os.write(ready, b"1")
-        os.close(ready)
     log.info("worker ready", listeners=[door.name for door in worker.doors])
     told = [asyncio.ensure_future(event.wait()) for event in (stopping, retiring)]
     await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
     if retiring.is_set() and not stopping.is_set():
+        worker.close()
+        if ready is not None:
+            os.close(ready)
         await worker.retire(stopping)
     for waiting in told:
         waiting.cancel()

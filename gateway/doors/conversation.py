@@ -569,7 +569,8 @@ class Conversation(asyncio.Protocol):
             reason = str(error) or type(error).__name__
             log.info("TLS handshake failed", session=self._session.id, client=self.client_address, error=reason)
             self._gone = True
-            raise _EndError from None
+            left = isinstance(error, ConnectionResetError)
+            raise _EndError(self._reception.tls_failed(reason, left=left), told=True) from None
         finally:
             self._deciphered = None
             handshake.cancel()  # where the wait for it was cut off

@@ -62,7 +62,7 @@ def gateway(tls: Tls, sink: Sink) -> Iterator[Gateway]:
     """A listener for each mode."""
     modes = ("none", "starttls", "starttls_required", "implicit")
     listeners = {mode: {"tls": {"mode": mode, **(tls.files if mode != "none" else {})}} for mode in modes}
-    with Gateway({"timeouts": {"tls_handshake": "10s"}}, listeners=listeners, backend=sink.port) as running:
+    with Gateway({"timeouts": {"tls_handshake": "3s"}}, listeners=listeners, backend=sink.port) as running:
         yield running
 
 
@@ -168,19 +168,55 @@ def test_a_renewed_certificate_is_used_without_a_restart(gateway: Gateway, tls: 
     assert gateway.line("certificate reloaded")["level"] == "info"
 
 
-def test_octets_that_are_no_handshake_end_the_connection(gateway: Gateway) -> None:
-    """SMTP in clear on the port of implicit TLS, or a broken handshake behind STARTTLS, is no session and no error."""
-    with Wire(gateway.ports["implicit"], greeted=False) as client:
-        client.send(b"EHLO client.example\r\n")
-        with pytest.raises((ClosedError, ValueError)):  # perhaps an alert, which is no reply
-            client.reply()
-    with Wire(gateway.ports["starttls"]) as client:
-        client.hello()
-        assert client.command("STARTTLS").code == 220
-        client.send(b"EHLO client.example\r\n")
-        with pytest.raises((ClosedError, ValueError)):
-            client.reply()
-    assert gateway.line("TLS handshake failed")["level"] == "info"
+def handshake_due(gateway: Gateway, listener: str) -> Wire:
+    """A connection on which the next octets are those of a handshake."""
+    if listener == "implicit":
+        return Wire(gateway.ports[listener], greeted=False)
+    client = Wire(gateway.ports[listener])
+    client.hello()
+    assert client.command("STARTTLS").code == 220
+    return client
+
+
+@pytest.mark.parametrize("listener", ["starttls", "implicit"])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("no handshake", "wrong version number"),
+        ("untrusted", "unknown ca"),
+        ("silent", "longer than"),
+        ("gone", "Connection"),
+    ],
+)
+def test_a_failed_handshake_leaves_a_record_that_says_so(
+    gateway: Gateway, listener: str, fault: str, reason: str
+) -> None:
+    """SMTP in clear, a client that does not trust the certificate, one that says nothing, and one that goes away."""
+    seen = len(gateway.lines)
+    with handshake_due(gateway, listener) as client:
+        port = client.address[1]
+        if fault == "no handshake":
+            client.send(b"EHLO client.example\r\n")
+        elif fault == "untrusted":
+            with pytest.raises(ssl.SSLCertVerificationError):
+                client.start_tls(ssl.create_default_context())
+        elif fault == "gone":
+            client.close()
+        if fault in {"no handshake", "silent"}:
+            with pytest.raises((ClosedError, ValueError)):  # perhaps an alert, which is no reply
+                client.reply()
+    assert reason in gateway.line("TLS handshake failed", after=seen, level="info")["error"]
+    (record,) = poll(lambda: [record for record in gateway.records() if record["client"]["port"] == port])
+    assert (record["kind"], record["client"]["tls"], record["reply"]) == ("connection", None, None)
+    decision = record["decision"]
+    if fault == "gone":
+        assert (decision["result"], decision["policy"]) == ("none", None)
+    else:
+        assert (decision["result"], decision["policy"]) == ("disconnected", "smtp")
+        assert (decision["stage"], decision["outcome"]) == ("connect", "tls_handshake_failed")
+    (check,) = record["checks"]
+    assert (check["policy"], check["outcome"], check["action"]) == ("smtp", "tls_handshake_failed", "disconnect")
+    assert reason in check["evidence"]["reason"]
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")

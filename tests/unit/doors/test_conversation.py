@@ -159,7 +159,7 @@ async def test_what_comes_with_the_end_of_the_handshake_came_through_tls(tmp_pat
 @pytest.mark.usefixtures("authority")
 @pytest.mark.parametrize("mode", ["starttls", "implicit"])
 async def test_a_handshake_that_fails_or_stalls_ends_the_connection(tmp_path: Path, mode: str) -> None:
-    """Octets that are no TLS, or none at all, close the connection; the record says that nothing was asked."""
+    """Octets that are no TLS, or none at all, close the connection; the record says why."""
     for octets in (b"EHLO client.example.org\r\n" * 20, b""):
         config = tls(mode) | {"timeouts": {"tls_handshake": "300ms"}}
         async with serving(tmp_path, config) as site:
@@ -170,7 +170,7 @@ async def test_a_handshake_that_fails_or_stalls_ends_the_connection(tmp_path: Pa
                 client.writer.write(octets)
                 await client.reader.read()
             await site.empty()
-            assert decisions(site) == [("none", None, None)]
+            assert decisions(site) == [("disconnected", "smtp", "tls_handshake_failed")]
 
 
 @pytest.mark.usefixtures("authority")
