@@ -31,7 +31,7 @@ from gateway.backend.group import ServerGroup
 from gateway.backend.pool import Pool
 from gateway.backend.server import Server
 from gateway.config.recipients import ProbeOptions
-from gateway.lookup.answer import Answer, UnverifiableError
+from gateway.lookup.answer import Answer, UnansweredError, UnverifiableError
 from gateway.smtp.client import Command
 from gateway.smtp.reply import Reply
 
@@ -124,7 +124,7 @@ class BackendProbe:
         """The answer to RCPT of the first server that gives one.
 
         Raises:
-            UnverifiableError: None does.
+            UnansweredError: None does.
         """
         recipient = f"{_written(local_part)}@{domain}"
         problem = "no server is up"
@@ -151,7 +151,7 @@ class BackendProbe:
                 except BaseException:  # cancelled too: no half transaction may stay
                     connection.abort("cancelled")
                     raise
-        raise UnverifiableError(problem)
+        raise UnansweredError(problem)
 
     def _pool(self, server: Server) -> Pool:
         pool = self._pools.get(server)

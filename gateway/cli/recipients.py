@@ -58,9 +58,10 @@ def list_(
     out = console()
     for worker, sources in replies.items():
         for source in sources:
+            away = "" if source["away"] is None else f"away for {format_duration(max(1, round(source['away'])))}, "
             out.print(
-                f"Worker {worker}, {source['source']}: {source['remembered']} remembered, {source['hits']} answers "
-                f"from memory, {source['asked']} from the source, {source['failures']} of these unknown",
+                f"Worker {worker}, {source['source']}: {away}{source['remembered']} remembered, {source['hits']} "
+                f"answers from memory, {source['asked']} from the source, {source['failures']} of these unknown",
                 soft_wrap=True,
             )
             if source["entries"]:

@@ -1,15 +1,21 @@
 """What asking whether an address exists comes to.
 
 Yes and no are ``Answer``s; that it can't be told now is an ``UnverifiableError``, and so is everything that goes wrong:
-only what a source says in so many words is a no.
+only what a source says in so many words is a no. A source that said nothing at all (an ``UnansweredError``) may be
+away, and is then left alone for a moment.
 """
 
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class UnverifiableError(Exception):
     """Whether the address exists can't be told now; the text says why."""
+
+
+class UnansweredError(UnverifiableError):
+    """The source could not be reached, or did not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,7 @@ class Lookup(Protocol):
 
     folds_case: bool
 
-    async def ask(self, local_part: str, domain: str) -> Answer:
+    def ask(self, local_part: str, domain: str) -> Coroutine[Any, Any, Answer]:
         """Ask whether an address exists.
 
         Args:
@@ -42,7 +48,8 @@ class Lookup(Protocol):
             domain: In lower case, A-labels.
 
         Raises:
-            Exception: It can't be told now, whatever the reason.
+            UnverifiableError: The source answered, but not with a yes or a no.
+            Exception: It did not answer, whatever the reason.
         """
         ...
 

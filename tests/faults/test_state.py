@@ -223,7 +223,7 @@ async def test_a_gateway_starts_without_its_redis(tmp_path: Path) -> None:
             await asyncio.to_thread(redis.start)
             state: Any = site.worker._state
             async with asyncio.timeout(WITHIN):
-                await state.lanes[""].opened.wait()
+                await state.lanes[""].breaker.healed.wait()
             async with site.client() as client:
                 await client.begin()
             assert [entry.level async for entry in state.entries()] == [pytest.approx(1, abs=0.01)]

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from tests.support.gateway import poll
 from tests.support.ports import free_port
 
@@ -77,8 +79,14 @@ class ServerProcess:
     def stop(self) -> None:
         """Kill it and its children; they are gone on return. Can be called again."""
         if self._process is not None:
+            self.resume()  # one that is paused takes no other signal than SIGKILL
             self._process.send_signal(self.kill_signal)
-            self._process.wait(30)
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                for process in (*psutil.Process(self._process.pid).children(), self._process):
+                    process.kill()
+                raise
             self._process = None
 
     def pause(self) -> None:
@@ -86,10 +94,15 @@ class ServerProcess:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         os.waitpid(self._process.pid, os.WUNTRACED)
+        for child in psutil.Process(self._process.pid).children():  # PostgreSQL has one for each connection
+            child.suspend()
 
     def resume(self) -> None:
         """Let it go on."""
         assert self._process is not None
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self._process.pid).children():
+                child.resume()
         self._process.send_signal(signal.SIGCONT)
 
     @property

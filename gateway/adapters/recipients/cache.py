@@ -6,25 +6,33 @@
   waited for is still answered, for the next who asks.
 - While nothing can be told a yes that has grown old still counts, for ``stale``. A no does not: mail would be refused
   for good on old knowledge.
+- A source that does not answer three times in a row is left alone (``breaker``): nobody waits for its time-out then,
+  and one question at a time, about ``postmaster``, finds out when it is back. What it says of an address, and be it
+  nonsense, is an answer: one address that it can't tell must not keep the others from being asked about.
 - The number of addresses is bounded; the one unused for longest goes first.
 
-That a source can't be asked, and that it can again, is one line each in the log.
+That a source is away, and that it is back, is one line each in the log; that it can't tell one every few minutes.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import structlog
 
+from gateway.adapters.breaker import Breaker
 from gateway.config.recipients import CacheOptions
-from gateway.lookup.answer import Answer, Lookup, UnverifiableError
+from gateway.lookup.answer import Answer, Lookup, UnansweredError, UnverifiableError
 from gateway.tables.addresses import normalize_local_part
+
+_T = TypeVar("_T")
 
 _log = structlog.get_logger("lychgate.recipients")
 
 _MAX_WORDS = 300  # of what a source said: enough for any reply
+_TELL_AGAIN = 300.0  # seconds: often enough to be seen, and never a line for each message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +70,7 @@ class CachedSource:
         hits: How many questions the cache answered.
         asked: How many the source was asked.
         failures: How many of those it could not tell.
+        breaker: Knows whether the source is away.
     """
 
     def __init__(
@@ -81,8 +90,10 @@ class CachedSource:
         self._monotonic = monotonic
         self._entries: dict[tuple[str, str], Entry] = {}
         self._asking: dict[tuple[str, str], asyncio.Task[Entry]] = {}
-        self._tasks: set[asyncio.Task[Entry]] = set()
-        self._is_away = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tell_after = float("-inf")
+        self._asked_last = ""
+        self.breaker = Breaker(self._probe, began=self._away, ended=self._back)
 
     async def find(self, local_part: str, domain: str) -> bool:
         """Whether the address exists.
@@ -95,6 +106,9 @@ class CachedSource:
         if entry is not None and self._monotonic() < entry.expires:
             self.hits += 1
             self._entries[key] = self._entries.pop(key)  # the last in line to be forgotten
+        elif self.breaker.is_tripped:
+            self.breaker.skipped()
+            entry = self._unknown(entry, "the source is away")
         else:
             # A time-out of the one who asks must not end the question: others may wait for it, too.
             entry = await asyncio.shield(self._asking.get(key) or self._begin(key))
@@ -108,15 +122,20 @@ class CachedSource:
         Raises:
             UnverifiableError: It can't tell now.
         """
+        asking = self._task(self.lookup.ask(*self.key(local_part, domain)))
         try:
-            async with asyncio.timeout(self._timeout):
-                answer = await self.lookup.ask(*self.key(local_part, domain))
+            # A driver may take its time to give up: psycopg waits ten seconds for a frozen server, and nobody for that.
+            await asyncio.wait([asking], timeout=self._timeout)
+        finally:
+            asking.cancel()
+        if not asking.done():
+            raise UnansweredError(f"no answer within {self._timeout:g} seconds")
+        try:
+            answer = asking.result()
         except UnverifiableError:
             raise
-        except TimeoutError:
-            raise UnverifiableError(f"no answer within {self._timeout:g} seconds") from None
         except Exception as error:  # whatever a driver raises means that it can't be told
-            raise UnverifiableError(f"{type(error).__name__}: {error}") from error
+            raise UnansweredError(f"{type(error).__name__}: {error}") from error
         return Answer(answer.exists, answer.words[:_MAX_WORDS])
 
     def key(self, local_part: str, domain: str) -> tuple[str, str]:
@@ -151,6 +170,7 @@ class CachedSource:
 
     async def close(self) -> None:
         """Ask no more, and close the source."""
+        await self.breaker.stop()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -158,21 +178,34 @@ class CachedSource:
         await self.lookup.close()
 
     def _begin(self, key: tuple[str, str]) -> "asyncio.Task[Entry]":
-        task = asyncio.get_running_loop().create_task(self._learn(key), name=f"asking {self.name}")
-        self._asking[key] = task
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._asking[key] = self._task(self._learn(key))
         return task
+
+    def _task(self, what: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
+        """A task that ``close`` ends if it has not ended by then."""
+        task = asyncio.get_running_loop().create_task(what, name=f"asking {self.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # of one that nobody waits for any more
 
     async def _learn(self, key: tuple[str, str]) -> Entry:
         """Ask, and remember the answer."""
         known = self._entries.get(key)
         self.asked += 1
+        self._asked_last = key[1]
         try:
             answer = await self.ask(*key)
         except UnverifiableError as error:
-            entry = self._failed(known, str(error)[:_MAX_WORDS])
+            self.failures += 1
+            self._tell(error)
+            entry = self._unknown(known, str(error)[:_MAX_WORDS])
         else:
+            self.breaker.succeeded()
             entry = self._learned(answer)
         if self._asking.get(key) is asyncio.current_task():  # else it was flushed meanwhile
             del self._asking[key]
@@ -183,20 +216,42 @@ class CachedSource:
         return entry
 
     def _learned(self, answer: Answer) -> Entry:
-        if self._is_away:
-            self._is_away = False
-            _log.info("recipient source answers again", source=self.name)
         now = self._monotonic()
         keep = self._options.yes if answer.exists else self._options.no
         return Entry(exists=answer.exists, words=answer.words, asked=now, expires=now + keep)
 
-    def _failed(self, known: Entry | None, reason: str) -> Entry:
-        self.failures += 1
-        if not self._is_away:
-            self._is_away = True
-            _log.warning("recipient source can't tell", source=self.name, reason=reason)
+    def _unknown(self, known: Entry | None, reason: str) -> Entry:
+        """What holds while nothing can be told: an old yes, or nothing."""
         now = self._monotonic()
         expires = now + self._options.unknown
         if known is not None and known.exists and now < known.asked + self._options.yes + self._options.stale:
             return Entry(exists=True, words=known.words, asked=known.asked, expires=expires, stale=True)
         return Entry(exists=None, words=reason, asked=now, expires=expires)
+
+    # What becomes of the source.
+
+    def _tell(self, error: UnverifiableError) -> None:
+        """A question came to nothing: tell the log, now and then, and the breaker, where there was no answer at all."""
+        now = self._monotonic()
+        if now >= self._tell_after:
+            self._tell_after = now + _TELL_AGAIN
+            _log.warning("recipient source can't tell", source=self.name, reason=str(error)[:_MAX_WORDS])
+        if isinstance(error, UnansweredError):
+            self.breaker.failed(error)
+        else:
+            self.breaker.succeeded()
+
+    def _away(self, fault: Exception) -> None:
+        _log.warning("recipient source away", source=self.name, reason=str(fault)[:_MAX_WORDS])
+
+    def _back(self, seconds: float, unanswered: int) -> None:
+        _log.info("recipient source back", source=self.name, seconds=seconds, unanswered=unanswered)
+
+    async def _probe(self) -> None:
+        """Ask about an address that every domain has (RFC 5321 4.5.1); any answer will do."""
+        try:
+            await self.ask("postmaster", self._asked_last)
+        except UnansweredError:
+            raise
+        except UnverifiableError:
+            pass

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from gateway.config.recipients import LdapDereference, LdapOptions, LdapScope
 from gateway.lookup import ldap, ldap_filter, template
-from gateway.lookup.answer import Answer, UnverifiableError
+from gateway.lookup.answer import Answer, UnansweredError, UnverifiableError
 from gateway.lookup.ber import BerError
 from gateway.lookup.ldap import Kind, Message, ResultCode
 from gateway.lookup.ldap_filter import SearchFilter
@@ -36,7 +36,7 @@ CLOSE_WITHIN: Final = 2.0
 """Seconds that connections have to be gone when the source is closed: TLS says goodbye first."""
 
 
-class LdapError(UnverifiableError):
+class LdapError(UnansweredError):
     """The server or the connection to it failed."""
 
 

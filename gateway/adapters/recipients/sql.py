@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import URL, make_url, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gateway.config.recipients import SQL_DRIVERS, SqlOptions
-from gateway.lookup.answer import Answer
+from gateway.lookup.answer import Answer, UnverifiableError
 
 RECYCLE: Final = 1800
 """Seconds after which a connection is replaced: firewalls and servers forget those that are older."""
@@ -41,9 +41,12 @@ class SqlLookup:
         try:
             row = await self._first(parameters)
         except DBAPIError as error:
-            if not error.connection_invalidated:
+            if error.connection_invalidated:
+                row = await self._first(parameters)
+            elif isinstance(error, OperationalError | InterfaceError):  # of the connection, not of the query
                 raise
-            row = await self._first(parameters)
+            else:
+                raise UnverifiableError(f"the database answered: {error}") from error
         if row is None:
             return Answer(False, "no row")
         return Answer(_is_true(row[0]), f"a row that begins with {row[0]!r}")

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from typing import Protocol, TypeAlias
 
 from gateway.config.recipients import Key, TcpOptions
-from gateway.lookup.answer import Answer, UnverifiableError
+from gateway.lookup.answer import Answer, UnansweredError, UnverifiableError
 
 _Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -65,7 +65,7 @@ class TableLookup:
             try:
                 return await self._exchange(await self._open(), request)
             except _ClosedError:
-                raise UnverifiableError("the server closed the connection without an answer") from None
+                raise UnansweredError("the server closed the connection without an answer") from None
 
     def forget(self, domain: str | None) -> None:
         """Nothing is remembered here."""
@@ -94,7 +94,7 @@ class TableLookup:
                 data = await reader.read(65_536)
                 if not data:
                     if received:
-                        raise UnverifiableError("the server closed the connection within its answer")
+                        raise UnansweredError("the server closed the connection within its answer")
                     raise _ClosedError
                 received += data
                 try:

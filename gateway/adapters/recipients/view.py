@@ -1,5 +1,6 @@
 """What the sources remember, as values that JSON can hold: for the control socket."""
 
+import time
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, Final
@@ -58,8 +59,10 @@ def _source(source: CachedSource, local_part: str | None, domain: str | None, li
         if wanted in {None, each} and domain in {None, its_domain}
     ]
     shown = list(islice(reversed(chosen), limit or None))
+    since = source.breaker.health.since
     return {
         "source": source.name,
+        "away": None if since is None else round(max(0.0, time.time() - since), 1),
         "remembered": len(chosen),
         "hits": source.hits,
         "asked": source.asked,

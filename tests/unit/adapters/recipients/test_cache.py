@@ -113,6 +113,7 @@ async def test_an_old_yes_counts_while_nothing_can_be_told() -> None:
     seconds.now += 2
     assert await known(source, "alice@a.test") is None
     book.error = None
+    await source.breaker.healed.wait()
     seconds.now += 2
     assert await known(source, "alice@a.test") is True
 
@@ -167,6 +168,28 @@ async def test_a_source_that_is_too_slow_can_not_tell() -> None:
     with pytest.raises(UnverifiableError, match=r"no answer within 0\.01 seconds"):
         await source.find("alice", "a.test")
     await source.close()
+
+
+async def test_a_driver_that_does_not_give_up_holds_nobody_up() -> None:
+    """A time-out is one, though the driver goes on trying to tell its server that nobody waits any more."""
+
+    class Stubborn(Book):
+        gave_up = asyncio.Event()
+
+        async def ask(self, local_part: str, domain: str) -> Answer:
+            try:
+                return await super().ask(local_part, domain)
+            except asyncio.CancelledError:
+                await self.gave_up.wait()
+                raise
+
+    book = Stubborn()
+    book.gate = asyncio.Event()
+    source = cached(book, timeout=0.01)
+    with pytest.raises(UnverifiableError, match=r"no answer within 0\.01 seconds"):
+        await source.find("alice", "a.test")
+    await source.close()
+    assert len(asyncio.all_tasks()) == 1
 
 
 async def test_any_error_of_a_driver_means_that_it_can_not_be_told() -> None:
@@ -230,8 +253,8 @@ async def test_what_is_asked_while_it_is_flushed_is_not_remembered() -> None:
     assert len(book.asked) == 2
 
 
-async def test_an_outage_is_one_line_in_the_log() -> None:
-    """Not one a message; and one more when it is over."""
+async def test_an_outage_is_told_once() -> None:
+    """Not one line a message; and one more when it is over."""
     book, seconds = Book(), Seconds()
     source = cached(book, seconds)
     with capture_logs() as lines:
@@ -240,13 +263,72 @@ async def test_an_outage_is_one_line_in_the_log() -> None:
         for number in range(20):
             await known(source, f"b{number}@a.test")
         book.error = None
+        await source.breaker.healed.wait()
         for number in range(20):
             await known(source, f"c{number}@a.test")
     assert [(line["event"], line["source"]) for line in lines] == [
         ("recipient source can't tell", "book"),
-        ("recipient source answers again", "book"),
+        ("recipient source away", "book"),
+        ("recipient source back", "book"),
     ]
-    assert lines[0]["reason"] == "OSError: away"
+    assert [line["reason"] for line in lines[:2]] == ["OSError: away"] * 2
+    assert lines[2]["unanswered"] == 17
+    await source.close()
+
+
+async def test_a_source_that_does_not_answer_is_left_alone() -> None:
+    """After three questions nobody waits for it: an old yes counts, the rest is unknown, and only probes are sent."""
+    book, seconds = Book("alice@a.test"), Seconds()
+    source = cached(book, seconds)
+    assert await known(source, "alice@a.test") is True
+    book.error = OSError("away")
+    seconds.now += 100
+    for number in range(3):
+        assert await known(source, f"b{number}@a.test") is None
+    asked = len(book.asked)
+    for number in range(50):
+        assert await known(source, f"c{number}@a.test") is None
+        assert await known(source, "alice@a.test") is True
+    assert len(book.asked) == asked
+    with pytest.raises(UnverifiableError, match="the source is away"):
+        await source.find("dave", "a.test")
+    book.error = None
+    await source.breaker.healed.wait()
+    assert set(book.asked[asked:]) == {"postmaster@a.test"}
+    assert await known(source, "dave@a.test") is False
+    assert await known(source, "alice@a.test") is True
+    await source.close()
+
+
+async def test_a_source_that_answers_nonsense_is_asked_on() -> None:
+    """Addresses that it can't tell do not keep others from being asked about, and are not a line of the log each."""
+    book = Book("alice@a.test")
+    source = cached(book)
+    book.error = UnverifiableError("the server said 451")
+    with capture_logs() as lines:
+        for number in range(50):
+            assert await known(source, f"b{number}@a.test") is None
+        book.error = None
+        assert await known(source, "alice@a.test") is True
+        book.error = UnverifiableError("the server said 451")
+        assert await known(source, "c@a.test") is None
+    assert not source.breaker.is_tripped
+    assert len(book.asked) == 52
+    assert [line["event"] for line in lines] == ["recipient source can't tell"]
+
+
+async def test_a_source_is_back_when_it_answers_its_probe_with_nonsense() -> None:
+    """It is there again; whether it can tell is for those who ask."""
+    book = Book("alice@a.test")
+    source = cached(book)
+    book.error = OSError("away")
+    for number in range(3):
+        await known(source, f"b{number}@a.test")
+    assert source.breaker.is_tripped
+    book.error = UnverifiableError("the server said 451")
+    await source.breaker.healed.wait()
+    book.error = None
+    assert await known(source, "alice@a.test") is True
 
 
 async def test_closing_ends_what_is_asked_and_closes_the_source() -> None:
