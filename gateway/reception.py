@@ -29,7 +29,7 @@ from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import MAX_REPLY_LINE, Reply
 from gateway.trace import Identity, received, remove_forged, sender_authentication
-from gateway.verdict import GO_ON, Action, Check, Finding, Stage, Verdict, begun
+from gateway.verdict import GO_ON, Action, Check, Finding, Stage, Verdict
 
 _NO_TAGS: Final[frozenset[bytes]] = frozenset()
 
@@ -136,7 +136,7 @@ class Reception:
             reason: Why.
             left: Whether the client closed the connection, and not the gateway.
         """
-        check = begun(PROTOCOL, Stage.CONNECT, None)
+        check = Check(policy=PROTOCOL, stage=Stage.CONNECT, recipient=None)
         check.outcome, check.action = "tls_handshake_failed", Action.DISCONNECT
         check.evidence["reason"] = reason
         self.session.checks.append(check)
