@@ -242,7 +242,8 @@ class _Walk:
         size = "" if self._attempt.message is None else f" SIZE={len(self._attempt.message)}"
         command = f"MAIL FROM:<{path}>{size}{utf8}"
         mail = await self._command(command, Mail)
-        await self._answer(await self._reception.mail(mail.path, mail.parameters), replies.SENDER_OK, command)
+        verdict = await self._reception.mail(mail.path, mail.parameters)
+        await self._answer(verdict, replies.SENDER_OK, command, self._tried_by_spf())
 
     async def _rcpt(self, address: str) -> None:
         command = f"RCPT TO:<{address}>"
@@ -305,9 +306,9 @@ class _Walk:
         await self._end(Verdict(Action.REJECT, event.reply, PROTOCOL, None, None))
         raise _EndError
 
-    async def _answer(self, verdict: Verdict, reply: Reply, command: str) -> None:
+    async def _answer(self, verdict: Verdict, reply: Reply, command: str, note: str = "") -> None:
         answer = verdict.reply or reply
-        self._tell(command, answer)
+        self._tell(command, answer, note)
         self._engine.reply(answer)
         if verdict.action is Action.DISCONNECT:
             await self._end(verdict)
@@ -323,6 +324,20 @@ class _Walk:
     async def _end(self, verdict: Verdict) -> None:
         await self._reception.close(verdict, verdict.reply)
         raise _EndError
+
+    def _tried_by_spf(self) -> str:
+        """What SPF tried, where the evidence does not say: a record has no room for what leads to a pass."""
+        transaction = self._reception.latest
+        spf = None if transaction is None else transaction.spf
+        if transaction is None or spf is None:
+            return ""
+        shown = [check.evidence.get("steps") for check in transaction.checks]
+        checks = [spf.mail_from] if spf.helo is None or spf.helo is spf.mail_from else [spf.mail_from, spf.helo]
+        lines: list[str] = []
+        for check in checks:
+            if check.steps and list(check.steps) not in shown:
+                lines += [f"SPF of {check.domain}, {check.result}:", *(f"  {step}" for step in check.steps)]
+        return "\n".join(lines)
 
     def _tell(self, command: str, reply: Reply, note: str = "") -> None:
         transaction = self._reception.latest

@@ -145,7 +145,11 @@ def _print_check(console: Console, check: Check) -> None:
     what = "nothing to say" if check.outcome is None else check.outcome
     action = "" if check.outcome is None else f" -> [{colour}]{check.action}[/{colour}]"
     observed = " [dim](observed: not applied)[/dim]" if check.observed and check.outcome is not None else ""
-    lists = {name: value for name, value in check.evidence.items() if isinstance(value, list | tuple)}
+    lists = {
+        name: [value] if isinstance(value, Mapping) else value
+        for name, value in check.evidence.items()
+        if isinstance(value, list | tuple | Mapping)
+    }
     evidence = _words({name: value for name, value in check.evidence.items() if name not in lists})
     shown = f"  [dim]{escape(printable(evidence))}[/dim]" if evidence else ""
     took = f"{check.duration_us / 1000:.1f} ms"

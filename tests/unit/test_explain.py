@@ -29,7 +29,14 @@ def config(folder: Path) -> Config:
     return loaded(folder, CONFIG, registry=REGISTRY)
 
 
-async def ask(folder: Path, *, listener: int = 0, zone: dict[str, object] | None = None, **more: Any) -> Explanation:
+async def ask(
+    folder: Path,
+    *,
+    listener: int = 0,
+    zone: dict[str, object] | None = None,
+    made: Config | None = None,
+    **more: Any,
+) -> Explanation:
     """Explain an attempt."""
     given: dict[str, Any] = {
         "client_address": "192.0.2.1",
@@ -37,7 +44,7 @@ async def ask(folder: Path, *, listener: int = 0, zone: dict[str, object] | None
         "mail_from": "carol@example.org",
         "recipients": ["alice@example.com"],
     }
-    made = config(folder)
+    made = made or config(folder)
     resolver = ZoneResolver(zone or {})
     return await explain(made, made.listeners[listener], Attempt(**given | more), resolver, SettableClock())
 
@@ -143,3 +150,28 @@ async def test_recipients_are_looked_up_but_no_backend_is_asked(tmp_path: Path) 
     replies = [step.reply.code for step in found.steps if step.command.startswith("RCPT")]
     assert replies == [250, 550, 250]
     assert found.steps[-1].note == "the backend 'postfix' would be asked, and its answer given"
+
+
+async def test_what_spf_tried_is_told_of_each_identity(tmp_path: Path) -> None:
+    """Also where it led to a pass, of which the record shows the result alone."""
+    zone: dict[str, object] = {
+        "example.org": {"TXT": "v=spf1 ip4:198.51.100.7 include:spf.example.net -all"},
+        "spf.example.net": {"TXT": "v=spf1 ip4:192.0.2.0/24 -all"},
+        "client.example.org": {"TXT": "v=spf1 ip4:198.51.100.8 ~all"},
+    }
+    text = CONFIG.replace("named, relay, at_message: {match: spam}", "relay, spf")
+    made = loaded(tmp_path, text, registry=Registry.installed())
+    found = await ask(tmp_path, zone=zone, made=made)
+    assert found.steps[2].note.splitlines() == [
+        "SPF of example.org, pass:",
+        "  ip4:198.51.100.7: did not match",
+        "  include:spf.example.net: matched, so pass",
+        "    ip4:192.0.2.0/24: matched, so pass",
+        "SPF of client.example.org, softfail:",
+        "  ip4:198.51.100.8: did not match",
+        "  ~all: matched, so softfail",
+    ]
+    zone["example.org"] = {"TXT": "v=spf1 ~all"}
+    found = await ask(tmp_path, zone=zone, made=made)
+    assert found.steps[2].checks[0].evidence["steps"] == ["~all: matched, so softfail"]
+    assert found.steps[2].note.startswith("SPF of client.example.org, softfail:"), "nothing is told twice"
