@@ -159,6 +159,11 @@ class Policy(Generic[OptionsT]):
         """The stages at which it runs with these options: all of ``hooks`` unless the policy says otherwise."""
         return cls.hooks()
 
+    @classmethod
+    def also_requires(cls, options: Options) -> tuple[str, ...]:  # noqa: ARG003 - for those that depend on them
+        """What must stand before it with these options, besides ``requires``."""
+        return ()
+
     async def start(self) -> None:
         """Prepare; called once in each worker before the first connection."""
 

@@ -130,10 +130,7 @@ class Dkim(Policy[DkimPolicyOptions]):
             doubt=ambiguity(message.header, message.fields),
         )
         transaction.dkim = found
-        evidence: dict[str, object] = {"signatures": _evidence(found)}
-        if count > len(found):
-            evidence["ignored"] = count - len(found)
-        return self.outcomes[overall(found)](**evidence)
+        return self.outcomes[overall(found).value](signatures=_evidence(found), ignored=count - len(found))
 
 
 def _evidence(found: Sequence[DkimSignature]) -> list[dict[str, object]]:

@@ -84,6 +84,11 @@ class Dmarc(Policy[DmarcOptions]):
         "bad_from", Action.REJECT, _BAD_FROM, "The From field is missing, repeated, malformed, or has several domains."
     )
 
+    @classmethod
+    def also_requires(cls, options: Options) -> tuple[str, ...]:
+        """Nobody's seals count where nobody has looked at them."""
+        return ("arc",) if isinstance(options, DmarcOptions) and not options.trust_arc.is_empty else ()
+
     async def on_message(self, transaction: Transaction, message: Message) -> Finding | None:
         """Evaluate DMARC for a message that has come."""
         session = transaction.session

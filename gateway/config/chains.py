@@ -65,11 +65,19 @@ COMMON_KEYS: Final = tuple(CommonSettings.model_fields)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a chain, not yet validated."""
+    """One entry of a chain, not yet validated.
+
+    Attributes:
+        policy: What it names.
+        id: Its name in the chain.
+        settings: As written.
+        before: The names of the policies that stand before it.
+    """
 
     policy: type[Policy[Any]]
     id: str
     settings: Place
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +143,19 @@ class ChainBuilder:
             entry = self._entry(place)
             if entry is None:
                 continue
+            entry = replace(entry, before=tuple(before.policy.name for before in entries))
             known = ids.setdefault(entry.id, place)
             if known is place:
                 entries.append(entry)
             else:
                 told = f"the chain has a policy {entry.id!r} already, in line {known.position.line}"
                 self._note(place, f"{told}; give one of them an id of its own")
-            self._check_required(entry, place, [before.policy.name for before in entries])
+            self._check_required(entry, place, entry.policy.requires)
         return entries
 
-    def _check_required(self, entry: Entry, place: Place, before: list[str]) -> None:
+    def _check_required(self, entry: Entry, place: Place, names: Iterable[str]) -> None:
         """Whether the policies that it builds on stand before it."""
-        missing = [name for name in entry.policy.requires if name not in before]
+        missing = [name for name in names if name not in entry.before]
         if missing:
             needed = listed(missing, last="and")
             self._note(place, f"{entry.policy.name} reads what {needed} found; put {needed} before it in the chain")
@@ -217,6 +226,8 @@ class ChainBuilder:
         common = {key: value for key, value in values.items() if key in COMMON_KEYS}
         settings = validated(CommonSettings, common, self._document, written)
         options = self._options(entry, own, written)
+        if options is not None:
+            self._check_required(entry, written, entry.policy.also_requires(options))
         responses = self._responses(entry.policy, written.at("on")) if settings is not None and settings.on else {}
         if settings is None or options is None or len(self._document.problems) > before:
             return None

@@ -272,6 +272,36 @@ def test_a_policy_stands_behind_those_it_builds_on(tmp_path: Path) -> None:
     assert [settings.id for settings in config.chain.policies] == ["relay", "size", "verdicts"]
 
 
+class _TrustingOptions(Options):
+    """With or without trust."""
+
+    trust: bool = False
+
+
+class Trusting(Policy[_TrustingOptions]):
+    """Builds on what relay found if it trusts."""
+
+    name = "trusting"
+
+    @classmethod
+    def also_requires(cls, options: Options) -> tuple[str, ...]:
+        """What it needs depends."""
+        return ("relay",) if isinstance(options, _TrustingOptions) and options.trust else ()
+
+
+def test_an_option_can_need_another_policy(tmp_path: Path) -> None:
+    """What only an option builds on must be there where the option is set, for all or for one domain."""
+    registry = Registry.of(Trusting, Relay)
+    told = "trusting reads what relay found; put relay before it in the chain"
+    found = problems(tmp_path, f"{HEAD}policies: [trusting: {{trust: true}}, relay]\n", registry=registry)
+    assert found == [f"3:12: policies[0].trusting: {told}"]
+    domain = "domains: {example.com: {policies: {trusting: {trust: true}}}}\n"
+    found = problems(tmp_path, f"{HEAD}{domain}policies: [trusting]\n", registry=registry)
+    assert found == [f"3:36: domains.example.com.policies.trusting: {told}"]
+    for chain in ("[trusting]", "[relay, trusting: {trust: true}]"):
+        assert loaded(tmp_path, f"{HEAD}policies: {chain}\n", registry=registry).chain is not None
+
+
 class _Offer:
     """Something that offers a policy, as an entry point does."""
 

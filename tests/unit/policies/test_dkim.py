@@ -83,6 +83,7 @@ async def test_one_good_signature_is_enough_and_all_are_shown() -> None:
     assert [each.result for each in transaction.dkim] == [DkimResult.FAIL, DkimResult.PASS]
     broken, good = (each.signature for each in transaction.dkim)
     assert finding.evidence == {
+        "ignored": 0,
         "signatures": [
             {
                 "result": "fail",

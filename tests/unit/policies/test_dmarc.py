@@ -20,9 +20,10 @@ from gateway.mailauth.results import (
 from gateway.policy import OnError
 from gateway.resolver import Answer, RecordType
 from gateway.session import Transaction
+from gateway.tables import NameTable
 from gateway.testing import Site, message, run
 from gateway.verdict import Action, Finding, Stage
-from policies.dmarc import Dmarc
+from policies.dmarc import Dmarc, DmarcOptions
 
 ZONE = {
     "_dmarc.reject.example": {"TXT": ["v=DMARC1; p=reject; sp=quarantine; rua=mailto:r@reject.example; fo=1"]},
@@ -265,6 +266,8 @@ async def test_a_refusal_says_why_and_for_whom() -> None:
 def test_it_needs_what_it_reads_and_never_lets_forgeries_in_by_a_fault() -> None:
     """It stands behind spf and dkim; when it can't run, mail is deferred."""
     assert Dmarc.requires == ("spf", "dkim")
+    assert Dmarc.also_requires(DmarcOptions()) == ()
+    assert Dmarc.also_requires(DmarcOptions(trust_arc=NameTable(["lists.example.org"]))) == ("arc",)
     assert Dmarc.on_error is OnError.DEFER
     assert {outcome.name for outcome in Dmarc.outcomes.values() if outcome.action is Action.REJECT} == {
         "reject",
