@@ -22,6 +22,7 @@ from gateway.backend import AuthRelay, ServerGroup
 from gateway.chain import Chain
 from gateway.config.model import Config, DelayReject, Listener, TlsMode
 from gateway.doors.conversation import Conversation
+from gateway.doors.link import ClientLink
 from gateway.doors.listening import BACKLOG, address_of
 from gateway.doors.proxy_protocol import Addresses, ProxyError, read_header
 from gateway.doors.tls import Certificate
@@ -146,8 +147,8 @@ class SmtpDoor:
             if self._listener.proxy_protocol is not None:
                 self._accepting.append(self._own(self._accept_proxied(listening)))
             else:
-                begin = partial(Conversation, self, loop, address_of(listening))
-                self._servers.append(await loop.create_server(begin, sock=listening, backlog=BACKLOG))
+                connected = partial(ClientLink, self, loop, address_of(listening))
+                self._servers.append(await loop.create_server(connected, sock=listening, backlog=BACKLOG))
         self._own(self._watch())
 
     def close(self) -> None:
@@ -172,7 +173,7 @@ class SmtpDoor:
         self._draining = True
         self.close()
         for conversation in self._conversations:
-            conversation.drain()
+            conversation.link.drain()
         tasks = [conversation.task for conversation in self._conversations if conversation.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=grace)
@@ -189,12 +190,18 @@ class SmtpDoor:
         """Connections that are open now."""
         return len(self._conversations)
 
-    # What a conversation asks of its door.
+    # What a connection and its conversation ask of their door.
 
-    def admit(self, conversation: Conversation) -> Reply | None:
+    def begin(self, link: ClientLink) -> None:
+        """A client has connected: begin the conversation with it."""
+        conversation = Conversation(self, link)
+        refusal = self._admit(conversation)
+        conversation.task = asyncio.get_running_loop().create_task(conversation.run(refusal))
+
+    def _admit(self, conversation: Conversation) -> Reply | None:
         """Count a new connection; a reply refuses it."""
         self._conversations.add(conversation)
-        address = _counted_as(conversation.client_address)
+        address = _counted_as(conversation.link.client_address)
         self._clients[address] += 1
         if self._draining:
             return replies.SHUTTING_DOWN
@@ -206,7 +213,7 @@ class SmtpDoor:
     def forget(self, conversation: Conversation) -> None:
         """A connection has ended."""
         self._conversations.discard(conversation)
-        address = _counted_as(conversation.client_address)
+        address = _counted_as(conversation.link.client_address)
         self._clients[address] -= 1
         if self._clients[address] <= 0:
             del self._clients[address]
@@ -277,9 +284,9 @@ class SmtpDoor:
 
     # Clients' names.
 
-    def name_client(self, session: Session) -> None:
+    def name_client(self, session: Session, client: str) -> None:
         """Give the client its name if it is remembered; where names are looked up at all, ask in the background."""
-        known = self._names.get(str(session.client_address))
+        known = self._names.get(client)
         if known is not None and known[0] > time.monotonic():
             session.client_name = known[1]
         elif self._config.dns.client_names and len(self._naming) < KNOWN_NAMES:
@@ -322,8 +329,8 @@ class SmtpDoor:
             await asyncio.sleep(pause)
             now = loop.time()
             for conversation in self._conversations:
-                if conversation.deadline < now:
-                    conversation.expire()
+                if conversation.link.deadline < now:
+                    conversation.link.expire()
             if self.certificate is not None and now > certificate_due:
                 certificate_due = now + 5.0
                 self.certificate.refresh()
@@ -355,7 +362,7 @@ class SmtpDoor:
             if proxy is not None and proxy.trusts(connection.getpeername()[0]):
                 async with asyncio.timeout(self.timeouts.proxy):
                     addresses = await read_header(connection)
-            await loop.connect_accepted_socket(lambda: Conversation(self, loop, proxied=addresses), connection)
+            await loop.connect_accepted_socket(lambda: ClientLink(self, loop, proxied=addresses), connection)
         except (ProxyError, OSError, TimeoutError) as error:
             log.warning("no PROXY header from a trusted peer", listener=self.name, error=str(error) or "timeout")
             connection.close()

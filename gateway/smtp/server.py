@@ -19,7 +19,7 @@ What it guards:
 - Octets that arrive between STARTTLS and the handshake end the session (RFC 3207 4.2; CVE-2011-0411).
 - Commands of HTTP end the session at once: a browser was made to speak to a mail server.
 - A command line over its limit is dropped up to its CRLF and answered once. Nothing grows with what a client sends, but
-  the octets that a door hands over while an event awaits its reply (stop reading then; see ``buffered``).
+  the octets that a door hands over while an event awaits its reply (stop reading then; see ``unread``).
 
 ``Mail`` does not compare SIZE with ``message_size``: a policy does, so that the refusal is recorded with its envelope.
 Programming errors of the door raise ``RuntimeError``; nothing that a client sends raises anything.
@@ -66,6 +66,7 @@ _BEFORE_TLS: Final = frozenset(  # RFC 3207 4; and HELO, whose client learns at 
 _CHANGES: Final = frozenset({Rcpt, StartTls, Hello, Auth, AuthResponse})
 """Events whose positive reply changes more than the state."""
 _IDLE: Final = frozenset({Command.HELO, Command.EHLO, Command.RSET, Command.NOOP, Command.VRFY, Command.HELP})
+_TRANSACTION: Final = frozenset({State.MAIL, State.NO_RECIPIENT, State.RCPT, State.DATA, State.CHUNK, State.BDAT})
 _WHOLE: Final = EndOfData(None)
 _SHOWN_VERB: Final = 20
 _CLOSE: Final = 421  # RFC 5321 3.8
@@ -76,12 +77,12 @@ class ServerConnection(Terms):
 
     Attributes:
         state: Where the conversation stands.
+        unread: Octets received and not read yet.
         error_count: How many commands the engine has refused.
     """
 
     __slots__ = (
         "_awaiting",
-        "_buffer",
         "_checker",
         "_chunk_last",
         "_chunk_left",
@@ -96,6 +97,7 @@ class ServerConnection(Terms):
         "_unknown",
         "error_count",
         "state",
+        "unread",
     )
 
     def __init__(
@@ -111,7 +113,7 @@ class ServerConnection(Terms):
             options, tls=tls, extensions=extensions, auth_mechanisms=auth_mechanisms, auth_required=auth_required
         )
         self.error_count = 0
-        self._buffer = InputBuffer()
+        self.unread = InputBuffer()
         self._out: list[bytes] = []
         self._awaiting: Event | None = None
         self._transition: Transition  # where the reply that is awaited leads
@@ -128,9 +130,9 @@ class ServerConnection(Terms):
     # -- the door's side ------------------------------------------------------------------------------------------
 
     @property
-    def buffered(self) -> int:
-        """Octets received and not read yet."""
-        return len(self._buffer)
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open: from the reply to MAIL to that to its message, or to what gives it up."""
+        return self.state in _TRANSACTION
 
     def greet(self, greeting: Reply) -> None:
         """Open the conversation: 220, or 554 after which only QUIT is taken (RFC 5321 3.1), or 421."""
@@ -145,7 +147,7 @@ class ServerConnection(Terms):
     def receive_data(self, data: bytes) -> None:
         """Take octets from the client."""
         if self.state is not State.CLOSED:
-            self._buffer.feed(data)
+            self.unread.feed(data)
 
     def data_to_send(self) -> bytes:
         """The octets for the client that are not written yet; they are handed out once."""
@@ -164,7 +166,7 @@ class ServerConnection(Terms):
         """
         if self._awaiting is not None:
             raise RuntimeError(f"{type(self._awaiting).__name__} awaits its reply")
-        if self._buffer.is_empty and self._read is _READ_COMMAND:
+        if self.unread.is_empty and self._read is _READ_COMMAND:
             return None
         return self._read(self)
 
@@ -187,7 +189,7 @@ class ServerConnection(Terms):
             target = self._transition.intermediate
         else:
             target = self._transition.completed
-            if target is State.TLS and len(self._buffer):
+            if target is State.TLS and not self.unread.is_empty:
                 self._enter(target)  # never says 220: next_event ends the session
                 return
             if type(event) in _CHANGES:
@@ -223,7 +225,7 @@ class ServerConnection(Terms):
         """
         if self.state is not State.TLS:
             raise RuntimeError("no TLS handshake was due")
-        if len(self._buffer):
+        if not self.unread.is_empty:
             return
         self.tls = TlsState.ACTIVE
         self.extended = False
@@ -239,7 +241,7 @@ class ServerConnection(Terms):
             self._decoder = DataDecoder(self.options.bare_newlines, self.options.nul)
             self._meter = SizeMeter(self.options.message_size, self.options.header_size)
         elif state is State.CLOSED:
-            self._buffer.clear()
+            self.unread.clear()
 
     def _read_nothing(self) -> None:
         return None
@@ -248,7 +250,7 @@ class ServerConnection(Terms):
         options = self.options
         auth_line = options.auth_line if self.auth_mechanisms else 0
         while True:
-            line = self._buffer.take_line(options.command_line, auth_line)
+            line = self.unread.take_line(options.command_line, auth_line)
             if line is None:
                 return None
             if b"\n" in line or b"\r" in line:
@@ -285,7 +287,7 @@ class ServerConnection(Terms):
         if isinstance(event, Reply):
             self._out.append(event.wire)
             return None
-        if command is Command.STARTTLS and len(self._buffer):
+        if command is Command.STARTTLS and not self.unread.is_empty:
             return self._fatal(reply.EARLY_TLS_OCTETS, FatalReason.EARLY_TLS_OCTETS)
         self._awaiting = event
         self._transition = entry
@@ -300,27 +302,27 @@ class ServerConnection(Terms):
         return entry
 
     def _read_auth(self) -> Event | None:
-        line = self._buffer.take_line(self.options.auth_line)
+        line = self.unread.take_line(self.options.auth_line)
         if line is None:
             return None
         # What is no base64, too long a line included, can't go to the backend: to cancel fails the exchange in order.
         return self._await(AuthResponse(line if grammar.is_base64(line) else b"*"), Command.AUTH_RESPONSE)
 
     def _read_early_tls(self) -> Event | None:
-        if not len(self._buffer):
+        if self.unread.is_empty:
             return None
         return self._fatal(reply.EARLY_TLS_OCTETS, FatalReason.EARLY_TLS_OCTETS)
 
     # -- the message ----------------------------------------------------------------------------------------------
 
     def _read_data(self) -> Event | None:
-        octets = self._buffer.take_all()
+        octets = self.unread.take_all()
         if not octets:
             return None
         decoder = self._decoder
         data = decoder.feed(octets)
         if decoder.finished:
-            self._buffer.feed(decoder.rest)
+            self.unread.feed(decoder.rest)
             decoder.rest = b""
             self._read = ServerConnection._read_end_of_data
         if self._is_good(decoder, data):
@@ -354,7 +356,7 @@ class ServerConnection(Terms):
     def _read_chunk(self) -> Event | None:
         checker = self._checker
         if self._chunk_left:
-            octets = self._buffer.take(self._chunk_left)
+            octets = self.unread.take(self._chunk_left)
             if not octets:
                 return None
             self._chunk_left -= len(octets)
@@ -377,7 +379,7 @@ class ServerConnection(Terms):
         return bool(data) and decoder.problem is None
 
     def _read_refused_chunk(self) -> Event | None:
-        self._chunk_left -= len(self._buffer.take(self._chunk_left))
+        self._chunk_left -= len(self.unread.take(self._chunk_left))
         if self._chunk_left:
             return None
         self._read = ServerConnection._read_command

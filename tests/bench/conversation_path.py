@@ -27,7 +27,7 @@ from gateway.adapters.dns import DnsResolver
 from gateway.backend.connection import Connection
 from gateway.backend.opening import Opener
 from gateway.config.load import loads
-from gateway.doors.conversation import Conversation
+from gateway.doors.link import ClientLink
 from gateway.worker import Worker, settle
 from tests.bench.authentication import signed, zone
 from tests.bench.load import HELO, message
@@ -122,11 +122,11 @@ class _Client:
 
     def _connect(self) -> None:
         transport = _Transport(self._loop)
-        self._conversation = Conversation(self._door, self._loop, "127.0.0.1:2525")
+        self._link = ClientLink(self._door, self._loop, "127.0.0.1:2525")
         transport.on_write = self._step
         transport.on_close = self._closed
         self._steps = self._session()
-        self._conversation.connection_made(transport)  # type: ignore[arg-type]  # as far as it is used
+        self._link.connection_made(transport)  # type: ignore[arg-type]  # as far as it is used
 
     def _session(self) -> Iterator[bytes]:
         yield b"EHLO " + HELO.encode() + b"\r\n"
@@ -145,10 +145,10 @@ class _Client:
             raise AssertionError(reply)
         octets = next(self._steps, None)
         if octets is not None:
-            self._conversation.data_received(octets)
+            self._link.data_received(octets)
 
     def _closed(self) -> None:
-        self._conversation.connection_lost(None)
+        self._link.connection_lost(None)
         if self._left:
             self._connect()
         else:

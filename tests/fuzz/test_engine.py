@@ -78,7 +78,7 @@ def converse(options: ServerOptions, tls: TlsState, pieces: list[bytes]) -> tupl
     events: list[Event] = []
     for piece in pieces:
         events += feed(connection, piece, fussy)
-        assert connection.buffered <= 2 * LIMIT
+        assert len(connection.unread) <= 2 * LIMIT
     out = connection.data_to_send()
     assert out == b"" or out.endswith(b"\r\n")
     fatal = [index for index, event in enumerate(events) if isinstance(event, Fatal)]

@@ -15,7 +15,7 @@ import trustme
 from structlog.testing import capture_logs
 
 from gateway.config.registry import Registry
-from gateway.doors.conversation import READ_AHEAD
+from gateway.doors.link import READ_AHEAD
 from gateway.policy import NoOptions, Policy
 from gateway.records import DecisionRecord
 from gateway.session import Message, Session, Transaction
@@ -99,11 +99,11 @@ async def test_a_client_that_reads_nothing_is_not_read_from(tmp_path: Path) -> N
             client.reader._transport.pause_reading()  # type: ignore[attr-defined]  # a client that reads nothing
             client.writer.write(LINE * count)
             (conversation,) = site.door._conversations
-            while conversation._writable:  # noqa: ASYNC110 - nothing tells of it
+            while conversation.link._writable:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0)
             for _ in range(500):
                 await asyncio.sleep(0)
-                assert conversation._engine.buffered <= READ_AHEAD + 2 * 262_144
+                assert len(conversation.link.engine.unread) <= READ_AHEAD + 2 * 262_144
             client.reader._transport.resume_reading()  # type: ignore[attr-defined]  # as above
             got = 0
             while got < count:
@@ -280,9 +280,9 @@ async def test_commands_behind_a_message_wait_for_its_reply(tmp_path: Path, gate
             client.writer.write(b"Subject: x\r\n.\r\n" + LINE * 50_000)
             await Gate.reached.wait()
             (conversation,) = site.door._conversations
-            while not conversation._buffering:  # noqa: ASYNC110 - nothing tells of it
+            while not conversation.link._buffering:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0)
-            assert READ_AHEAD < conversation._engine.buffered <= READ_AHEAD + 262_144
+            assert READ_AHEAD < len(conversation.link.engine.unread) <= READ_AHEAD + 262_144
             Gate.opened.set()
             assert (await client.reply()).startswith("250 2.0.0 Ok: queued")
             for _ in range(50_000):

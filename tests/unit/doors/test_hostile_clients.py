@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from gateway.config.load import loads
-from gateway.doors import conversation
+from gateway.doors import link
 from gateway.records import DecisionRecord
 from gateway.worker import Worker
 from tests.support.loops import on_uvloop
@@ -105,7 +105,7 @@ async def test_a_client_that_reads_nothing_loses_its_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After its time-out the connection of a client that never reads its replies is cut."""
-    monkeypatch.setattr(conversation, "LAST_WORDS", 0.05)
+    monkeypatch.setattr(link, "LAST_WORDS", 0.05)
     loop = asyncio.get_running_loop()
     sink = _Sink()
     async with _serving(tmp_path, sink, timeouts={"command": "300ms"}) as port:

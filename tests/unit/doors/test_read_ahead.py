@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.doors.conversation import READ_AHEAD
+from gateway.doors.link import READ_AHEAD
 from gateway.smtp.server import ServerConnection
 from tests.support.serving import serving
 
@@ -27,7 +27,7 @@ async def test_a_message_that_waits_to_be_read_is_not_read_into_memory_as_a_whol
     def observed(engine: ServerConnection, data: bytes) -> None:
         nonlocal most
         receive(engine, data)
-        most = max(most, engine.buffered)
+        most = max(most, len(engine.unread))
 
     monkeypatch.setattr(ServerConnection, "receive_data", observed)
     async with serving(tmp_path) as site, site.client() as client:

@@ -31,7 +31,7 @@ def test_a_line_without_an_end_takes_no_memory() -> None:
     connection = engine(ServerOptions(hostname="x", command_line=2048))
     for _ in range(1000):
         assert feed(connection, b"x" * 1500 + b"\r\n"[:1]) == []
-        assert connection.buffered <= 2048
+        assert len(connection.unread) <= 2048
     assert feed(connection, b"\nNOOP\r\n") == [Refused(reply.LINE_TOO_LONG, "")]
 
 

@@ -165,7 +165,7 @@ def test_a_421_closes_from_everywhere(state: State, command: Command) -> None:
     assert connection.data_to_send() == reply.SHUTTING_DOWN.wire
     assert feed(connection, b"NOOP\r\n") == []
     assert connection.data_to_send() == b""
-    assert connection.buffered == 0
+    assert len(connection.unread) == 0
 
 
 def test_greetings_lead_to_their_states() -> None:

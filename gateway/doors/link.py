@@ -1,0 +1,344 @@
+"""The connection to one client: octets in and events out, replies in and octets out.
+
+``ClientLink`` is the asyncio protocol of a connection. It feeds what comes to the engine (``smtp.server``), whose next
+event the conversation's task awaits, writes the replies, and puts TLS under it all. What the events mean it does not
+know.
+
+What holds here: no more is read from a client than the engine can take; a client that reads nothing is not read from;
+what came before TLS and what came through it are never confused. Deadlines are kept by the door, which looks at
+``deadline`` of every connection once in a while and calls ``expire``: no timer a command. Replies are written at the
+loop's next turn, when everything that came in has been seen to: whoever reads them is woken once for all of them.
+"""
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, Final, cast
+
+from gateway.bell import Bell
+from gateway.doors.listening import endpoint_name
+from gateway.recording import PROTOCOL
+from gateway.smtp import reply as replies
+from gateway.smtp.events import Event
+from gateway.smtp.reply import Reply
+from gateway.smtp.server import ServerConnection, State
+from gateway.verdict import Action, Verdict
+
+if TYPE_CHECKING:
+    from gateway.doors.proxy_protocol import Addresses
+    from gateway.doors.smtp import SmtpDoor
+
+READ_AHEAD: Final = 65_536
+"""Octets the engine may hold unread before reading pauses; uvloop hands over up to 256 KiB at a time."""
+
+TURN: Final = 50
+"""Events that a client who sent them all at once gets in a row, before other clients have their turn: some 2 ms."""
+
+LAST_WORDS: Final = 5.0
+"""Seconds that a client gets to read what it was sent before the connection's end."""
+
+_NEVER: Final = float("inf")
+
+
+class SessionEnd(Exception):  # noqa: N818 - it is no error
+    """The session is over.
+
+    Attributes:
+        verdict: What ended it, None when the client left.
+        told: Whether the client has its last reply already (or the engine has queued it).
+    """
+
+    def __init__(self, verdict: Verdict | None = None, *, told: bool = False) -> None:
+        super().__init__()
+        self.verdict = verdict
+        self.told = told
+
+
+def protocol_end(reply: Reply, outcome: str, *, told: bool = False) -> SessionEnd:
+    """The session's end by the protocol's own rules."""
+    return SessionEnd(Verdict(Action.DISCONNECT, reply, PROTOCOL, outcome), told=told)
+
+
+class ClientLink(asyncio.Protocol):
+    """One connection.
+
+    Args:
+        door: The listener's door, whose ``begin`` is told when the client is there.
+        loop: The running event loop.
+        server_address: What the client has connected to, None where the connection must be asked.
+        proxied: What the PROXY header said, None where there was none.
+
+    Attributes:
+        engine: What the client says, and what it is told.
+        client_address: The client's address as text.
+        client_port: Its port, 0 if unknown.
+        server_address: The address and port that it has connected to.
+        deadline: The loop's time at which the door calls ``expire``.
+        is_gone: Whether the connection is lost.
+    """
+
+    __slots__ = (
+        "_bell",
+        "_buffering",
+        "_diverted",
+        "_door",
+        "_draining",
+        "_ended",
+        "_expired",
+        "_loop",
+        "_message_end",
+        "_proxied",
+        "_sending",
+        "_session_end",
+        "_transport",
+        "_turn",
+        "_writable",
+        "client_address",
+        "client_port",
+        "deadline",
+        "engine",
+        "is_gone",
+        "server_address",
+    )
+
+    def __init__(
+        self,
+        door: "SmtpDoor",
+        loop: asyncio.AbstractEventLoop,
+        server_address: str | None = None,
+        proxied: "Addresses | None" = None,
+    ) -> None:
+        self.engine = ServerConnection(
+            door.engine_options,
+            tls=door.initial_tls,
+            extensions=frozenset(),  # HELO sets them
+            auth_required=door.auth_required,
+        )
+        self.client_address = ""
+        self.client_port = 0
+        self.server_address = server_address or ""
+        self.deadline = _NEVER
+        self.is_gone = False
+        self._door = door
+        self._loop = loop
+        self._proxied = proxied
+        self._transport: asyncio.Transport
+        self._bell = Bell(loop)  # rung for whatever the task waits for: octets, or room to write
+        self._ended = False  # the client sends nothing more
+        self._expired = False
+        self._draining = False
+        self._buffering = False  # not reading from the connection
+        self._writable = True
+        self._sending = False  # at the loop's next turn
+        self._turn = 0  # events since others had their turn
+        self._diverted: list[bytes] | None = None  # what comes while TLS is not ready
+        self._session_end = _NEVER
+        self._message_end: float | None = None  # while a message comes
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio.Protocol
+        if self.client_address:
+            return  # the same connection, now under TLS
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        if (proxied := self._proxied) is not None:
+            self.client_address, self.client_port = str(proxied.client), proxied.client_port
+            self.server_address = f"{proxied.server}:{proxied.server_port}"
+        else:
+            self.client_address, self.client_port = (transport.get_extra_info("peername") or ("0.0.0.0", 0))[:2]
+            self.server_address = self.server_address or endpoint_name(transport.get_extra_info("sockname"))
+        if self._door.implicit_tls:
+            self._transport.pause_reading()
+            self._diverted = []  # uvloop reads all the same until the handshake is begun
+        if whole := self._door.timeouts.session:
+            self._session_end = self._loop.time() + whole
+        self._door.begin(self)
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio.Protocol
+        if self._diverted is not None:
+            self._diverted.append(data)
+            return
+        engine = self.engine
+        engine.receive_data(data)
+        if self._writable:
+            self._bell.ring()
+        unread = engine.unread
+        if unread.is_empty or len(unread) <= READ_AHEAD:
+            return
+        if not self._buffering and not self._transport.is_closing():
+            self._buffering = True  # uvloop may read 32 times before others get their turn
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """The client sends nothing more; what it sent before is still answered, which TLS does not allow."""
+        self._ended = True
+        self._bell.ring()
+        return self._transport.get_extra_info("ssl_object") is None
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002, D102 - asyncio.Protocol
+        self.is_gone = self._writable = True
+        self._bell.ring()
+
+    def pause_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
+        self._writable = False
+
+    def resume_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
+        self._writable = True
+        self._bell.ring()
+
+    # What the door calls.
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self._expired = True
+        self._bell.ring()
+
+    def drain(self) -> None:
+        """End the session as soon as no transaction is open."""
+        self._draining = True
+        self._bell.ring()
+
+    # What the conversation calls: octets in.
+
+    async def event(self) -> Event:
+        """The next event; awaits octets, with what was replied so far sent first.
+
+        Raises:
+            SessionEnd: The client is gone or too slow, or the gateway is shutting down.
+        """
+        engine = self.engine
+        event = engine.next_event()
+        if event is not None:
+            self._turn += 1
+            if self._turn >= TURN:
+                self._turn = 0
+                await asyncio.sleep(0)
+            return event
+        self._turn = 0
+        self._set_deadline()
+        try:
+            while event is None or not self._writable:
+                self._send_soon()
+                if self.is_gone or (self._ended and event is None):
+                    raise SessionEnd
+                if self._expired:
+                    raise protocol_end(replies.TIMEOUT, "timeout")
+                if self._draining and not engine.in_transaction:
+                    raise protocol_end(replies.SHUTTING_DOWN, "shutdown")
+                if self._buffering and event is None and self._writable:
+                    self._buffering = False
+                    self._transport.resume_reading()
+                await self._bell
+                event = event or engine.next_event()
+                if event is None and self._message_end is not None:  # what is read and not kept makes no events
+                    self._set_deadline()
+        finally:
+            self.deadline = _NEVER
+        return event
+
+    def expect_message(self) -> None:
+        """A message comes: it has time limits of its own."""
+        whole = self._door.timeouts.message
+        self._message_end = min(self._loop.time() + whole, self._session_end) if whole else self._session_end
+
+    def expect_commands(self) -> None:
+        """The message is there, or given up."""
+        self._message_end = None
+
+    def _set_deadline(self) -> None:
+        timeouts = self._door.timeouts
+        if self._message_end is None:
+            self.deadline = min(self._loop.time() + timeouts.command, self._session_end)
+        else:
+            self.deadline = min(self._loop.time() + timeouts.data, self._message_end)
+
+    # Octets out.
+
+    def _send_soon(self) -> None:
+        """Have what was replied so far written at the loop's next turn, with what others are sent."""
+        if not self._sending:
+            self._sending = True
+            self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        self._sending = False
+        data = self.engine.data_to_send()
+        if data and not self.is_gone:
+            self._transport.write(data)
+
+    def hang_up_soon(self, last_words: Reply | None) -> None:
+        """Close at the loop's next turn, behind what was replied and these last words."""
+        self._loop.call_soon(self._hang_up, last_words)
+
+    def _hang_up(self, last_words: Reply | None) -> None:
+        self._send()
+        if last_words is not None and not self.is_gone:
+            self._transport.write(last_words.wire)
+        self._transport.close()
+        if not self.is_gone and self._transport.get_write_buffer_size():  # one that reads nothing would stay for ever
+            self._loop.call_later(LAST_WORDS, self._transport.abort)
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    # TLS.
+
+    async def start_tls(self, context: ssl.SSLContext, within: float) -> ssl.SSLObject:
+        """The handshake: at the beginning, or behind the reply to STARTTLS.
+
+        What the client says through TLS in the same packet as the handshake's end comes before the caller goes on, and
+        must not be taken for octets that came before TLS.
+
+        Args:
+            context: The listener's.
+            within: How long it may take, in seconds.
+
+        Returns:
+            What was agreed on.
+
+        Raises:
+            OSError: It failed; nothing can be said to the client any more.
+        """
+        self._send()
+        self._transport.pause_reading()
+        loop = self._loop
+        enciphered, deciphered = self._diverted, list[bytes]()
+        if enciphered is None:
+            self._diverted = deciphered
+        handshake = loop.create_task(
+            loop.start_tls(self._transport, self, context, server_side=True, ssl_handshake_timeout=within)
+        )
+        try:
+            if enciphered is not None:
+                # start_tls stops the reading and puts two calls in line, by which it stands between the transport and
+                # this and reads again; what came before goes right behind them, ahead of what is read then.
+                await asyncio.sleep(0)
+                loop.call_soon(self._hand_over, enciphered)
+                self._diverted = deciphered
+            transport = await handshake
+        except OSError:  # ssl.SSLError and TimeoutError, too
+            self.is_gone = True
+            raise
+        finally:
+            self._diverted = None
+            handshake.cancel()  # where the wait for it was cut off
+        assert transport is not None  # noqa: S101 - what start_tls returns
+        self._transport = transport
+        self._buffering = False
+        if self.engine.state is State.TLS:
+            self.engine.tls_started()
+        for data in deciphered:
+            self.data_received(data)
+        return cast("ssl.SSLObject", transport.get_extra_info("ssl_object"))
+
+    def _hand_over(self, enciphered: list[bytes]) -> None:
+        """Give the TLS layer what came before it stood."""
+        layer = cast("asyncio.BufferedProtocol", self._transport.get_protocol())
+        for data in enciphered:
+            view = memoryview(data)
+            while view:
+                buffer = memoryview(layer.get_buffer(len(view)))
+                count = min(len(buffer), len(view))
+                buffer[:count] = view[:count]
+                layer.buffer_updated(count)
+                view = view[count:]
