@@ -192,7 +192,7 @@ class Greet:
 
     Attributes:
         client: Who sends: a network, or a domain that was authenticated; see ``subject``.
-        envelope: The rest of the triplet, as a digest.
+        envelope: The rest of the triplet; see ``subject``.
         delay: Seconds that a new triplet has to wait.
         window: Seconds after its first attempt in which it must come again.
         keep: Seconds after its last attempt for which it is remembered when it has passed; the client, too.
@@ -261,17 +261,31 @@ def entry_key(kind: Kind, about: str, name: str) -> str:
     return f"{kind}:{{{about}}}:{name}"
 
 
-def greylist_entry(client: str, envelope: str | None, passes: int, age: float, expires: float) -> Entry:
-    """A triplet, or without an envelope a client as a whole, for people."""
+def triplet_entry(client: str, name: str, envelope: str, passes: int, age: float, expires: float) -> Entry:
+    """A triplet, by the name in its key, for people."""
     return Entry(
-        key=entry_key(Kind.GREYLIST, client, envelope or CLIENT),
+        key=entry_key(Kind.GREYLIST, client, name),
         kind=Kind.GREYLIST,
-        name=CLIENT if envelope is None else "triplet",
+        name="triplet",
         subject=client,
         level=passes,
         limit=None,
         expires=expires,
-        detail={} if envelope is None else {"waiting": passes == 0, "age": age},
+        detail={"envelope": envelope, "waiting": passes == 0, "age": round(age, 1)},
+    )
+
+
+def client_entry(client: str, passes: int, expires: float) -> Entry:
+    """A client of the greylist as a whole, for people."""
+    return Entry(
+        key=entry_key(Kind.GREYLIST, client, CLIENT),
+        kind=Kind.GREYLIST,
+        name=CLIENT,
+        subject=client,
+        level=passes,
+        limit=None,
+        expires=expires,
+        detail={},
     )
 
 

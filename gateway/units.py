@@ -63,6 +63,19 @@ def format_size(octets: int) -> str:
     return str(octets)
 
 
+def rough_duration(seconds: float) -> str:
+    """How people say how long it is: its two largest units, ``34d 23h``."""
+    rest = max(1, round(seconds))
+    parts: list[str] = []
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, length)
+        if count:
+            parts.append(f"{count}{unit}")
+        elif parts:
+            break
+    return " ".join(parts[:2])
+
+
 Duration: TypeAlias = Annotated[
     float,
     BeforeValidator(parse_duration),

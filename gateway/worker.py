@@ -20,6 +20,7 @@ from gateway.adapters import state_view
 from gateway.adapters.dns import DnsResolver
 from gateway.adapters.memory_state import MemoryState
 from gateway.adapters.recipients import view as recipient_view
+from gateway.adapters.redis_state import RedisState
 from gateway.assembly import (
     build_chains,
     build_groups,
@@ -112,7 +113,9 @@ class Worker:
         }
 
     def _state_commands(self) -> dict[str, Handler]:
-        """What a worker is asked that counts in its own memory."""
+        """What a worker is asked about the state: its own memory, or how it gets on with Redis."""
+        if isinstance(self._state, RedisState):
+            return {"state_health": partial(state_view.health, self._state)}
         if not isinstance(self._state, MemoryState):
             return {}
         return {

@@ -30,7 +30,7 @@ from gateway.policy import OnError, Options, Policy
 from gateway.session import Message, Recipient, Session, Transaction
 from gateway.smtp.path import Mailbox, ReversePath
 from gateway.smtp.reply import Reply
-from gateway.state import Greet, Greeted, Greeting, digest, subject
+from gateway.state import Greet, Greeted, Greeting, subject
 from gateway.subjects import dkim_domain, network, spf_domain
 from gateway.tables import AddressTable, NameTable, NetworkTable
 from gateway.units import Duration
@@ -141,10 +141,10 @@ class Greylist(Policy[GreylistOptions]):
     def _greet(self, transaction: Transaction, recipient: Recipient) -> Greet:
         options = self.options
         path = recipient.path
-        envelope = f"{_plain(transaction.reverse_path)}\n{path.local_part.lower()}@{path.domain}"
+        sender, wanted = _plain(transaction.reverse_path), f"{path.local_part.lower()}@{path.domain}"
         return Greet(
             client=self._client(transaction.session, transaction),
-            envelope=digest(envelope),
+            envelope=subject(sender=sender, recipient=wanted),
             delay=options.delay,
             window=options.window,
             keep=options.keep,

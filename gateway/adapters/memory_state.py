@@ -1,6 +1,6 @@
 """The state of one worker, in its memory: ``state: memory:``.
 
-It does what ``redis_state`` does, by the same rules and with the injected clock; ``tests/unit/adapters/test_state.py``
+It does what ``redis_state`` does, by the same rules and with the injected clock; ``tests/integration/test_state.py``
 holds both to one contract. It is bounded: above ``entries`` the entry that was not used for the longest time is
 forgotten, so a flood of new senders costs greylisted ones their place, never the worker its memory. All is lost when
 the worker ends.
@@ -25,14 +25,16 @@ from gateway.state import (
     Kind,
     Operation,
     Take,
+    client_entry,
+    digest,
     entry_key,
-    greylist_entry,
+    triplet_entry,
 )
 
 KeyT = TypeVar("KeyT")
 
 ENTRIES: Final = 100_000
-"""Entries of each kind, some 30 MB in all."""
+"""Entries of each kind, some 40 MB in all."""
 
 ROUNDING: Final = 1e-9
 """What sums of fractions may be off; a millionth of what any limit counts."""
@@ -71,6 +73,7 @@ class _Room:
 
 @dataclass(slots=True)
 class _Triplet:
+    envelope: str
     first: float
     last: float
     passes: int
@@ -190,13 +193,13 @@ class MemoryState:
             client.last, client.keep = now, greet.keep
             self._bound(self._clients, greet.client)
             return Greeting(Greeted.CLIENT, 0.0, 0.0, passes)
-        key = (greet.client, greet.envelope)
+        key = (greet.client, digest(greet.envelope))
         triplet = self._triplets.get(key)
         if triplet is not None:
             gone = now - triplet.last > greet.keep if triplet.passes else now - triplet.first > greet.window
             triplet = None if gone else triplet
         if triplet is None:
-            self._triplets[key] = _Triplet(now, now, 0, greet.window)
+            self._triplets[key] = _Triplet(greet.envelope, now, now, 0, greet.window)
             self._bound(self._triplets, key)
             return Greeting(Greeted.NEW, greet.delay, 0.0, passes)
         waited = now - triplet.first
@@ -250,11 +253,11 @@ class MemoryState:
             )
 
     def _greylist_entries(self, now: float) -> Iterator[Entry]:
-        for (client, envelope), triplet in self._triplets.items():
+        for (client, name), triplet in self._triplets.items():
             end = triplet.keep + (triplet.last if triplet.passes else triplet.first)
-            yield greylist_entry(client, envelope, triplet.passes, now - triplet.first, end - now)
-        for name, client_entry in self._clients.items():
-            yield greylist_entry(name, None, client_entry.passes, 0.0, client_entry.last + client_entry.keep - now)
+            yield triplet_entry(client, name, triplet.envelope, triplet.passes, now - triplet.first, end - now)
+        for client, known in self._clients.items():
+            yield client_entry(client, known.passes, known.last + known.keep - now)
 
     async def clear(self, key: str) -> bool:
         """See ``State``."""

@@ -32,18 +32,19 @@ class Lane:
 
     Args:
         link: The way there.
-        name: Where it is, for the log.
+        name: Where it is, for people.
         timeout: Seconds that a round trip may take.
         probe: Makes the call that probes: of a key like the one that failed.
 
     Attributes:
+        name: Where it is.
         breaker: Knows whether the server is away.
     """
 
     def __init__(self, link: Link, name: str, timeout: float, probe: Callable[[str], Call]) -> None:
         self.breaker = Breaker(self._probed, began=self._away, ended=self._back)
         self._link = link
-        self._name = name
+        self.name = name
         self._timeout = timeout
         self._probe = probe
         self._pending: list[tuple[Call, asyncio.Future[Any] | None]] = []
@@ -73,7 +74,7 @@ class Lane:
         if not isinstance(result, Exception):
             return result
         if _is_fault(result):
-            raise StateUnavailableError(f"the state is unavailable: {_text(result)}") from result
+            raise StateUnavailableError(f"the state is unavailable: {error_text(result)}") from result
         raise result
 
     def send(self, call: Call) -> None:
@@ -104,7 +105,7 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - whatever a library raises, who waits is told, and it counts
             results = [error] * len(batch)
         except BaseException as error:
-            _answer(batch, [StateUnavailableError(_text(error))] * len(batch))
+            _answer(batch, [StateUnavailableError(error_text(error))] * len(batch))
             raise
         finally:
             self._travelling = False
@@ -125,13 +126,13 @@ class Lane:
 
     def _away(self, error: Exception) -> None:
         """Fail what waits."""
-        log.warning("state unavailable", state=self._name, error=_text(error))
+        log.warning("state unavailable", state=self.name, error=error_text(error))
         pending, self._pending = self._pending, []
         self.breaker.skipped(len(pending))
         _answer(pending, [error] * len(pending))
 
     def _back(self, seconds: float, unanswered: int) -> None:
-        log.info("state available again", state=self._name, seconds=seconds, unanswered=unanswered)
+        log.info("state available again", state=self.name, seconds=seconds, unanswered=unanswered)
 
     async def _probed(self) -> None:
         """Ask for a key like the one that failed, on a new connection."""
@@ -161,5 +162,6 @@ def _is_fault(result: Any) -> bool:
     return isinstance(result, Exception)
 
 
-def _text(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
+    """A fault in words."""
     return "no answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}".rstrip(": ")

@@ -86,11 +86,11 @@ class Link(Protocol):
         ...
 
     def keys(self, pattern: str) -> AsyncIterator[bytes]:
-        """All keys of a pattern."""
+        """All keys of a pattern; raises when one is ``CONNECT`` late."""
         ...
 
     async def command(self, *command: object) -> Result:
-        """Carry out one command that names a key, or raise."""
+        """Carry out one command that names a key within ``CONNECT``, or raise."""
         ...
 
     async def close(self) -> None:
@@ -108,6 +108,17 @@ async def within(seconds: float) -> AsyncIterator[None]:
             yield
         finally:
             due.cancel()
+
+
+async def _in_time(found: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """What comes, as long as each comes in time."""
+    while True:
+        async with within(CONNECT):
+            try:
+                one = await anext(found)
+            except StopAsyncIteration:
+                return
+        yield one
 
 
 def _settings(options: StateOptions) -> dict[str, Any]:
@@ -220,12 +231,13 @@ class ServerLink:
 
     async def keys(self, pattern: str) -> AsyncIterator[bytes]:
         """By SCAN."""
-        async for key in self._client.scan_iter(match=pattern, count=1000):
+        async for key in _in_time(self._client.scan_iter(match=pattern, count=1000)):
             yield key
 
     async def command(self, *command: object) -> Result:
         """By the pool of redis-py."""
-        return await self._client.execute_command(*command)
+        async with within(CONNECT):
+            return await self._client.execute_command(*command)
 
     async def close(self) -> None:
         """Disconnect."""
@@ -312,12 +324,13 @@ class ClusterLink:
 
     async def keys(self, pattern: str) -> AsyncIterator[bytes]:
         """By SCAN on every master."""
-        async for key in self._client.scan_iter(match=pattern, count=1000):
+        async for key in _in_time(self._client.scan_iter(match=pattern, count=1000)):
             yield key
 
     async def command(self, *command: object) -> Result:
         """By redis-py."""
-        return await self._client.execute_command(*command)
+        async with within(CONNECT):
+            return await self._client.execute_command(*command)
 
     async def close(self) -> None:
         """Disconnect."""

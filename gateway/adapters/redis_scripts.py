@@ -6,7 +6,7 @@ units a microsecond. What is kept:
 * a bucket: ``level at held rate burst`` as text, gone when the bucket is empty and nothing is held;
 * a room of connections: a sorted set of sessions, scored by the time until which each is counted, beside ``limit``
   in the score of the member ``''``;
-* a triplet: ``first passes last``; a client of the greylist: ``passes last``.
+* a triplet: ``first passes last envelope``; a client of the greylist: ``passes last``.
 
 Each script says in its head what it takes and gives.
 """
@@ -130,7 +130,8 @@ return 1
 
 GREET: Final = (
     """
--- KEYS: the triplet, the client. ARGV: delay, window, keep in microseconds, and the passes that wave a client through.
+-- KEYS: the triplet, the client. ARGV: delay, window, keep in microseconds, the passes that wave a client through, and
+-- the envelope for people.
 -- Gives the status, the wait and what was waited in microseconds, and the client's passes.
 """
     + _NOW
@@ -154,12 +155,12 @@ if kept then
   if (times > 0 and now - last > keep) or (times == 0 and now - first > window) then first = nil end
 end
 if not first then
-  redis.call('SET', KEYS[1], string.format('%.17g 0 %.17g', now, now), 'PX', lifetime(window))
+  redis.call('SET', KEYS[1], string.format('%.17g 0 %.17g %s', now, now, ARGV[6]), 'PX', lifetime(window))
   return {'new', delay, 0, passes}
 end
 local waited = now - first
 if times == 0 and waited < delay then return {'early', delay - waited, waited, passes} end
-redis.call('SET', KEYS[1], string.format('%.17g %d %.17g', first, times + 1, now), 'PX', lifetime(keep))
+redis.call('SET', KEYS[1], string.format('%.17g %d %.17g %s', first, times + 1, now, ARGV[6]), 'PX', lifetime(keep))
 if times > 0 then return {'known', 0, waited, passes} end
 redis.call('SET', KEYS[2], string.format('%d %.17g', passes + 1, now), 'PX', lifetime(keep))
 return {'passed', 0, waited, passes + 1}

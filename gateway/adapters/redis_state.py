@@ -17,7 +17,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from gateway.adapters.memory_state import MemoryState
-from gateway.adapters.redis_lane import Lane
+from gateway.adapters.redis_lane import Lane, error_text
 from gateway.adapters.redis_link import CONNECT, Call, Link, Script, make_link
 from gateway.adapters.redis_scripts import ASK, GREET, LEAVE, READ, RENEW
 from gateway.config.state import StateOptions
@@ -37,8 +37,10 @@ from gateway.state import (
     Operation,
     StateUnavailableError,
     Take,
+    client_entry,
+    digest,
     entry_key,
-    greylist_entry,
+    triplet_entry,
 )
 
 MICRO: Final = 1_000_000
@@ -255,11 +257,11 @@ class RedisState:
     async def greet(self, greet: Greet) -> Greeting:
         """See ``State``."""
         keys = [
-            self._key(Kind.GREYLIST, greet.client, greet.envelope),
+            self._key(Kind.GREYLIST, greet.client, digest(greet.envelope)),
             self._key(Kind.GREYLIST, greet.client, CLIENT),
         ]
         spans = [round(span * MICRO) for span in (greet.delay, greet.window, greet.keep)]
-        found = await self._lane(keys[0]).call(Call(_GREET, keys, [self._now(), *spans, greet.passes]))
+        found = await self._lane(keys[0]).call(Call(_GREET, keys, [self._now(), *spans, greet.passes, greet.envelope]))
         status, wait, waited, passes = found
         return Greeting(Greeted(status.decode()), wait / MICRO, waited / MICRO, passes)
 
@@ -279,7 +281,7 @@ class RedisState:
             for entry in await self._read(chunk):
                 yield entry
         except (RedisError, OSError, TimeoutError) as error:
-            raise StateUnavailableError(f"{self._name}: {error}") from error
+            raise StateUnavailableError(f"{self._name}: {error_text(error)}") from error
 
     async def _read(self, keys: Sequence[str]) -> list[Entry]:
         by_home: dict[str, list[str]] = {}
@@ -301,7 +303,7 @@ class RedisState:
         try:
             return bool(await self._link.command("DEL", self._prefix + key))
         except (RedisError, OSError, TimeoutError) as error:
-            raise StateUnavailableError(f"{self._name}: {error}") from error
+            raise StateUnavailableError(f"{self._name}: {error_text(error)}") from error
 
     # Keys, lanes and time.
 
@@ -353,14 +355,14 @@ def _entry(key: str, found: Sequence[Any]) -> Entry | None:
             key=key, kind=Kind.CONCURRENCY, name=name, subject=about, level=len(sessions), limit=limit,
             expires=expires, detail={"sessions": sessions},
         )  # fmt: skip
-    numbers = [float(part) for part in value.split()]
+    parts = value.split()
     if kind == Kind.RATE:
-        level, at, until, rate, burst = numbers
+        level, at, until, rate, burst = map(float, parts)
         return Entry(
             key=key, kind=Kind.RATE, name=name, subject=about, level=max(0.0, level - max(0.0, now - at) * rate),
             limit=burst, expires=expires, detail={"rate": rate * MICRO, "held": max(0.0, (until - now) / MICRO)},
         )  # fmt: skip
     if name == CLIENT:
-        return greylist_entry(about, None, int(numbers[0]), 0.0, expires)
-    first, passes, _ = numbers
-    return greylist_entry(about, name, int(passes), (now - first) / MICRO, expires)
+        return client_entry(about, int(parts[0]), expires)
+    age = (now - float(parts[0])) / MICRO
+    return triplet_entry(about, name, b"".join(parts[3:]).decode(), int(parts[1]), age, expires)

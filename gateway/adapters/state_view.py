@@ -1,9 +1,14 @@
-"""Entries of the state as JSON values, for ``lychgate state``; and the answers of a worker that has them in memory."""
+"""What ``lychgate state`` shows, as JSON values: entries, and what only a worker can tell.
 
+That is what it has in its memory, or how it gets on with Redis.
+"""
+
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.adapters.memory_state import MemoryState
+from gateway.adapters.redis_state import RedisState
 from gateway.state import Entry, Kind
 
 
@@ -19,6 +24,11 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "expires": round(entry.expires, 1),
         **entry.detail,
     }
+
+
+def is_about(entry: Entry, part: str) -> bool:
+    """Whether a text is a part of whom an entry is about; of a triplet, of its sender and recipient, too."""
+    return part in entry.subject or part in str(entry.detail.get("envelope", ""))
 
 
 def fullness(entry: Mapping[str, Any]) -> float:
@@ -46,10 +56,29 @@ def listing(state: MemoryState, request: Mapping[str, Any]) -> dict[str, Any]:
     wanted = request.get("kind")
     kind = None if wanted is None else Kind(wanted)
     part = str(request.get("subject") or "")
-    found = [entry_json(entry) for entry in state.known(kind) if part in entry.subject]
+    found = [entry_json(entry) for entry in state.known(kind) if is_about(entry, part)]
     return {"total": len(found), "entries": nearest(found, int(request.get("limit") or 0))}
 
 
 def clear(state: MemoryState, request: Mapping[str, Any]) -> bool:
     """Forget the entry of a ``key``."""
     return state.forget(str(request.get("key")))
+
+
+def health(state: RedisState, request: Mapping[str, Any]) -> list[dict[str, Any]]:  # noqa: ARG001 - a handler's
+    """How a worker gets on with each server of Redis that it has asked.
+
+    Args:
+        state: The state in Redis.
+        request: Nothing.
+    """
+    now = time.time()
+    return [
+        {
+            "server": lane.name,
+            "away": None if lane.breaker.health.since is None else round(max(0.0, now - lane.breaker.health.since), 1),
+            "outages": lane.breaker.health.outages,
+            "unanswered": lane.breaker.health.failed,
+        }
+        for lane in state.lanes.values()
+    ]

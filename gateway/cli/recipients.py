@@ -21,7 +21,7 @@ from gateway.lookup.answer import UnverifiableError
 from gateway.session import without_detail
 from gateway.smtp.grammar import GrammarError, parse_domain, parse_mailbox
 from gateway.smtp.path import Mailbox
-from gateway.units import format_duration
+from gateway.units import rough_duration
 
 recipients = typer.Typer(
     name="recipients",
@@ -58,7 +58,7 @@ def list_(
     out = console()
     for worker, sources in replies.items():
         for source in sources:
-            away = "" if source["away"] is None else f"away for {format_duration(max(1, round(source['away'])))}, "
+            away = "" if source["away"] is None else f"away for {rough_duration(source['away'])}, "
             out.print(
                 f"Worker {worker}, {source['source']}: {away}{source['remembered']} remembered, {source['hits']} "
                 f"answers from memory, {source['asked']} from the source, {source['failures']} of these unknown",
@@ -214,7 +214,7 @@ def _listing(entries: list[dict[str, Any]]) -> Table:
             printable(entry["address"]),
             Text(word + stale, style=_COLOURS[word]),
             printable(entry["said"]),
-            f"{format_duration(round(entry['age']))} ago",
-            format_duration(round(entry["holds"])),
+            f"{rough_duration(entry['age'])} ago",
+            rough_duration(entry["holds"]),
         )
     return listing

@@ -7,13 +7,13 @@ import typer
 from rich.table import Table
 
 from gateway.adapters.redis_state import RedisState
-from gateway.adapters.state_view import entry_json, nearest
+from gateway.adapters.state_view import entry_json, is_about, nearest
 from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, ExitCode, console, load_config, print_json, table
 from gateway.cli.control import ask_workers
 from gateway.config.model import Config
 from gateway.log import printable
 from gateway.state import Kind, StateUnavailableError
-from gateway.units import format_duration
+from gateway.units import rough_duration
 
 state = typer.Typer(name="state", help="What workers and machines count together.", invoke_without_command=True)
 
@@ -24,7 +24,10 @@ def show(
     config: ConfigPath = DEFAULT_CONFIG,
     kind: Annotated[Kind | None, typer.Option(help="Only these entries.", show_default=False)] = None,
     subject: Annotated[
-        str, typer.Option(help="Only entries about this: a part of a subject, such as an address.", show_default=False)
+        str,
+        typer.Option(
+            help="Only entries about this: an address, a network, a name, or a part of one.", show_default=False
+        ),
     ] = "",
     limit: Annotated[int, typer.Option(help="At most so many entries; 0 for all.", min=0)] = 50,
     *,
@@ -66,6 +69,31 @@ def clear(
     typer.echo("cleared")
 
 
+@state.command()
+def workers(config: ConfigPath = DEFAULT_CONFIG, *, json: AsJson = False) -> None:
+    """Show how each worker gets on with Redis: whether it is away, how often it was, and what was not answered.
+
+    Needs `runtime_folder` in the configuration, and the service's user or root.
+    """
+    settings = load_config(config)
+    if not settings.state.is_shared:
+        raise typer.BadParameter("the state is each worker's own memory, which is never away", param_hint="state")
+    replies = ask_workers(settings, {"command": "state_health"})
+    if json:
+        print_json({str(worker): servers for worker, servers in replies.items()})
+        return
+    for worker, servers in replies.items():
+        if not servers:
+            console().print(f"Worker {worker}: has asked nothing so far")
+        for server in servers:
+            away = "available" if server["away"] is None else f"away for {rough_duration(server['away'])}"
+            console().print(
+                f"Worker {worker}, {server['server']}: {away}, {server['outages']} outages so far, "
+                f"{server['unanswered']} questions without an answer",
+                soft_wrap=True,
+            )
+
+
 def _entries(settings: Config, kind: Kind | None, subject: str, limit: int) -> dict[str, Any]:
     if not settings.state.is_shared:
         wanted = {"kind": None if kind is None else kind.value, "subject": subject, "limit": limit}
@@ -74,7 +102,7 @@ def _entries(settings: Config, kind: Kind | None, subject: str, limit: int) -> d
         return {"total": sum(reply["total"] for reply in replies), "entries": nearest(entries, limit)}
 
     async def read(shared: RedisState) -> dict[str, Any]:
-        found = [entry_json(entry) async for entry in shared.entries(kind) if subject in entry.subject]
+        found = [entry_json(entry) async for entry in shared.entries(kind) if is_about(entry, subject)]
         return {"total": len(found), "entries": nearest(found, limit)}
 
     found: dict[str, Any] = _run(settings, read)
@@ -103,21 +131,22 @@ def _run(settings: Config, what: Any) -> Any:
 
 
 def _listing(entries: list[dict[str, Any]]) -> Table:
-    listing = table("Kind", "Whom", "Limit", "Counted", "Of", "Gone in", "Key")
+    listing = table("Kind", "Whom", "What", "Counted", "Of", "Gone in", "Key")
     for entry in entries:
         listing.add_row(
             entry["kind"],
             printable(entry["subject"]),
-            printable(entry["name"]),
-            f"{entry['level']:g}{_note(entry)}",
+            printable(entry.get("envelope") or entry["name"]),
+            f"{round(entry['level'], 1):g}{_note(entry)}",
             "" if entry["limit"] is None else f"{entry['limit']:g}",
-            format_duration(max(1, round(entry["expires"]))),
+            rough_duration(entry["expires"]),
             printable(entry["key"]),
         )
     return listing
 
 
 def _note(entry: dict[str, Any]) -> str:
-    if entry.get("waiting"):
-        return f", waiting for {format_duration(max(1, round(entry['age'])))}"
-    return ", held" if entry.get("held") else ""
+    """What else there is to say of what is counted."""
+    if entry["kind"] == Kind.GREYLIST:
+        return f" passed, waiting for {rough_duration(entry['age'])}" if entry.get("waiting") else " passed"
+    return f", shut out for {rough_duration(entry['held'])}" if entry.get("held") else ""

@@ -239,7 +239,8 @@ async def test_entries_are_listed_and_cleared_by_their_keys(state: State) -> Non
     assert (rate.name, rate.subject, rate.level, rate.limit) == ("limit", "client_address=192.0.2.1", 1.0, 3.0)
     assert rate.detail["rate"] == pytest.approx(1.0)
     assert (room.level, room.limit, room.detail) == (1, 2, {"sessions": ["session"]})
-    assert (triplet.name, triplet.subject, triplet.detail["waiting"]) == ("triplet", "192.0.2.0/24", True)
+    assert (triplet.name, triplet.subject) == ("triplet", "192.0.2.0/24")
+    assert triplet.detail == {"envelope": "e1", "waiting": True, "age": 0.0}
     assert [entry.kind async for entry in state.entries(Kind.GREYLIST)] == [Kind.GREYLIST]
     for entry in found.values():
         assert await state.clear(entry.key)

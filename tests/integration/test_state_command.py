@@ -50,7 +50,9 @@ def test_it_shows_the_fullest_first_and_clears_one(tmp_path: Path) -> None:
             for _ in range(9):
                 await state.ask([Take(name="full", subject="helo_name=a", rate=0.001, burst=9.0)])
             await state.ask([Enter(name="room", subject="client_address=192.0.2.1", member="S1", limit=2)])
-            await state.greet(Greet(client="domain=a", envelope="e", delay=300, window=3600, keep=86_400, passes=5))
+            await state.greet(
+                Greet(client="domain=a", envelope="sender=carol@a", delay=300, window=3600, keep=86_400, passes=5)
+            )
             await state._lanes[""].stop()  # not the connection that is held
             await state._link.close()
 
@@ -66,14 +68,39 @@ def test_it_shows_the_fullest_first_and_clears_one(tmp_path: Path) -> None:
         assert told["total"] == 4
         status, text = _run("--config", config, "--kind", "rate", "--subject", "192.0.2.1", "--limit", "1")
         assert (status, "per-client:10/h" in text, "full" in text, "secret-word" in text) == (0, True, False, False)
+        status, text = _run("--config", config, "--subject", "carol@")
+        assert (status, "sender=carol@a" in text, "0 passed, waiting for" in text, "59m 5" in text) == (0, *[True] * 3)
+        assert "192.0.2.1" not in text
         key = "rate:{client_address=192.0.2.1}:per-client:10/h"
         assert _run("clear", key, "--config", config) == (0, "cleared\n")
         status, text = _run("clear", key, "--config", config)
         assert (status, "there is no entry" in text) == (1, True)
+        redis.pause()
+        for arguments in (["--config", config], ["clear", key, "--config", config]):
+            status, text = _run(*arguments)
+            assert (status, "the state can't be reached" in text, "no answer in time" in text) == (1, True, True)
     status, text = _run("--config", config)
-    assert status == 1
-    assert "the state can't be reached" in text
-    assert "secret-word" not in text
+    assert (status, "the state can't be reached" in text, "secret-word" in text) == (1, True, False)
+
+
+@pytest.mark.peer("redis-server")
+async def test_it_shows_how_each_worker_gets_on_with_redis(tmp_path: Path) -> None:
+    """Whether it is away for the worker, and how often it was."""
+    with RedisServer() as redis:
+        section = {"state": redis.url, "runtime_folder": str(tmp_path / "run")}
+        file = _file(tmp_path, redis.url, runtime_folder=str(tmp_path / "run"))
+        async with serving(tmp_path, section) as site:
+            status, text = await asyncio.to_thread(_run, "workers", "--config", file)
+            assert (status, "has asked nothing so far" in text) == (0, True)
+            state: Any = site.worker._state
+            await state.ask([TAKE])
+            status, text = await asyncio.to_thread(_run, "workers", "--config", file)
+            assert (status, f"{redis.url}: available, 0 outages so far" in text) == (0, True)
+            await asyncio.to_thread(redis.stop)
+            await state.ask([TAKE])
+            status, text = await asyncio.to_thread(_run, "workers", "--config", file, "--json")
+            (servers,) = json.loads(text).values()
+            assert (servers[0]["outages"], servers[0]["unanswered"], servers[0]["away"] >= 0) == (1, 1, True)
 
 
 async def test_a_workers_memory_is_asked_by_its_control_socket(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from gateway.units import Duration, Rate, Size, format_duration, format_size, parse_duration, parse_size
+from gateway.units import Duration, Rate, Size, format_duration, format_size, parse_duration, parse_size, rough_duration
 
 
 class Model(BaseModel):
@@ -37,6 +37,15 @@ def test_what_is_no_duration_is_told(text: object) -> None:
 def test_durations_round_trip(milliseconds: int) -> None:
     """What is written is read back."""
     assert round(parse_duration(format_duration(milliseconds / 1000)) * 1000) == milliseconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "1s"), (0.4, "1s"), (59.6, "1m"), (394, "6m 34s"), (3605, "1h"), (3_023_999, "34d 23h"), (86_400, "1d")],
+)
+def test_people_are_told_the_two_largest_units(seconds: float, words: str) -> None:
+    """Nobody wants to count three million seconds."""
+    assert rough_duration(seconds) == words
 
 
 @pytest.mark.parametrize(
