@@ -115,6 +115,11 @@ class Sinks:
     def __init__(self, *sinks: RecordSink) -> None:
         self._sinks = sinks
 
+    @property
+    def lost(self) -> int:
+        """How many records could not be written, somewhere."""
+        return sum(sink.lost for sink in self._sinks)
+
     def write(self, record: DecisionRecord) -> None:
         """Give the record to each."""
         for sink in self._sinks:

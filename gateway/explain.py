@@ -83,6 +83,8 @@ class Attempt:
 class Explanation:
     """What came of an attempt."""
 
+    lost = 0
+
     steps: list[Step] = field(default_factory=list)
     records: list[DecisionRecord] = field(default_factory=list)
 

@@ -212,6 +212,11 @@ def schema() -> dict[str, Any]:
 class RecordSink(Protocol):
     """Takes records. Writing never raises and never blocks: a fault is logged and counted, mail goes on."""
 
+    @property
+    def lost(self) -> int:
+        """How many records could not be written."""
+        ...
+
     def write(self, record: DecisionRecord) -> None:
         """Take one record."""
         ...

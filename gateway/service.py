@@ -35,8 +35,9 @@ import structlog
 import uvloop
 
 from gateway import worker
+from gateway.adapters.metrics import SharedFolder
 from gateway.config.load import load
-from gateway.config.model import Config
+from gateway.config.model import Config, Endpoint
 from gateway.config.problems import ConfigError
 from gateway.doors.listening import ListenError, bind
 from gateway.doors.tls import Certificate, certificate_of
@@ -149,6 +150,7 @@ class Generation:
     config: Config
     listening: list[list[socket.socket]]
     certificates: list[Certificate | None]
+    metrics: list[socket.socket] = field(default_factory=list)
     workers: dict[int, float] = field(default_factory=dict)
     pipes: dict[int, int] = field(default_factory=dict)
     deaths: int = 0
@@ -170,6 +172,7 @@ class Supervisor:
         self._lifeline, self._lifeline_end = os.pipe()
         self._pid_file: int | None = None
         self._current = Generation(config, [], [])
+        self._numbers: SharedFolder | None = None
 
     def run(self) -> None:
         """Serve until told to stop.
@@ -179,7 +182,7 @@ class Supervisor:
         """
         config = self._current.config
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        self._current.listening = self._bind(config)
+        self._current.listening, self._current.metrics = self._bind(config)
         try:
             self._current.certificates = [certificate_of(listener) for listener in config.listeners]
         except (OSError, ssl.SSLError) as error:
@@ -223,6 +226,8 @@ class Supervisor:
 
     def _start(self, generation: Generation) -> bool:
         """Fork a generation's workers; returns whether all became ready."""
+        if generation.metrics and self._numbers is None:
+            self._numbers = SharedFolder()
         workers = [self._fork(generation) for _ in range(generation.config.workers)]
         return all([_says_ready(pid, generation.pipes[pid]) for pid in workers])  # noqa: C419 - each is waited for
 
@@ -252,7 +257,7 @@ class Supervisor:
             os._exit(status)
 
     def _serve(self, generation: Generation, ready: int) -> None:
-        used = {listening.fileno() for sockets in generation.listening for listening in sockets}
+        used = {listening.fileno() for sockets in (*generation.listening, generation.metrics) for listening in sockets}
         for sockets in self._sockets.values():
             for listening in sockets:
                 if listening.fileno() not in used:
@@ -263,6 +268,7 @@ class Supervisor:
                     generation.config,
                     generation.listening,
                     certificates=generation.certificates,
+                    metrics=generation.metrics,
                     ready=ready,
                     lifeline=self._lifeline,
                 )
@@ -277,6 +283,8 @@ class Supervisor:
             if pid == 0:
                 return
             self._retired.discard(pid)
+            if self._numbers is not None:
+                self._numbers.ended(pid)
             current, now = self._current, time.monotonic()
             started = current.workers.pop(pid, None)
             _close(current.pipes, pid)
@@ -307,7 +315,8 @@ class Supervisor:
         try:
             config = load(self._path)
             certificates = [certificate_of(listener) for listener in config.listeners]
-            new = Generation(config, self._bind(config), certificates)
+            listening, metrics = self._bind(config)
+            new = Generation(config, listening, certificates, metrics)
         except (ConfigError, ServiceError, OSError, ssl.SSLError) as error:
             self._close_unused()
             problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
@@ -356,27 +365,32 @@ class Supervisor:
         for pid in children:
             log.warning("worker killed: it did not stop in time", pid=pid)
             _kill(pid, signal.SIGKILL)
+        if self._numbers is not None:
+            self._numbers.close()
 
     # Sockets.
 
-    def _bind(self, config: Config) -> list[list[socket.socket]]:
-        """The sockets of each listener; what is bound already is used again."""
-        bound: list[list[socket.socket]] = []
-        for listener in config.listeners:
-            name = str(listener.smtp)
-            if name not in self._sockets:
+    def _bind(self, config: Config) -> tuple[list[list[socket.socket]], list[socket.socket]]:
+        """The sockets of each listener, and those for Prometheus; what is bound already is used again."""
+        for endpoint in _endpoints(config):
+            if str(endpoint) not in self._sockets:
                 try:
-                    self._sockets[name] = bind(listener.smtp)
+                    self._sockets[str(endpoint)] = bind(endpoint)
                 except ListenError as error:
                     raise ServiceError(str(error)) from error
-            bound.append(self._sockets[name])
-        return bound
+        listening = [self._sockets[str(listener.smtp)] for listener in config.listeners]
+        return listening, [] if config.metrics is None else self._sockets[str(config.metrics)]
 
     def _close_unused(self) -> None:
-        used = {str(listener.smtp) for listener in self._current.config.listeners}
+        used = {str(endpoint) for endpoint in _endpoints(self._current.config)}
         for name in set(self._sockets) - used:
             for listening in self._sockets.pop(name):
                 listening.close()
+
+
+def _endpoints(config: Config) -> list[Endpoint]:
+    """Every address that a configuration listens on."""
+    return [*(listener.smtp for listener in config.listeners), *([] if config.metrics is None else [config.metrics])]
 
 
 def _says_ready(pid: int, pipe: int) -> bool:

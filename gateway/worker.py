@@ -19,6 +19,7 @@ import structlog
 from gateway.adapters import state_view
 from gateway.adapters.dns import DnsResolver
 from gateway.adapters.memory_state import MemoryState
+from gateway.adapters.metrics import INTERVAL, Metrics
 from gateway.adapters.recipients import view as recipient_view
 from gateway.adapters.redis_state import RedisState
 from gateway.assembly import (
@@ -32,6 +33,7 @@ from gateway.assembly import (
 )
 from gateway.config.model import Config
 from gateway.doors.control import ControlDoor, Handler
+from gateway.doors.metrics import MetricsDoor
 from gateway.doors.smtp import SmtpDoor
 from gateway.doors.tls import Certificate, certificate_of
 from gateway.policy import Clock, SystemClock
@@ -54,6 +56,7 @@ class Worker:
         config: The configuration.
         listening: Bound and listening sockets of each listener, in the configuration's order.
         certificates: Each listener's certificate, None without TLS; loaded here by default.
+        metrics: Bound and listening sockets for Prometheus, where it may fetch numbers.
         sink: Takes the records; what the configuration names by default.
         resolver: Asks the DNS; the name servers of the configuration by default.
         clock: Tells the time; the system's by default.
@@ -68,12 +71,16 @@ class Worker:
         listening: Sequence[list[socket.socket]],
         *,
         certificates: Sequence[Certificate | None] | None = None,
+        metrics: Sequence[socket.socket] = (),
         sink: RecordSink | None = None,
         resolver: Resolver | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._config = config
         self._sink = sink or build_sink(config)
+        self._metrics = Metrics(self._sink) if metrics else None
+        self._metrics_door = None if self._metrics is None else MetricsDoor(metrics, self._metrics.page)
+        self._reading: asyncio.Task[None] | None = None
         self._dns = DnsResolver.from_options(config.dns)
         self._resolver = resolver or self._dns
         clock = clock or SystemClock()
@@ -96,7 +103,7 @@ class Worker:
                 domain=domain,
                 identity=identity_of(config),
                 resolver=self._resolver,
-                sink=self._sink,
+                sink=self._metrics or self._sink,
                 clock=clock,
             )
             for listener, sockets, certificate, chain in zip(
@@ -132,10 +139,31 @@ class Worker:
             await self._control.open()
         for door in self.doors:
             await door.open()
+        if self._metrics is not None:
+            self._reading = asyncio.get_running_loop().create_task(self._read_numbers(self._metrics))
+        if self._metrics_door is not None:
+            self._metrics_door.open()
+
+    async def _read_numbers(self, metrics: Metrics) -> None:
+        while True:
+            metrics.read(
+                connections={door.name: door.connections for door in self.doors},
+                servers={
+                    (name, server.name): server.is_up
+                    for name, group in self._groups.items()
+                    for server in group.servers
+                },
+                lanes=self._state.lanes.values() if isinstance(self._state, RedisState) else (),
+            )
+            await asyncio.sleep(INTERVAL)
 
     async def stop(self, grace: float) -> None:
         """Close the doors, give transactions ``grace`` seconds, and release everything."""
         await asyncio.gather(*(door.drain(grace) for door in self.doors))
+        if self._reading is not None:
+            self._reading.cancel()
+        if self._metrics_door is not None:
+            await asyncio.to_thread(self._metrics_door.close)
         for chain in set(self._chains):
             await chain.stop()
         if self._control is not None:
@@ -169,6 +197,7 @@ async def run(
     listening: Sequence[list[socket.socket]],
     *,
     certificates: Sequence[Certificate | None] | None = None,
+    metrics: Sequence[socket.socket] = (),
     ready: int | None = None,
     lifeline: int | None = None,
 ) -> None:
@@ -178,6 +207,7 @@ async def run(
         config: The configuration.
         listening: See ``Worker``.
         certificates: See ``Worker``.
+        metrics: See ``Worker``.
         ready: A descriptor to which one octet is written when connections are served, and that is closed when no more
             are accepted.
         lifeline: A descriptor that reaches its end when the supervisor is gone: then the worker drains and ends.
@@ -190,7 +220,7 @@ async def run(
     loop.add_signal_handler(signal.SIGUSR1, retiring.set)
     if lifeline is not None:
         loop.add_reader(lifeline, stopping.set)
-    worker = Worker(config, listening, certificates=certificates)
+    worker = Worker(config, listening, certificates=certificates, metrics=metrics)
     await worker.start()
     settle()
     if ready is not None:

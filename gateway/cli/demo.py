@@ -73,6 +73,8 @@ class _Maildir:
 class _Teller:
     """A sink that tells each decision in a line, and what was found below it."""
 
+    lost = 0
+
     def __init__(self, console: Console) -> None:
         self._console = console
 

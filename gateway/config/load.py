@@ -24,7 +24,7 @@ from gateway.config.translate import Place
 
 _TAKEN_OVER: Final = (
     "exceptions", "mode", "delay_reject", "state", "dns", "authentication_results", "records", "limits", "timeouts",
-    "spool", "log", "workers", "user", "group", "pid_file", "runtime_folder",
+    "spool", "log", "workers", "user", "group", "pid_file", "runtime_folder", "metrics",
 )  # fmt: skip
 """What stands in the ``Config`` just as it stands in the file."""
 
@@ -310,6 +310,9 @@ class _Loader:
             first = seen.setdefault(address, place)
             if first is not place:
                 self._note(place, f"listens on {address} like the one in line {first.position.line}")
+        if options is not None and options.metrics is not None and str(options.metrics) in seen:
+            line = seen[str(options.metrics)].position.line
+            self._note(self._root.down(["metrics"]), f"{options.metrics} is where the listener in line {line} listens")
 
     def _check_state(self, options: FileOptions | None, builders: list[ChainBuilder]) -> None:
         """Whether several workers have a state that they can share, if they need one."""

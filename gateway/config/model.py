@@ -199,6 +199,7 @@ class Config:
     group: str | None
     pid_file: Path | None
     runtime_folder: Path | None
+    metrics: Endpoint | None
     warnings: tuple[Problem, ...] = ()
     positions: Mapping[str, Position] = field(default_factory=dict)
 

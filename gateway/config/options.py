@@ -400,3 +400,5 @@ class FileOptions(Section):
     """A file for the supervisor's process id, which `lychgate reload` uses."""
     runtime_folder: Annotated[File, AfterValidator(_short)] | None = None
     """A folder of the service's own, such as `/run/lychgate`, for the sockets by which commands ask the workers."""
+    metrics: Endpoint | None = None
+    """Where Prometheus fetches numbers, such as `127.0.0.1:9893`; nowhere without it."""

@@ -282,6 +282,8 @@ class Outcomes:
 
 
 class _Sink:
+    lost = 0
+
     def __init__(self, records: list[DecisionRecord]) -> None:
         self._records = records
 

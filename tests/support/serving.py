@@ -72,6 +72,8 @@ class Client:
 class Site:
     """A worker and what came of it."""
 
+    lost = 0
+
     worker: Worker
     ports: list[int]
     backend: FaultServer
@@ -122,6 +124,8 @@ async def _until(event: asyncio.Future[None]) -> None:
 
 class _Later:
     """A sink that hands on to what is made after it."""
+
+    lost = 0
 
     sink: Any = None
 

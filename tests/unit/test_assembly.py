@@ -66,6 +66,7 @@ class Kept:
     def __init__(self) -> None:
         self.records: list[DecisionRecord] = []
         self.closed = False
+        self.lost = 0
 
     def write(self, each: DecisionRecord) -> None:
         self.records.append(each)
@@ -79,6 +80,8 @@ async def test_several_sinks_are_one(tmp_path: Path) -> None:
     sinks = [Kept(), Kept()]
     both = Sinks(*sinks)
     both.write(record())
+    sinks[0].lost = 2
+    assert both.lost == 2
     await both.close()
     assert [(len(sink.records), sink.closed) for sink in sinks] == [(1, True), (1, True)]
     built = build_sink(loaded(tmp_path, CONFIG, registry=REGISTRY))

@@ -14,6 +14,8 @@ from gateway.verdict import Action, Verdict
 class Desk:
     """A reception with no policies, and its records."""
 
+    lost = 0
+
     def __init__(self) -> None:
         self.records: list[DecisionRecord] = []
         self.site = Site(domains=["example.com"])

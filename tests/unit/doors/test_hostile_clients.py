@@ -23,6 +23,8 @@ _WITHIN = 30.0
 class _Sink:
     """Keeps the records."""
 
+    lost = 0
+
     def __init__(self) -> None:
         self.records: list[DecisionRecord] = []
         self.came = asyncio.Event()
