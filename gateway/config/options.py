@@ -275,6 +275,8 @@ class Limits(Section):
     """The largest message in octets, announced as SIZE; 0 for no limit."""
     header_size: Size = 1_048_576
     """The largest header section of a message."""
+    header_lines: Count = 20_000
+    """Lines of the header section of a message; 0 for no limit."""
     command_line: Annotated[int, Field(ge=512)] = 2048
     """Octets of one command with its CRLF (RFC 5321 4.5.3.1.4: at least 512)."""
     auth_line: Annotated[int, Field(ge=512)] = 12_288

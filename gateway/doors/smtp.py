@@ -388,6 +388,7 @@ def engine_options(config: Config, listener: Listener) -> ServerOptions:
         hostname=config.hostname,
         message_size=listener.message_size,
         header_size=limits.header_size,
+        header_lines=limits.header_lines,
         command_line=limits.command_line,
         auth_line=limits.auth_line,
         parameters=limits.parameters,

@@ -6,7 +6,8 @@ before and behind it, any case, quoted strings, a version, final dots, encoded w
 that is well-formed is judged by its id alone and otherwise kept byte for byte. One that is not goes if an id of ours
 stands anywhere before the first result.
 
-Nothing is raised, and the time is linear in the field, whatever it holds.
+Nothing is raised, and the time is linear in the field, whatever it holds. Of one message ``MAX_READ`` octets are
+judged; fields beyond that go: RFC 8601 5 lets a receiver remove them all.
 """
 
 import quopri
@@ -20,6 +21,9 @@ from typing import Final
 import idna
 
 from gateway.header import HeaderField
+
+MAX_READ: Final = 32_768
+"""Octets of all such fields of a message that are read, from the top; ten hops leave some 10,000."""
 
 _NAME: Final = "authentication-results"
 
@@ -43,14 +47,20 @@ _ESCAPES: Final = re.compile(r'[\\"]')
 
 
 def forged(fields: Iterable[HeaderField], authserv_ids: Collection[str]) -> list[HeaderField]:
-    """The Authentication-Results fields that claim one of the ids, in order.
+    """The Authentication-Results fields that claim one of the ids, or are beyond what is read, in order.
 
     Args:
         fields: The fields of a message.
         authserv_ids: Our ids: host names as A-labels or U-labels, in any case.
     """
-    suspects = [field for field in fields if field.name == _NAME]
-    return [field for field in suspects if claims(field.value, authserv_ids)] if suspects else []
+    found = []
+    read = 0
+    for field in fields:
+        if field.name == _NAME:
+            read += len(field.raw)
+            if read > MAX_READ or claims(field.value, authserv_ids):
+                found.append(field)
+    return found
 
 
 def claims(value: bytes, authserv_ids: Collection[str]) -> bool:

@@ -37,6 +37,8 @@ SIGNATURE_SHOWN: Final = 16
 # RFC 5321 4.1.2: sub-domain = Let-dig [Ldh-str]; "_" because it occurs. 63 octets a label: RFC 1035 2.3.4.
 _LABEL: Final = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
 _DOMAIN: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+MAX_NAMES: Final = 1000
+"""Names in ``h=``; signers list some 20. More would only cost time."""
 _MAX_DOMAIN: Final = 253  # RFC 1035 2.3.4, as text without the final dot
 # RFC 5322 3.6.8: ftext; RFC 6376 2.10 takes out the semicolon.
 _FIELD_NAME: Final = re.compile(r"[!-9<-~]+")
@@ -264,6 +266,8 @@ def _names(tags: Mapping[str, str], form: Form) -> tuple[str, ...]:
     In ARC it may be empty and have empty parts, as sealers and the public test data have it.
     """
     value = tags["h"] if form is Form.ARC and "h" in tags else required(tags, "h")
+    if value.count(":") >= MAX_NAMES:
+        raise TagError(f"h= lists more than {MAX_NAMES} fields")
     names = tuple(split_list(value.lower()))
     if form is Form.ARC:
         names = tuple(name for name in names if name)

@@ -16,6 +16,8 @@ from typing import Final
 _FORBIDDEN: Final = re.compile("[^\t -~\xa0-\U0010ffff]")
 # RFC 6376 3.2: tag-name = ALPHA *ALNUMPUNC
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+MAX_TAGS: Final = 100
+"""Tags of one list; the standards define 13 for a signature. More would only cost time."""
 _QUOTED: Final = 30
 """Characters of foreign text in an error: enough to find it by."""
 
@@ -51,8 +53,10 @@ def parse_tags(text: str) -> dict[str, str]:
         The values by name in the order of the list, without surrounding white space.
 
     Raises:
-        TagError: It is not one, or has a tag twice.
+        TagError: It is not one, has a tag twice, or too many.
     """
+    if text.count(";") > MAX_TAGS:
+        raise TagError(f"it has more than {MAX_TAGS} tags")
     if (match := _FORBIDDEN.search(text)) is not None:
         raise TagError(f"it holds the control character {match[0]!a}")
     tags: dict[str, str] = {}

@@ -44,6 +44,7 @@ class ServerOptions:
         hostname: The name in the EHLO reply.
         message_size: The largest message in octets, announced as SIZE and enforced while receiving; 0 is no limit.
         header_size: The largest header section in octets; 0 is no limit.
+        header_lines: The most lines of a header section; 0 is no limit.
         command_line: Octets of a command line with CRLF (RFC 5321 4.5.3.1.4: 512, and what extensions add).
         auth_line: Octets of a line of an AUTH exchange with CRLF (RFC 4954 4).
         parameters: The most parameters of one MAIL or RCPT.
@@ -58,6 +59,7 @@ class ServerOptions:
     hostname: str
     message_size: int = 50_000_000
     header_size: int = 1_048_576
+    header_lines: int = 20_000
     command_line: int = 2048
     auth_line: int = 12288
     parameters: int = 20

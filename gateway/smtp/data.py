@@ -157,30 +157,36 @@ class SizeMeter:
         size: Octets so far.
     """
 
-    __slots__ = ("_header_limit", "_limit", "_tail", "size")
+    __slots__ = ("_header_limit", "_in_header", "_limit", "_line_limit", "_lines", "_tail", "size")
 
-    def __init__(self, limit: int, header_limit: int) -> None:
-        """``limit`` and ``header_limit`` are in octets; 0 is no limit."""
+    def __init__(self, limit: int, header_limit: int, header_lines: int = 0) -> None:
+        """``limit`` and ``header_limit`` are in octets; 0 is no limit, of lines either."""
         self.size = 0
         self._limit = limit
-        # 0 once the header section has ended. A limit that the other one implies never decides.
+        # A limit that the other one implies never decides.
         self._header_limit = header_limit if not limit or header_limit < limit else 0
+        self._line_limit = header_lines
+        self._lines = 0
+        self._in_header = bool(self._header_limit or header_lines)
         self._tail = _CRLF  # a message that begins with an empty line has no header
 
     def add(self, data: bytes) -> Reply | None:
         """Count octets of the message; return the refusal if they are too many."""
         before = self.size
         self.size += len(data)
-        if self._header_limit:
+        if self._in_header:
             window = self._tail + data
             end = window.find(b"\r\n\r\n")
             # The header section ends with the CRLF of its last line; not found: with what there is, at the earliest,
             # or before a CR that may begin the empty line.
             header = before - len(self._tail) + end + 2 if end >= 0 else self.size - window.endswith(b"\r\n\r")
-            if header > self._header_limit:
+            if self._header_limit and header > self._header_limit:
                 return reply.HEADER_TOO_BIG
-            if end >= 0:
-                self._header_limit = 0
+            if self._line_limit:
+                self._lines += window.count(b"\n", len(self._tail), len(window) if end < 0 else end + 2)
+                if self._lines > self._line_limit:
+                    return reply.HEADER_TOO_BIG
+            self._in_header = end < 0
             self._tail = window[-3:]
         return reply.MESSAGE_TOO_BIG if self._limit and self.size > self._limit else None
 

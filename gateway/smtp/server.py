@@ -233,13 +233,17 @@ class ServerConnection(Terms):
 
     # -- reading --------------------------------------------------------------------------------------------------
 
+    def _new_meter(self) -> SizeMeter:
+        options = self.options
+        return SizeMeter(options.message_size, options.header_size, options.header_lines)
+
     def _enter(self, state: State) -> None:
         self.state = state
         self._row: Row = TABLE[state]
         self._read: Callable[[ServerConnection], Event | None] = _READERS.get(state, ServerConnection._read_nothing)
         if state is State.DATA:
             self._decoder = DataDecoder(self.options.bare_newlines, self.options.nul)
-            self._meter = SizeMeter(self.options.message_size, self.options.header_size)
+            self._meter = self._new_meter()
         elif state is State.CLOSED:
             self.unread.clear()
 
@@ -349,7 +353,7 @@ class ServerConnection(Terms):
         self._chunk_last = last
         if self.state is State.RCPT:  # the first chunk
             self._checker = BdatChecker(self.options.bare_newlines, self.options.nul)
-            self._meter = SizeMeter(self.options.message_size, self.options.header_size)
+            self._meter = self._new_meter()
         self._enter(entry.completed)
         return Bdat(size, last)
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.header import header_fields
+from gateway.header import HeaderField, header_fields
 from gateway.mailauth.authentication_results import authentication_results
-from gateway.mailauth.authserv_claims import claims, forged
+from gateway.mailauth.authserv_claims import MAX_READ, claims, forged
+from tests.support.calls import calls
 
 IDS: Final = ("mx.example.com", "bücher.example", "Gate.Example.NET.")
 
@@ -211,3 +212,27 @@ def test_the_time_grows_with_the_field_and_no_faster(piece: bytes) -> None:
         return best
 
     assert cost(80_000) < 30 * max(cost(10_000), 0.001)
+
+
+def test_only_so_much_of_a_message_is_judged_and_what_is_beyond_goes() -> None:
+    """Hundreds of fields, or one of many kilobytes, would cost time; nothing hides behind them."""
+    short = HeaderField("authentication-results", b"Authentication-Results: other.example; spf=pass\r\n")
+    count = MAX_READ // len(short.raw)
+    fields = [short] * count
+    ours = HeaderField("authentication-results", b"Authentication-Results: mx.example.com; spf=pass\r\n")
+    assert forged(fields, IDS) == []
+    assert forged([*fields, short, ours], IDS) == [short, ours]
+    long = HeaderField("authentication-results", b"Authentication-Results: " + b"(a) " * MAX_READ + b"\r\n")
+    assert forged([short, long, short], IDS) == [long, short]
+    subject = HeaderField("subject", b"Subject: " + b"x" * MAX_READ + b"\r\n")
+    assert forged([subject, short], IDS) == []
+
+
+def test_what_is_judged_takes_calls_in_proportion_to_what_is_read() -> None:
+    """A megabyte of such fields takes no more calls than a hundred kilobytes."""
+    field = HeaderField("authentication-results", b'Authentication-Results: (a) "b" other.example; spf=pass\r\n')
+
+    def work(count: int) -> int:
+        return calls(lambda: forged([field] * count, IDS))
+
+    assert work(20_000) < work(2_000) + 18_000 * 4

@@ -5,12 +5,9 @@ the test then. Everywhere else the calls are counted, by the interpreter itself.
 """
 
 import asyncio
-import sys
 import tracemalloc
 from base64 import b64encode
-from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
@@ -23,26 +20,10 @@ from gateway.mailauth.dkim import DkimOptions
 from gateway.mailauth.keys import parse_key
 from gateway.mailauth.results import DkimResult
 from gateway.mailauth.signature import Malformed, Signature, parse_signature
+from tests.support.calls import calls
 from tests.support.dkim_signing import BODY, HEADER, checked, key_record, rsa_key, signature, zone
 
 MEGABYTE = 1_000_000
-
-
-def calls(work: Callable[[], object]) -> int:
-    """How many functions it calls, of Python's own too."""
-    count = 0
-
-    def note(_frame: FrameType, event: str, _argument: object) -> None:
-        nonlocal count
-        count += event in {"call", "c_call"}
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
-    return count
 
 
 FLOODS = {
@@ -143,8 +124,25 @@ def test_a_list_of_thousands_of_fields_takes_calls_in_proportion() -> None:
         return calls(verified)
 
     for name in ("from", "x-absent{}", "subject"):
-        small, large = ([name.format(number) for number in range(count)] for count in (2500, 10_000))
+        small, large = ([name.format(number) for number in range(count)] for count in (200, 800))
         assert work(large) < 4.5 * work(small)
+        beyond = [name.format(number) for number in range(10_000)]
+        assert work(beyond) < work(small), "what lists too many is not read"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"h": ":".join(["from"] * 1001)}, "h= lists more than 1000 fields"),
+        ({f"x{number}": "1" for number in range(100)}, "it has more than 100 tags"),
+    ],
+)
+async def test_signatures_of_too_many_parts_are_permanent_errors(changes: dict[str, str], reason: str) -> None:
+    """No signer lists so many, and each costs time."""
+    key = rsa_key(1024)
+    header = signature(HEADER, BODY, key, changes) + HEADER
+    (found,) = await checked(header, BODY, zone(key_record(key)))
+    assert (found.result, found.reason) == (DkimResult.PERMERROR, f"the signature can't be read: {reason}")
 
 
 async def test_ten_thousand_signatures_cost_ten() -> None:

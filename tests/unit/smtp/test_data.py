@@ -162,6 +162,19 @@ def test_size_limits_hold_at_any_split(message: bytes, at: list[int], limit: int
     assert (measure(pieces) is not None) is naive_size_problem(message, limit, header_limit)
 
 
+@given(wire, cuts, st.integers(1, 5))
+@example(b"a\r\nb\r\nc\r\n\r\nd\r\ne\r\nf", [3, 7, 11], 3)
+def test_lines_of_the_header_are_counted_at_any_split(message: bytes, at: list[int], lines: int) -> None:
+    """Those of the body do not count, however the message is cut."""
+    message = naive_normalize(message) + b"\r\n"
+    header, end, _ = (b"\r\n" + message).partition(b"\r\n\r\n")
+    count = header.count(b"\n") - 1 + bool(end)
+    expected = reply.HEADER_TOO_BIG if count > lines else None
+    for pieces in (split(message, at), [message]):
+        meter = SizeMeter(0, 0, lines)
+        assert next((problem for piece in pieces if (problem := meter.add(piece)) is not None), None) is expected
+
+
 @pytest.mark.parametrize(
     ("message", "problem"),
     [

@@ -365,6 +365,8 @@ def receive(body: bytes, pieces: bool, **options: object) -> list[Event]:  # noq
         (b"x: y\r\n\r\n" + b"x" * 99, {"header_size": 10}, None),
         (b"x: y\r\nxxxxxx: z\r\n\r\n" + b"x" * 99, {"header_size": 10}, reply.HEADER_TOO_BIG),
         (b"xxxxxxxxx: \0", {"header_size": 10}, reply.HEADER_TOO_BIG),
+        (b"x: y\r\nx: z\r\n\r\n" + b"x\r\n" * 9, {"header_lines": 2}, None),
+        (b"x: y\r\nx: z\r\nx: a\r\n\r\nx", {"header_lines": 2}, reply.HEADER_TOO_BIG),
         (b"x\ny" * 50, {"message_size": 100}, reply.BARE_NEWLINE_DATA),
         (b"x" * 101 + b"\n", {"message_size": 100}, reply.MESSAGE_TOO_BIG),
     ],
