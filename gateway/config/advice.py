@@ -4,6 +4,8 @@
 used, which depends on who asks. ``lychgate check`` prints both; ``serve`` refuses to start over the second.
 """
 
+import grp
+import pwd
 import ssl
 from collections.abc import Iterator
 from datetime import date
@@ -88,6 +90,7 @@ def _on_the_whole(config: Config) -> Iterator[tuple[str, str]]:
     if config.records.file is None and not config.records.stdout:
         yield "records", "decision records are written nowhere"
     yield from _on_folders(config)
+    yield from _on_names(config)
     if config.default_backend is None and len(config.backends) > 1 and any(map(_trusts_clients, config.listeners)):
         first = next(iter(config.backends))
         yield "backends", f"what trusted clients send to other domains goes to {first!r}; name a default_backend"
@@ -110,6 +113,16 @@ def _on_folders(config: Config) -> Iterator[tuple[str, str]]:
         yield "records.file", f"there is no folder {str(config.records.file.parent)!r}: without it no record is written"
     if config.spool.directory is not None and not config.spool.directory.is_dir():
         yield "spool.directory", f"there is no folder {str(config.spool.directory)!r}: large messages would be deferred"
+
+
+def _on_names(config: Config) -> Iterator[tuple[str, str]]:
+    """Whom to become has to exist where it serves, which may be another machine."""
+    for where, name, look_up in (("user", config.user, pwd.getpwnam), ("group", config.group, grp.getgrnam)):
+        try:
+            if name is not None:
+                look_up(name)
+        except KeyError:
+            yield where, f"there is no {where} {name!r} on this machine: the service would not start"
 
 
 def _on_listener(config: Config, index: int, listener: Listener) -> Iterator[tuple[str, str]]:

@@ -147,6 +147,8 @@ def read_text(text: str, path: Path, *, scan: Callable[[str], Iterator[Any]] | N
         mark = error.problem_mark or error.context_mark
         position = None if mark is None else Position(mark.line + 1, mark.column + 1)
         told = " ".join(part for part in (error.problem, error.context) if part)
+        if mark is not None:
+            told += _hint("".join(text.split("\n")[mark.line : mark.line + 1]), mark.column, told)
         raise ConfigError([*document.problems, Problem(path, position, "", f"is not YAML: {told}")]) from error
     except YAMLError as error:  # a character that YAML does not allow
         raise ConfigError([*document.problems, Problem(path, None, "", f"is not YAML: {_one_line(error)}")]) from error
@@ -155,6 +157,24 @@ def read_text(text: str, path: Path, *, scan: Callable[[str], Iterator[Any]] | N
     elif builder.root is not None:
         document.problem(Position(1, 1), "", "must be a mapping of settings (key: value)")
     return document
+
+
+def _hint(line: str, column: int, told: str) -> str:
+    """What an administrator probably meant, where YAML's own words say little; with a semicolon before it, or empty."""
+    here = line[column : column + 1]
+    if "\t" in line[: column + 1]:
+        return "; a line is indented with spaces, never with a tab"
+    if here in {"%", "@", "`"} or re.search(r"(?:^|[\s:\[{,-])\*", line[: column + 1]):
+        return f"; text that begins with {here if here in {'%', '@', '`'} else '*'} needs quotes"
+    if re.search(r"[\s:,{\[-]\[[0-9a-fA-F]*:", line):
+        return '; text that begins with [ needs quotes, such as "[::]:25"'
+    if "':'" in told:
+        return '; within { } and [ ] text with a colon in it needs quotes, such as "127.0.0.1:25"'
+    if "mapping values" in told:
+        return (
+            "; text with a colon and a space in it needs quotes, or the line above lacks its colon or its indentation"
+        )
+    return ""
 
 
 def _one_line(error: Exception) -> str:
@@ -318,7 +338,8 @@ class _Builder:
         if anchor in self._open_anchors:
             raise self._fatal(position, f"the alias *{anchor} stands inside its own anchor")
         if anchor not in self._anchors:
-            raise self._fatal(position, f"no anchor &{anchor} stands before this alias")
+            told = f"no anchor &{anchor} stands before this alias; text that begins with * needs quotes"
+            raise self._fatal(position, told)
         value, size = self._anchors[anchor]
         self._aliased += size
         if self._aliased > MAX_ALIASED:
