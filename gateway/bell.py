@@ -2,8 +2,8 @@
 
 A future wakes a task at the event loop's next turn. For a task that is woken for every line of a conversation that is a
 turn too many: a system call, and what comes in meanwhile has to wait. ``ring`` runs the task at once, up to its next
-wait, as if its code stood there. So ring as the last thing in a callback: when ``ring`` returns, anything may have
-happened.
+wait, as if its code stood there. So ring as the last thing in a callback of the loop: when ``ring`` returns, anything
+may have happened. Where another task may be running, ``ring_soon`` is meant: a task can't run within another.
 
 It can be rung any number of times; when nobody waits nothing happens. To a task it is a future (``asyncio.isfuture``),
 so that cancelling and time-outs work as with one.
@@ -44,22 +44,23 @@ class Bell:
         self.is_awaited = True
 
     def ring(self) -> None:
-        """Run the task that waits, if one does; from within a task, at the loop's next turn."""
-        if not self.is_awaited:
-            return
-        self.is_awaited = False
-        if asyncio.current_task(self._loop) is None:
+        """Run the task that waits, if one does."""
+        if self.is_awaited:
+            self.is_awaited = False
             self._context.run(self._wake, self)
-        else:
+
+    def ring_soon(self) -> None:
+        """The same at the loop's next turn."""
+        if self.is_awaited:
+            self.is_awaited = False
             self._loop.call_soon(self._wake, self, context=self._context)
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - as a future's
         """The task is cancelled; returns whether it waited."""
         if not self.is_awaited:
             return False
-        self.is_awaited = False
         self.result = self._cancelled
-        self._loop.call_soon(self._wake, self, context=self._context)
+        self.ring_soon()
         return True
 
     def _cancelled(self) -> NoReturn:

@@ -286,6 +286,7 @@ class Chain:
             return rulings
         recipient = seen.recipient.text if stage is Stage.RCPT and seen.recipient is not None else None
         asked: dict[int, Finding | None] = {}
+        started = perf_counter_ns()
         for index, step in enumerate(steps):
             check = Check(policy=step.id, stage=stage, recipient=recipient)
             checks.append(check)
@@ -293,14 +294,15 @@ class Chain:
                 check.exempted = step.exemption(seen, self.today())
                 if check.exempted is not None:
                     continue
-            started = perf_counter_ns()
             if step.policy.asks:
                 if id(step) not in asked:
                     asked |= await self._ask(steps[index:], stage, seen, arguments)
                 finding = asked[id(step)]
             else:
                 finding = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
-            check.duration_us = (perf_counter_ns() - started) // 1000
+            ended = perf_counter_ns()
+            check.duration_us = (ended - started) // 1000
+            started = ended
             if finding is None:
                 continue
             ruling = self._rule(step, stage, finding, check)

@@ -195,7 +195,8 @@ class Connection(asyncio.Protocol):
             self._arm(within)
             self._wanted = count
             try:
-                while len(self._replies) < count and self.fault is None:
+                await self._bell
+                while len(self._replies) < count and self.fault is None:  # it rang for room to write
                     await self._bell
             finally:
                 self._wanted = 0
@@ -249,7 +250,7 @@ class Connection(asyncio.Protocol):
         pool, self.pool = self.pool, None
         if pool is not None:
             pool.lost(self)
-        self._bell.ring()
+        self._bell.ring_soon()
 
     def abort(self, reason: str) -> None:
         """Close the connection at once."""

@@ -190,12 +190,12 @@ class ClientLink(asyncio.Protocol):
     def expire(self) -> None:
         """The deadline has passed."""
         self._expired = True
-        self._bell.ring()
+        self._bell.ring_soon()
 
     def drain(self) -> None:
         """End the session as soon as no transaction is open."""
         self._draining = True
-        self._bell.ring()
+        self._bell.ring_soon()
 
     # What the conversation calls: octets in.
 
@@ -217,7 +217,9 @@ class ClientLink(asyncio.Protocol):
         self._set_deadline()
         try:
             while event is None or not self._writable:
-                self._send_soon()
+                if not self._sending:  # at the loop's next turn, with what others are sent
+                    self._sending = True
+                    self._loop.call_soon(self._send)
                 if self.is_gone or (self._ended and event is None):
                     raise SessionEnd
                 if self._expired:
@@ -252,12 +254,6 @@ class ClientLink(asyncio.Protocol):
             self.deadline = min(self._loop.time() + timeouts.data, self._message_end)
 
     # Octets out.
-
-    def _send_soon(self) -> None:
-        """Have what was replied so far written at the loop's next turn, with what others are sent."""
-        if not self._sending:
-            self._sending = True
-            self._loop.call_soon(self._send)
 
     def _send(self) -> None:
         self._sending = False

@@ -154,7 +154,9 @@ class ServerConnection(Terms):
         out = self._out
         if not out:
             return b""
-        data = out[0] if len(out) == 1 else b"".join(out)
+        if len(out) == 1:
+            return out.pop()
+        data = b"".join(out)
         out.clear()
         return data
 
@@ -240,7 +242,7 @@ class ServerConnection(Terms):
     def _enter(self, state: State) -> None:
         self.state = state
         self._row: Row = TABLE[state]
-        self._read: Callable[[ServerConnection], Event | None] = _READERS.get(state, ServerConnection._read_nothing)
+        self._read: Callable[[ServerConnection], Event | None] = _READERS[state]
         if state is State.DATA:
             self._decoder = DataDecoder(self.options.bare_newlines, self.options.nul)
             self._meter = self._new_meter()
@@ -423,6 +425,7 @@ class ServerConnection(Terms):
 
 # What reads in each state; functions and no bound methods, which would keep an engine alive in a cycle.
 _READERS: Final[Mapping[State, Callable[[ServerConnection], Event | None]]] = {
+    **dict.fromkeys(State, ServerConnection._read_nothing),  # noqa: SLF001 - its own
     **dict.fromkeys(COMMAND_STATES, ServerConnection._read_command),  # noqa: SLF001 - its own
     State.DATA: ServerConnection._read_data,  # noqa: SLF001 - its own
     State.CHUNK: ServerConnection._read_chunk,  # noqa: SLF001 - its own
