@@ -69,7 +69,7 @@ def test_it_shows_the_fullest_first_and_clears_one(tmp_path: Path) -> None:
         status, text = _run("--config", config, "--kind", "rate", "--subject", "192.0.2.1", "--limit", "1")
         assert (status, "per-client:10/h" in text, "full" in text, "secret-word" in text) == (0, True, False, False)
         status, text = _run("--config", config, "--subject", "carol@")
-        assert (status, "sender=carol@a" in text, "0 passed, waiting for" in text, "59m 5" in text) == (0, *[True] * 3)
+        assert (status, "sender=carol@a" in text, "0 passed, waiting for" in text) == (0, True, True)
         assert "192.0.2.1" not in text
         key = "rate:{client_address=192.0.2.1}:per-client:10/h"
         assert _run("clear", key, "--config", config) == (0, "cleared\n")
