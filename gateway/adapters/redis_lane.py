@@ -136,7 +136,7 @@ class Lane:
 
     async def _probed(self) -> None:
         """Ask for a key like the one that failed, on a new connection."""
-        await self._link.renew()
+        await self._link.renew(self._key)
         (result,) = await self._link.execute([self._probe(self._key)], self._timeout)
         if isinstance(result, Exception):
             raise result

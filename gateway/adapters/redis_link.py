@@ -1,7 +1,7 @@
 """Connections to Redis: one server, the master that sentinels name, or a cluster.
 
 A ``Link`` carries calls of scripts there and their answers back; those given to it together travel together, in one
-round trip to each server. redis-py connects, authenticates, asks the sentinels and knows the cluster's slots. Its
+round trip to each server. redis-py connects, authenticates, speaks the protocol and asks the sentinels. Its
 retries are switched off: they take seconds, and a message waits for none of that (``redis_state`` has a breaker).
 
 Scripts are loaded when a connection is made and called by their digests; one that Redis does not have after all
@@ -10,17 +10,18 @@ Scripts are loaded when a connection is made and called by their digests; one th
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
-from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.cluster import ClusterNode
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from gateway.config.state import StateKind, StateOptions
@@ -81,16 +82,16 @@ class Link(Protocol):
         """The name of the server that has a key: what fails and recovers as one."""
         ...
 
-    async def renew(self) -> None:
-        """Disconnect, and connect anew, or raise: what is connected may be with the wrong server by now."""
+    async def renew(self, key: str) -> None:
+        """Disconnect from the server that has a key, and connect anew, or raise: it may be another one by now."""
         ...
 
     def keys(self, pattern: str) -> AsyncIterator[bytes]:
-        """All keys of a pattern; raises when one is ``CONNECT`` late."""
+        """All keys of a pattern; raises when an answer does not come within ``CONNECT``."""
         ...
 
-    async def command(self, *command: object) -> Result:
-        """Carry out one command that names a key within ``CONNECT``, or raise."""
+    async def delete(self, key: str) -> bool:
+        """Delete a key within ``CONNECT``, or raise; says whether it was there."""
         ...
 
     async def close(self) -> None:
@@ -108,17 +109,6 @@ async def within(seconds: float) -> AsyncIterator[None]:
             yield
         finally:
             due.cancel()
-
-
-async def _in_time(found: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """What comes, as long as each comes in time."""
-    while True:
-        async with within(CONNECT):
-            try:
-                one = await anext(found)
-            except StopAsyncIteration:
-                return
-        yield one
 
 
 def _settings(options: StateOptions) -> dict[str, Any]:
@@ -145,7 +135,7 @@ def make_link(options: StateOptions, scripts: Sequence[Script]) -> Link:
     place = options.place
     settings = _settings(options)
     if place.kind is StateKind.CLUSTER:
-        return ClusterLink(options, settings, scripts)
+        return ClusterLink(place.servers, lambda host, port: Server(Redis(host=host, port=port, **settings), scripts))
     if place.kind is StateKind.SENTINEL:
         secret = options.sentinel_password
         manager = Sentinel(  # type: ignore[no-untyped-call]  # its annotations are missing
@@ -158,59 +148,101 @@ def make_link(options: StateOptions, scripts: Sequence[Script]) -> Link:
             },
         )
         client = manager.master_for(place.master, db=place.database, **settings)
-        return ServerLink(client, scripts, manager.sentinels)
+        return ServerLink(Server(client, scripts), manager.sentinels)
     if place.socket is not None:
-        return ServerLink(Redis(unix_socket_path=place.socket, db=place.database, **settings), scripts)
+        return ServerLink(Server(Redis(unix_socket_path=place.socket, db=place.database, **settings), scripts))
     host, port = place.servers[0]
-    return ServerLink(Redis(host=host, port=port, db=place.database, **settings), scripts)
+    return ServerLink(Server(Redis(host=host, port=port, db=place.database, **settings), scripts))
 
 
-class ServerLink:
-    """One server, or the one that is master now.
+class Server:
+    """Connections to one server, each used by one caller at a time.
 
     Args:
         client: Makes the connections.
         scripts: What is going to be called.
-        sentinels: Whom redis-py asks for the master.
     """
 
-    spread = False
-
-    def __init__(self, client: Redis, scripts: Sequence[Script], sentinels: Sequence[Redis] = ()) -> None:
+    def __init__(self, client: Redis, scripts: Sequence[Script]) -> None:
         self._client: Any = client
-        self._sentinels = sentinels
         self._scripts = scripts
-        self._pool: Any = client.connection_pool
         self._idle: list[tuple[Any, float]] = []
 
-    async def execute(self, calls: Sequence[Call], timeout: float) -> list[Result]:  # noqa: ASYNC109 - see ``within``
-        """All on one connection, one after the other without waiting between them."""
-        try:
-            async with within(timeout):
-                connection = await self._connection()
-                try:
-                    results = await _exchange(connection, [call.command() for call in calls])
-                    again = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
-                    if again:
-                        repeated = await _exchange(connection, [calls[index].command(whole=True) for index in again])
-                        for index, result in zip(again, repeated, strict=True):
-                            results[index] = result
-                except BaseException:  # cancelled too: an answer that comes later must not be taken for another's
-                    await connection.disconnect(nowait=True)
-                    raise
-        except (RedisError, OSError, TimeoutError) as error:
-            return [error] * len(calls)
-        if connection.is_connected:
-            self._idle.append((connection, asyncio.get_running_loop().time()))
+    @property
+    def is_connected(self) -> bool:
+        """Whether a connection is at hand that was good when it was last used."""
+        return bool(self._idle)
+
+    async def run(self, calls: Sequence[Call], before: Sequence[tuple[Any, ...]] = ()) -> list[Result]:
+        """Carry calls out on one connection, one after the other without waiting between them.
+
+        Args:
+            calls: The calls.
+            before: Commands that each call needs before it.
+
+        Raises:
+            Exception: The server can't be reached.
+        """
+        async with self._connected() as connection:
+            results = await _called(connection, calls, before, whole=False)
+            again = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
+            if again:
+                repeated = await _called(connection, [calls[index] for index in again], before, whole=True)
+                for index, result in zip(again, repeated, strict=True):
+                    results[index] = result
         return results
 
-    async def _connection(self) -> Any:
+    async def ask(self, *command: object) -> Result:
+        """Carry one command out, within ``CONNECT``, or raise."""
+        async with within(CONNECT), self._connected() as connection:
+            (result,) = await _exchange(connection, [command])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def scan(self, pattern: str) -> AsyncIterator[bytes]:
+        """All keys of a pattern."""
+        cursor = b"0"
+        while True:
+            cursor, keys = await self.ask("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            for key in keys:
+                yield key
+            if cursor == b"0":
+                return
+
+    async def renew(self) -> None:
+        """Have one new connection ready, and none else."""
+        await self._drop()
+        async with within(CONNECT):
+            self._idle.append((await self._connect(), asyncio.get_running_loop().time()))
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._drop()
+        await self._client.aclose()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Any]:
+        """A connection, which is kept if all went well."""
+        connection = await self._taken() or await self._connect()
+        try:
+            yield connection
+        except BaseException:  # cancelled too: an answer that comes later must not be taken for another's
+            await connection.disconnect(nowait=True)
+            raise
+        if connection.is_connected:
+            self._idle.append((connection, asyncio.get_running_loop().time()))
+
+    async def _taken(self) -> Any:
         while self._idle:
             connection, since = self._idle.pop()
             if asyncio.get_running_loop().time() - since < IDLE or not await _is_stale(connection):
                 return connection
             await connection.disconnect(nowait=True)
-        connection = self._pool.make_connection()
+        return None
+
+    async def _connect(self) -> Any:
+        connection = self._client.connection_pool.make_connection()
         try:
             await connection.connect()
             await _exchange(connection, [("SCRIPT", "LOAD", script.text) for script in self._scripts])
@@ -219,35 +251,17 @@ class ServerLink:
             raise
         return connection
 
-    def home(self, key: str) -> str:  # noqa: ARG002 - there is but one
-        """There is but one."""
-        return ""
-
-    async def renew(self) -> None:
-        """Have one new connection ready."""
-        await self._drop()
-        async with within(CONNECT):
-            self._idle.append((await self._connection(), asyncio.get_running_loop().time()))
-
-    async def keys(self, pattern: str) -> AsyncIterator[bytes]:
-        """By SCAN."""
-        async for key in _in_time(self._client.scan_iter(match=pattern, count=1000)):
-            yield key
-
-    async def command(self, *command: object) -> Result:
-        """By the pool of redis-py."""
-        async with within(CONNECT):
-            return await self._client.execute_command(*command)
-
-    async def close(self) -> None:
-        """Disconnect."""
-        await self._drop()
-        for client in (self._client, *self._sentinels):
-            await client.aclose()
-
     async def _drop(self) -> None:
         while self._idle:
             await self._idle.pop()[0].disconnect()
+
+
+async def _called(
+    connection: Any, calls: Sequence[Call], before: Sequence[tuple[Any, ...]], *, whole: bool
+) -> list[Result]:
+    commands = [command for call in calls for command in (*before, call.command(whole=whole))]
+    results = await _exchange(connection, commands)
+    return results[len(before) :: len(before) + 1]
 
 
 async def _exchange(connection: Any, commands: Sequence[tuple[Any, ...]]) -> list[Result]:
@@ -269,69 +283,150 @@ async def _is_stale(connection: Any) -> bool:
         return True
 
 
-class ClusterLink:
-    """A Redis Cluster. Calls that travel together are for keys of one ``home``.
+class ServerLink:
+    """One server, or the one that is master now.
 
     Args:
-        options: Where it is.
-        settings: For redis-py.
-        scripts: What is going to be called.
+        server: The server.
+        sentinels: Whom redis-py asks for the master.
+    """
+
+    spread = False
+
+    def __init__(self, server: Server, sentinels: Sequence[Redis] = ()) -> None:
+        self._server = server
+        self._sentinels = sentinels
+
+    async def execute(self, calls: Sequence[Call], timeout: float) -> list[Result]:  # noqa: ASYNC109 - see ``within``
+        """See ``Link``."""
+        try:
+            async with within(timeout):
+                return await self._server.run(calls)
+        except (RedisError, OSError, TimeoutError) as error:
+            return [error] * len(calls)
+
+    def home(self, key: str) -> str:  # noqa: ARG002 - there is but one
+        """There is but one."""
+        return ""
+
+    async def renew(self, key: str) -> None:  # noqa: ARG002 - there is but one
+        """See ``Link``."""
+        await self._server.renew()
+
+    def keys(self, pattern: str) -> AsyncIterator[bytes]:
+        """By SCAN."""
+        return self._server.scan(pattern)
+
+    async def delete(self, key: str) -> bool:
+        """See ``Link``."""
+        return bool(await self._server.ask("DEL", key))
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._server.close()
+        for sentinel in self._sentinels:
+            await sentinel.aclose()
+
+
+class ClusterLink:
+    """A Redis Cluster (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/).
+
+    Which server has which slot is asked of whichever server answers, at the beginning and whenever one was away;
+    what ``MOVED`` says in between is kept. Servers fail one by one: what is away of one keeps nobody from the others.
+
+    Args:
+        servers: Some of its servers.
+        make: Makes a server of its host and port.
     """
 
     spread = True
 
-    def __init__(self, options: StateOptions, settings: dict[str, Any], scripts: Sequence[Script]) -> None:
-        nodes = [ClusterNode(host, port) for host, port in options.place.servers]
-        self._scripts = scripts
-        self._client: Any = RedisCluster(startup_nodes=nodes, **settings)
+    def __init__(self, servers: Sequence[tuple[str, int]], make: Callable[[str, int], Server]) -> None:
+        self._first = [f"{host}:{port}" for host, port in servers]
+        self._make = make
+        self._servers: dict[str, Server] = {}
+        self._homes = [""] * REDIS_CLUSTER_HASH_SLOTS
 
     async def execute(self, calls: Sequence[Call], timeout: float) -> list[Result]:  # noqa: ASYNC109 - see ``within``
-        """In one pipeline; redis-py follows a slot that has moved."""
+        """All on the server that has the first key; what it does not have (any more) where it says."""
         try:
             async with within(timeout):
-                results = await self._together([call.command() for call in calls])
-                again = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
-                if again:
-                    repeated = await self._together([calls[index].command(whole=True) for index in again])
-                    for index, result in zip(again, repeated, strict=True):
-                        results[index] = result
+                home = await self._home(calls[0].keys[0])
+                results = await self._server(home).run(calls)
+                for index, result in enumerate(results):
+                    if isinstance(result, AskError):
+                        results[index] = await self._redirected(calls[index], home, result)
         except (RedisError, OSError, TimeoutError) as error:
             return [error] * len(calls)
         return results
 
-    async def _together(self, commands: Sequence[tuple[Any, ...]]) -> list[Result]:
-        pipeline = self._client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        return list(await pipeline.execute(raise_on_error=False))
+    async def _redirected(self, call: Call, home: str, told: AskError) -> Result:
+        name = f"{told.host or home.rpartition(':')[0]}:{told.port}"
+        if isinstance(told, MovedError):
+            self._homes[told.slot_id] = name
+            return (await self._server(name).run([call]))[0]
+        return (await self._server(name).run([call], before=[("ASKING",)]))[0]
 
     def home(self, key: str) -> str:
-        """The node that is master of the key's slot, as far as is known."""
-        client = self._client
-        try:
-            node = client.nodes_manager.get_node_from_slot(client.keyslot(key))
-        except (RedisError, LookupError):
-            return ""
-        return str(node.name)
+        """The server that has the key's slot, as far as is known."""
+        return self._homes[key_slot(key.encode())]
 
-    async def renew(self) -> None:
-        """Learn the slots anew."""
-        async with within(CONNECT):
-            await self._client.aclose()
-            await self._client.initialize()
-            for script in self._scripts:
-                await self._client.script_load(script.text)
+    async def _home(self, key: str) -> str:
+        if not self.home(key):
+            await self._learn()
+        if not self.home(key):
+            raise RedisConnectionError("no server of the cluster has the slot")
+        return self.home(key)
+
+    def _server(self, name: str) -> Server:
+        server = self._servers.get(name)
+        if server is None:
+            host, _, port = name.rpartition(":")
+            server = self._servers[name] = self._make(host, int(port))
+        return server
+
+    async def _learn(self) -> None:
+        """Ask who has which slot, those first that were there just now."""
+        names = dict.fromkeys([*self._servers, *self._first])
+        problem: Exception | None = None
+        for name in sorted(names, key=lambda name: not self._server(name).is_connected):
+            try:
+                found = await self._server(name).ask("CLUSTER", "SLOTS")
+            except (RedisError, OSError, TimeoutError) as error:
+                problem = problem or error
+            else:
+                await self._know(found, name.rpartition(":")[0])
+                return
+        raise problem or RedisConnectionError("the cluster has no servers")
+
+    async def _know(self, slots: Sequence[Any], host: str) -> None:
+        """Keep what CLUSTER SLOTS said: ranges, each with its servers, the master first."""
+        homes = [""] * REDIS_CLUSTER_HASH_SLOTS
+        for first, last, master, *_ in slots:
+            name = f"{(master[0] or b'').decode() or host}:{master[1]}"
+            homes[first : last + 1] = [name] * (last + 1 - first)
+        self._homes = homes
+        for name in set(self._servers) - set(homes) - set(self._first):
+            await self._servers.pop(name).close()
+
+    async def renew(self, key: str) -> None:
+        """Learn the slots anew, and connect to the server that has the key's."""
+        await self._learn()
+        await self._server(await self._home(key)).renew()
 
     async def keys(self, pattern: str) -> AsyncIterator[bytes]:
-        """By SCAN on every master."""
-        async for key in _in_time(self._client.scan_iter(match=pattern, count=1000)):
-            yield key
+        """By SCAN on every server that has slots."""
+        await self._learn()
+        for name in sorted(set(self._homes) - {""}):
+            async for key in self._server(name).scan(pattern):
+                yield key
 
-    async def command(self, *command: object) -> Result:
-        """By redis-py."""
-        async with within(CONNECT):
-            return await self._client.execute_command(*command)
+    async def delete(self, key: str) -> bool:
+        """See ``Link``."""
+        await self._learn()
+        return bool(await self._server(await self._home(key)).ask("DEL", key))
 
     async def close(self) -> None:
         """Disconnect."""
-        await self._client.aclose()
+        for server in self._servers.values():
+            await server.close()

@@ -96,7 +96,7 @@ class RedisState:
         """Connect, and begin to renew what is held."""
         key = self._key(Kind.RATE, "probe", "probe")
         try:
-            await self._link.renew()
+            await self._link.renew(key)
         except (RedisError, OSError, TimeoutError) as error:
             self._lane(key).lose(key, error)
         self._renewing = asyncio.get_running_loop().create_task(self._renewals())
@@ -301,7 +301,7 @@ class RedisState:
     async def clear(self, key: str) -> bool:
         """See ``State``."""
         try:
-            return bool(await self._link.command("DEL", self._prefix + key))
+            return await self._link.delete(self._prefix + key)
         except (RedisError, OSError, TimeoutError) as error:
             raise StateUnavailableError(f"{self._name}: {error_text(error)}") from error
 

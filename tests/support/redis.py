@@ -106,12 +106,18 @@ class SentinelSetup:
 class ClusterSetup:
     """A cluster of three masters.
 
+    Args:
+        settings: Settings beyond the common ones.
+        replica_of: The number of the master that gets a replica, which takes over when that is gone.
+
     Attributes:
-        servers: The nodes.
+        servers: The nodes; the replica is the last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, str] | None = None, *, replica_of: int | None = None) -> None:
         self.servers: list[RedisServer] = []
+        self._settings = {"cluster-enabled": "yes", "cluster-node-timeout": "2000", **(settings or {})}
+        self._replica_of = replica_of
 
     @property
     def url(self) -> str:
@@ -120,23 +126,40 @@ class ClusterSetup:
 
     def __enter__(self) -> Self:
         try:
-            for _ in range(3):
-                settings = {"cluster-enabled": "yes", "cluster-port": str(free_port()), "cluster-node-timeout": "2000"}
-                self.servers.append(RedisServer(settings).__enter__())
-            nodes = [f"127.0.0.1:{one.port}" for one in self.servers]
-            subprocess.run(
-                ["redis-cli", "--cluster", "create", *nodes, "--cluster-replicas", "0", "--cluster-yes"],
-                check=True, capture_output=True, timeout=60,
-            )  # fmt: skip
-            for one in self.servers:
-                poll(lambda one=one: one.client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")  # type: ignore[misc]  # a default
+            nodes = [self._add() for _ in range(3)]
+            self._manage("create", *nodes, "--cluster-replicas", "0", "--cluster-yes")
+            self._settle()
+            if self._replica_of is not None:
+                name = self.servers[self._replica_of].client.execute_command("CLUSTER MYID").decode()
+                replica = self._add()
+                self._manage("add-node", replica, nodes[0], "--cluster-slave", "--cluster-master-id", name)
+                self._settle()
+                poll(lambda: self.servers[-1].client.info("replication").get("master_link_status") == "up")
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
+
+    def _add(self) -> str:
+        server = RedisServer({**self._settings, "cluster-port": str(free_port())}).__enter__()
+        self.servers.append(server)
+        return f"127.0.0.1:{server.port}"
+
+    def _manage(self, *words: str) -> None:
+        subprocess.run(["redis-cli", "--cluster", *words], check=True, capture_output=True, timeout=60)
+
+    def _settle(self) -> None:
+        """Wait until every node knows all nodes and that all is well."""
+        for one in self.servers:
+            poll(lambda one=one: _is_whole(one, len(self.servers)))  # type: ignore[misc]  # a default
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for one in self.servers:
             one.__exit__(None, None, None)
+
+
+def _is_whole(server: RedisServer, nodes: int) -> bool:
+    found = server.client.execute_command("CLUSTER INFO")
+    return bool(found["cluster_state"] == "ok" and int(found["cluster_known_nodes"]) == nodes)
