@@ -47,6 +47,28 @@ def header_fields(header: bytes) -> Iterator[HeaderField]:
         yield HeaderField(name.decode("latin-1").lower(), match[0])
 
 
+def hidden_fields(rest: bytes) -> Iterator[HeaderField]:
+    """What stands behind the fields of a header section, as readers see it that go on behind a line that is no field.
+
+    Args:
+        rest: The octets of the header section that no field covers.
+
+    Returns:
+        All of it in order; lines that are no field have no name.
+    """
+    position = 0
+    while position < len(rest):
+        match = _FIELD.match(rest, position)
+        if match is not None and (name := match[1].strip(b" \t")):
+            yield HeaderField(name.decode("latin-1").lower(), match[0])
+            position = match.end()
+        else:
+            end = rest.find(b"\r\n", position) + 2
+            end = end if end >= 2 else len(rest)  # noqa: PLR2004 - it was found
+            yield HeaderField("", rest[position:end])
+            position = end
+
+
 def field_at(header: bytes, position: int) -> HeaderField | None:
     """The field that begins at an octet, None if none does."""
     match = _FIELD.match(header, position)

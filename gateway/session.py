@@ -13,7 +13,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol, TypeAlias
 
-from gateway.header import HeaderField, field_at, header_fields
+from gateway.header import HeaderField, field_at, header_fields, hidden_fields
 from gateway.mailauth.body import BodyHashes
 from gateway.mailauth.results import Arc, DkimSignature, Dmarc, Spf
 from gateway.resolver import ClientName, Resolver
@@ -253,6 +253,7 @@ class Message:
         self.header = header
         self.body_hashes = body_hashes
         self._fields = fields
+        self._hidden: tuple[HeaderField, ...] | None = None
         self.added: list[bytes] = []
         self.removed: tuple[HeaderField, ...] = ()
         self.forwarded: Content = content
@@ -262,9 +263,8 @@ class Message:
         self.removed = tuple(unwanted)
         if unwanted:
             removed = set(map(id, unwanted))
-            kept = b"".join(field.raw for field in self.fields if id(field) not in removed)
-            rest = self.header[sum(len(field.raw) for field in self.fields) :]
-            self.forwarded = _Shortened(self.content, self.header, kept + rest)
+            kept = b"".join(field.raw for field in (*self.fields, *self.hidden) if id(field) not in removed)
+            self.forwarded = _Shortened(self.content, self.header, kept)
 
     @property
     def size(self) -> int:
@@ -284,6 +284,13 @@ class Message:
         if self._fields is None:
             self._fields = tuple(header_fields(self.header))
         return self._fields
+
+    @property
+    def hidden(self) -> Sequence[HeaderField]:
+        """What of the header stands behind its fields: fields that only some readers see, and lines that are none."""
+        if self._hidden is None:
+            self._hidden = tuple(hidden_fields(self.header[sum(len(field.raw) for field in self.fields) :]))
+        return self._hidden
 
     def all(self, name: str) -> list[HeaderField]:
         """The fields of a name, in any case."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.header import HeaderField, field_at, header_fields
+from gateway.header import HeaderField, field_at, header_fields, hidden_fields
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,21 @@ from gateway.header import HeaderField, field_at, header_fields
 def test_fields(header: bytes, fields: list[tuple[str, bytes]]) -> None:
     """Names in lower case without white space around them; a line that is no field ends the header."""
     assert [(field.name, field.raw) for field in header_fields(header)] == fields
+
+
+@pytest.mark.parametrize(
+    ("rest", "fields"),
+    [
+        (b"", []),
+        (b"no field\r\nB: 2\r\n\t3\r\n", [("", b"no field\r\n"), ("b", b"B: 2\r\n\t3\r\n")]),
+        (b": 1\r\n\r\nB: 2", [("", b": 1\r\n"), ("", b"\r\n"), ("", b"B: 2")]),
+        (b"A: 1\rB: 2\r\nC: 3\r\n", [("", b"A: 1\rB: 2\r\n"), ("c", b"C: 3\r\n")]),
+    ],
+)
+def test_hidden_fields(rest: bytes, fields: list[tuple[str, bytes]]) -> None:
+    """Every octet is in one of them, fields or lines that are none."""
+    assert [(field.name, field.raw) for field in hidden_fields(rest)] == fields
+    assert b"".join(field.raw for field in hidden_fields(rest)) == rest
 
 
 def test_a_field_at_an_octet() -> None:

@@ -41,3 +41,13 @@ def test_only_forged_fields_are_left_out(field: bytes, forged: bool) -> None:  #
     made = message(b"Subject: a\r\n" + field + b"To: b@example.com\r\n\r\nbody\r\n")
     remove_forged(made, frozenset({"mx.example.com", "store.example.com"}))
     assert [each.raw for each in made.removed] == ([field] if forged else [])
+
+
+async def test_a_forged_field_can_not_hide_behind_a_line_that_is_none() -> None:
+    """Where we see the end of the header some mail stores read on; the line itself and all others stay."""
+    forged = b"Authentication-Results: mx.example.com; spf=pass\r\n"
+    made = message(b"Subject: a\r\nno field\r\n" + forged + b"\tno fold: x\r\nTo: b\r\n: y\r\n\r\n" + forged)
+    remove_forged(made, frozenset({"mx.example.com"}))
+    assert [each.raw for each in made.removed] == [forged + b"\tno fold: x\r\n"]
+    kept = b"".join([chunk async for chunk in made.forwarded.chunks()])
+    assert kept == b"Subject: a\r\nno field\r\nTo: b\r\n: y\r\n\r\n" + forged
