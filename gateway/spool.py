@@ -23,6 +23,9 @@ from gateway.session import Message
 BLOCK: Final = 262_144
 """Octets that are written to or read from the file at a time."""
 
+PIECE: Final = 64
+"""What a piece costs in memory besides its octets, by which pieces of an octet each are found to be large."""
+
 _END_OF_HEADER: Final = b"\r\n\r\n"
 
 
@@ -81,7 +84,7 @@ class Spool:
         self.size += len(data)
         self._tail = data[-2:] if len(data) > 1 else (self._tail + data)[-2:]
         self._parts.append(data)
-        self._waiting += len(data)
+        self._waiting += len(data) + PIECE
         return self._waiting > (self._memory if self._file is None else BLOCK)
 
     @property

@@ -6,6 +6,8 @@ The server's replies go on unchanged, with these exceptions, so that a fault is 
   new connection or with the next server, unseen by the client; if that fails too, the client gets the text as 451.
 - No answer after the end of data was sent: ``BACKEND_UNKNOWN``. Every other fault: ``BACKEND_UNAVAILABLE``.
 - A positive reply that is none by RFC 5321 4.3.2 is a fault: replies and commands are out of step.
+- So is one to MAIL, RCPT or DATA that is about the gateway and not about the message: an unknown command, one out of
+  order, or that TLS or AUTH is wanted first (500, 502, 503, 530). Its words are passed on in class 4.
 - LMTP has a reply for each recipient. Where they differ the client gets a transient one, so that it tries again.
 
 While the client has not sent its data the connection is parked: the pool may call it back, and it may be lost. Then
@@ -16,6 +18,8 @@ A message that was not sent to its end is never completed: the connection is clo
 
 import re
 from typing import TYPE_CHECKING, Final, Protocol
+
+import structlog
 
 from gateway.backend.client_info import announce, identity, xforward
 from gateway.backend.commands import mail_command, needed, rcpt_command
@@ -31,8 +35,12 @@ if TYPE_CHECKING:
     from gateway.backend.pool import Pool
     from gateway.backend.server import Server
 
+_log = structlog.get_logger("gateway.backend")
+
 BLOCK: Final = 65_536
 """Octets that are gathered for one write."""
+
+_ABOUT_GATEWAY: Final = frozenset({500, 502, 503, 530})  # RFC 5321 4.2.2, RFC 3207 4, RFC 4954 6
 
 # "2.0.0 Ok: queued as 4F1B2C" (Postfix), "OK id=1tX-0001" (Exim), "2.0.0 x9 Message accepted for delivery" (Sendmail)
 _QUEUE_ID: Final = re.compile(r"queued as ([\w.-]+)|\bid=([\w.-]+)|^([\w.-]+) Message accepted for delivery")
@@ -184,6 +192,9 @@ class Delivery:
         except BaseException:  # cancelled too: no half transaction may stay
             connection.abort("cancelled")
             raise
+        if reply.code in _ABOUT_GATEWAY:
+            connection.fail(self._refuses_gateway(reply))
+            return None
         self._park(connection)
         return reply
 
@@ -247,12 +258,16 @@ class Delivery:
         try:
             answers = await connection.exchange(commands, self._options.timeouts.command)
         except BackendError as error:
-            if len(error.replies) > first and not error.replies[first].is_positive:
-                return error.replies[first]  # it refused MAIL and hung up
-            raise
+            if len(error.replies) <= first or error.replies[first].is_positive:
+                raise
+            answers = error.replies  # it refused MAIL and hung up
         if first and commands[0][0] is Command.RESET and not answers[0].is_positive:
             raise BackendError(f"the server refused RSET: {answers[0]}")
-        return self._judged(connection, answers[first], answers[first + 1 :])
+        mail, *rcpts = answers[first:]
+        for answer in (mail, *rcpts) if mail.is_positive else (mail,):
+            if answer.code in _ABOUT_GATEWAY:
+                raise self._refuses_gateway(answer)
+        return self._judged(connection, mail, rcpts)
 
     def _prologue(self, connection: Connection) -> list[tuple[Command, str]]:
         """The commands before MAIL."""
@@ -332,6 +347,8 @@ class Delivery:
             stuffer = DotStuffer()
             connection.write(engine.data())
             reply = (await connection.replies(1, self._options.timeouts.command))[0]
+            if reply.code in _ABOUT_GATEWAY:
+                raise self._refuses_gateway(reply)
             if not reply.is_positive:
                 connection.needs_reset = True
                 self._release(connection)
@@ -387,6 +404,11 @@ class Delivery:
         connection.engine.content_sent = True
         connection.write(data if stuffer is None else stuffer.feed(data) + stuffer.finish())
         return True
+
+    def _refuses_gateway(self, answer: Reply) -> BackendError:
+        """What the server says is about the gateway; perhaps about this connection only, so not about its health."""
+        _log.warning("backend_refuses_gateway", server=self.server, reply=str(answer))
+        return BackendError(f"the server said {answer}", reply=answer, counts=False)
 
     def _note(self, error: BackendError) -> None:
         """Tell the server's health, unless it is perhaps about this client: a 421, a refused announcement."""

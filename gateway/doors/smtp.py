@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
-from ipaddress import ip_network
+from ipaddress import IPv6Address, ip_network
 from typing import Final
 
 import structlog
@@ -377,8 +377,14 @@ class SmtpDoor:
 
 
 def _counted_as(address: str) -> str:
-    """By what connections are counted: an IPv4 address, or the /64 of an IPv6 one, which is one site (RFC 6177)."""
-    return str(ip_network((address.partition("%")[0], 64), strict=False)) if ":" in address else address
+    """By what connections are counted: an IPv4 address, or the /64 of an IPv6 one, which is one site (RFC 6177).
+
+    An IPv4-mapped one, as load balancers may tell it, is the IPv4 address.
+    """
+    if ":" not in address:
+        return address
+    full = IPv6Address(address.partition("%")[0])
+    return str(full.ipv4_mapped or ip_network((full, 64), strict=False))
 
 
 def engine_options(config: Config, listener: Listener) -> ServerOptions:

@@ -138,6 +138,41 @@ async def test_refusals_are_unchanged(step: str, text: str) -> None:
         assert server.connections == 1
 
 
+@pytest.mark.parametrize("step", ["mail", "rcpt", "data"])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("530 5.7.0 Must issue a STARTTLS command first", Reply(450, "4.7.0", "Must issue a STARTTLS command first")),
+        ("503 5.5.1 Error: send HELO/EHLO first", Reply(450, "4.5.1", "Error: send HELO/EHLO first")),
+        ("502 5.5.2 Error: command not recognized", Reply(450, "4.5.2", "Error: command not recognized")),
+    ],
+    ids=["530", "503", "502"],
+)
+async def test_what_is_about_the_gateway_refuses_no_mail(step: str, text: str, told: Reply) -> None:
+    """A server that wants TLS or AUTH of the gateway, or is out of step with it, makes 4xx; another one takes over."""
+    async with FaultServer({step: say(text)}) as wanting, FaultServer() as other:
+        async with backend.group(wanting.port) as servers:
+            assert (await backend.deliver(servers))[0] == told
+            assert servers.is_up
+        if step != "data":
+            async with backend.group(wanting.port, other.port) as servers:
+                assert (await backend.deliver(servers))[0].code == 250
+        assert len(other.messages) == (step != "data")
+        assert wanting.messages == []
+
+
+async def test_a_later_recipient_out_of_step_is_repeated_on_a_new_connection() -> None:
+    """When the server has forgotten the transaction, the recipients so far are asked for once more."""
+    async with FaultServer() as server, backend.group(server.port) as servers:
+        delivery = servers.delivery(backend.transaction())
+        assert (await delivery.recipient(backend.recipient())).code == 250
+        server.script = {"rcpt": say("503 5.5.1 Error: need MAIL command", times=1)}
+        server._counts.clear()
+        assert (await delivery.recipient(backend.recipient("bob@example.com"))).code == 250
+        assert (await delivery.send(ADDED, Bytes(backend.BODY))).code == 250
+        assert server.messages[0].recipients == ("RCPT TO:<alice@example.com>", "RCPT TO:<bob@example.com>")
+
+
 @pytest.mark.parametrize("text", ["452 4.3.1 Full", "552 5.3.4 Too big"])
 async def test_an_early_refusal_of_the_content(text: str) -> None:
     """A server that refuses in the middle of the message is heard, and gets no end of data."""

@@ -57,7 +57,7 @@ async def test_plain() -> None:
             delivery = relay.delivery(backend.transaction())
             assert (await delivery.recipient(backend.recipient())).code == 250
             assert (await delivery.send(ADDED, Bytes(backend.BODY))).code == 250
-        assert (await backend.deliver(servers))[0].code == 530  # the pool's connections are not authenticated
+        assert (await backend.deliver(servers))[0].code == 450  # 530: the pool's connections are not authenticated
         await relay.close()
         await relay.close()
     assert peer.logins == [LoginPassword(b"joe", b"secret")] * 2

@@ -156,6 +156,24 @@ def test_connections_are_counted_by_the_client_that_was_told_of(gateway: Gateway
             other.hello()
 
 
+def test_mapped_addresses_are_counted_as_the_clients_they_carry(gateway: Gateway) -> None:
+    """A load balancer that writes IPv4 clients as IPv4-mapped ones does not make one client of all of them."""
+
+    def header(client: str) -> bytes:
+        return f"PROXY TCP6 ::ffff:{client} 2001:db8::1 45678 25\r\n".encode()
+
+    with Wire(gateway.port, first=[header("192.0.2.1")]) as one, Wire(gateway.port, first=[header("192.0.2.2")]) as two:
+        one.hello()
+        two.hello()
+        with Wire(gateway.port, first=[header("192.0.2.3")]) as three:
+            three.hello()
+        with Wire(gateway.port, first=[header("192.0.2.1")]) as again:
+            again.hello()
+            with Wire(gateway.port, first=[b"PROXY TCP4 192.0.2.1 198.51.100.1 45678 25\r\n"]) as too_many:
+                assert too_many.greeting is not None
+                assert too_many.greeting.code == 421
+
+
 def test_the_client_is_in_the_received_field_and_may_be_denied() -> None:
     """Policies see the client that was told of: one that is denied is refused, though the peer is not."""
     listeners = {"smtp": {"proxy_protocol": {"trusted": ["127.0.0.0/8"]}}}

@@ -167,3 +167,13 @@ async def test_no_body_is_hashed_that_nobody_asks_for(tmp_path: Path) -> None:
     await endless.write(SIGNED.partition(b"\r\n\r\n")[0] + b"\r\n")
     assert endless.message().body_hashes is None
     assert [field.name for field in endless.message().fields] == ["dkim-signature", "from"]
+
+
+async def test_pieces_of_an_octet_each_do_not_fill_the_memory() -> None:
+    """A message in very many very small packets goes to the file when its pieces, not its octets, take the memory."""
+    spool = Spool(100_000, None)
+    for _ in range(2_000):
+        await spool.write(b"x")
+    assert spool.parts is None
+    assert await read(spool) == b"x" * 2_000
+    spool.close()
