@@ -19,6 +19,10 @@ BLOCK: Final = 65_536
 """Octets of a body that are worked on at a time."""
 
 _CRLFS: Final = b"\r\n" * 4096
+_TAB_TO_SPACE: Final = bytes.maketrans(b"\t", b" ")
+# In so many octets so many places are many: then what costs less a place is worth a pass more.
+_SAMPLE: Final = 2048
+_DENSE: Final = 200
 # Runs of spaces that are worth a pass of their own.
 _LONG_RUN: Final = re.compile(rb" {8,}+")
 # The value of b= with the white space around it. A tag begins the field's value or follows a semicolon.
@@ -182,8 +186,8 @@ class RelaxedBody:
     def update(self, chunk: bytes) -> Iterator[bytes]:
         """What is certain after a chunk."""
         data = _single_spaces(self._held + chunk if self._held else chunk)
-        if b" \r\n" in data:
-            data = data.replace(b" \r\n", b"\r\n")
+        if b"\n" in data and b" \r\n" in data:  # an octet is found in no time, three are not
+            data = _replaced(data, b" \r\n", b"\r\n")
         end = len(data) - data.endswith(b"\r")
         end -= data.endswith(b" ", 0, end)
         self._held = data[end:]
@@ -212,15 +216,23 @@ def body_canonicalizer(canonicalization: Canonicalization) -> BodyCanonicalizer:
 def _single_spaces(data: bytes) -> bytes:
     """Each run of spaces and tabs as one space."""
     if b"\t" in data:
-        data = data.replace(b"\t", b" ")
+        is_dense = data.count(b"\t", 0, _SAMPLE) > _DENSE
+        data = data.translate(_TAB_TO_SPACE) if is_dense else data.replace(b"\t", b" ")
     if b"  " not in data:
         return data
     if b"   " in data:
-        if b"        " in data:
+        if data.find(b"        ", 0, _SAMPLE) >= 0:
             data = _LONG_RUN.sub(b" ", data)
-        while b"   " in data:  # at most twice: each pass halves the runs, of at most seven
+        while b"   " in data:  # each pass halves the runs, and so costs at most half of the one before
             data = data.replace(b"  ", b" ")
-    return data.replace(b"  ", b" ")
+    return _replaced(data, b"  ", b" ")
+
+
+def _replaced(data: bytes, old: bytes, new: bytes) -> bytes:
+    """``data.replace(old, new)``, which goes over the data twice, or where there is little to replace over it once."""
+    if data.count(old, 0, _SAMPLE) > _DENSE:
+        return data.replace(old, new)
+    return new.join(data.split(old))
 
 
 def _line_ends(data: bytes, end: int) -> int:

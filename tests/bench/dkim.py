@@ -64,6 +64,8 @@ def cases() -> list[Case]:
         Case("10 MB of spaces in one line, relaxed", b" " * 10 * MEGABYTE, is_for_dkimpy=False),
         Case("10 MB of empty lines, relaxed", b"\r\n" * 5 * MEGABYTE, is_for_dkimpy=False),
         Case("10 MB of pairs of spaces, relaxed", b"a  " * (10 * MEGABYTE // 3), is_for_dkimpy=False),
+        Case("10 MB of pairs of tabs, relaxed", b"a\t\t" * (10 * MEGABYTE // 3), is_for_dkimpy=False),
+        Case("10 MB of tables, relaxed", b"1\t20\t \t300\t  4,000 \r\n" * (10 * MEGABYTE // 23), is_for_dkimpy=False),
     ]
 
 

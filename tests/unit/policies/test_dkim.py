@@ -6,14 +6,19 @@ from typing import Any
 
 import pytest
 
+from gateway.chain import Chain
+from gateway.config.model import Mode, PolicySettings
 from gateway.header import header_fields
 from gateway.mailauth.body import BodyHashes
 from gateway.mailauth.results import DkimResult
+from gateway.policy import OnError, Policy
 from gateway.resolver import Answer, RecordType
 from gateway.session import Message, Transaction
 from gateway.testing import Site, message, run
 from gateway.verdict import Action, Finding, Stage
-from policies.dkim import Dkim
+from policies.arc import Arc
+from policies.dkim import Dkim, DkimPolicyOptions
+from policies.size import Size
 from tests.support.dkim_signing import BODY, DOMAIN, HEADER, NOW, SELECTOR, key_record, rsa_key, signature, zone
 
 KEY_NAME = f"{SELECTOR}._domainkey.{DOMAIN}"
@@ -226,3 +231,28 @@ async def test_an_ambiguous_header_does_not_pass() -> None:
     """The policy hands on what it knows of the header."""
     finding, _ = await check(signed() + b"X: a\nFrom: other@example.org\r\n")
     assert finding.outcome is Dkim.policy
+
+
+def test_the_chain_has_bodies_hashed_for_as_many_signatures_as_the_option_says() -> None:
+    """What streams in is hashed for those that will be verified; for none without a policy that verifies."""
+
+    def chain(**written: dict[str, object] | None) -> Chain:
+        settings = []
+        for name, options in written.items():
+            policy: type[Policy[Any]] = {"dkim": Dkim, "arc": Arc, "size": Size}[name]
+            made = PolicySettings(
+                id=name,
+                policy=policy,
+                options=policy.options_type.model_validate(options or {}),
+                on={},
+                mode=Mode.ENFORCE,
+                on_error=OnError.PASS,
+                timeout=1.0,
+            )
+            settings.append(made)
+        return Chain(settings, {}, [], Site().context)
+
+    assert chain(dkim=None).signatures == DkimPolicyOptions().signatures == 10
+    assert chain(size=None, dkim={"signatures": 3}, arc=None).signatures == 3
+    assert chain(arc=None).signatures == 0
+    assert chain(size=None).signatures is None
