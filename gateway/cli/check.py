@@ -19,7 +19,7 @@ from gateway.config.advice import file_problems, warnings
 from gateway.config.backend import BackendOptions
 from gateway.config.effective import differences, effective, policy, stages
 from gateway.config.load import load
-from gateway.config.model import Config, DomainOptions, Listener, Mode
+from gateway.config.model import ChainSettings, Config, DomainOptions, Listener, Mode
 from gateway.config.problems import ConfigError, Problem, listed
 from gateway.config.recipients import RecipientOptions
 from gateway.units import format_size
@@ -74,8 +74,12 @@ def _print(out: Console, config: Config, listeners: list[Listener], told: list[P
             Text(f"warning: {warning}", style="bold red" if "OPEN RELAY" in warning.message else "yellow"),
             soft_wrap=True,
         )
-    for listener in listeners:
-        _print_listener(out, config, listener)
+    for chain in {id(listener.chain): listener.chain for listener in listeners}.values():
+        out.print()
+        for listener in listeners:
+            if listener.chain is chain:
+                _print_listener(out, listener)
+        _print_chain(out, config, chain)
     _print_domains(out, config)
     _print_backends(out, config)
     if config.exceptions:
@@ -85,7 +89,7 @@ def _print(out: Console, config: Config, listeners: list[Listener], told: list[P
             out.print("  " + ", ".join(f"{key}: {value}" for key, value in written.items()), soft_wrap=True)
 
 
-def _print_listener(out: Console, config: Config, listener: Listener) -> None:
+def _print_listener(out: Console, listener: Listener) -> None:
     facts = [f"tls {listener.tls.mode}", "a chain of its own" if listener.own_chain else "the common chain"]
     if listener.auth is not None:
         facts.append(f"auth by {listener.auth.backend}, {'required' if listener.auth.required else 'optional'}")
@@ -93,23 +97,26 @@ def _print_listener(out: Console, config: Config, listener: Listener) -> None:
         facts.append("PROXY protocol")
     size = format_size(listener.message_size) if listener.message_size else "of any size"
     facts.append(f"messages up to {size}" if listener.message_size else f"messages {size}")
-    out.print(Text(f"\nListener {listener.name}", style="bold").append(f" ({', '.join(facts)})", style="not bold"))
-    by_id = {settings.id: settings for settings in listener.chain.policies}
+    out.print(Text(f"Listener {listener.name}", style="bold").append(f" ({', '.join(facts)})", style="not bold"))
+
+
+def _print_chain(out: Console, config: Config, chain: ChainSettings) -> None:
+    by_id = {settings.id: settings for settings in chain.policies}
     listing = table("Stage", "Policy", "Outcomes and actions", "Mode", "On error", "Timeout")
-    for stage, ids in stages(listener.chain).items():
+    for stage, ids in stages(chain).items():
         for index, name in enumerate(ids):
             data = policy(by_id[name])
             mode = Text(data["mode"], style="yellow" if data["mode"] == Mode.OBSERVE else "")
             label = name if name == data["policy"] else f"{name} ({data['policy']})"
             listing.add_row("" if index else stage, label, _on(data["on"]), mode, data["on_error"], data["timeout"])
     out.print(listing)
-    _print_differences(out, config, listener)
+    _print_differences(out, config, chain)
 
 
-def _print_differences(out: Console, config: Config, listener: Listener) -> None:
-    names = [name for name in config.domains if name in listener.chain.overrides]
+def _print_differences(out: Console, config: Config, chain: ChainSettings) -> None:
+    names = [name for name in config.domains if name in chain.overrides]
     for name in names[:MAX_DOMAINS]:
-        found = differences(listener.chain.policies, listener.chain.for_domain(name))
+        found = differences(chain.policies, chain.for_domain(name))
         for policy_id, changed in found.items():
             out.print(f"  for {name}: {policy_id} has {', '.join(_written(changed))}", soft_wrap=True)
     if len(names) > MAX_DOMAINS:
@@ -177,4 +184,5 @@ def _print_backends(out: Console, config: Config) -> None:
 
 def _backend(options: BackendOptions) -> str:
     servers = ", ".join(str(server) for server in options.servers)
-    return f"{servers} ({options.protocol}, tls {options.tls.mode}, client_info {options.client_info})"
+    tls = f"{options.tls.mode}{', implicit' if options.tls.implicit else ''}"
+    return f"{servers} ({options.protocol}, tls {tls}, client_info {options.client_info})"

@@ -158,6 +158,7 @@ class _Loader:
             for place in self._items(key):
                 places += [place, *(place.down([part]) for part in ("tls", "auth"))]
                 places += [place.down(["tls", part]) for part in ("certificate", "key")]
+        places += [self._root.down(path) for path in (("records", "file"), ("spool", "directory"))]
         backends = self._mapping("backends")
         places += [backends.down([name]) for name in backends.value]
         return {place.where: place.position for place in places}

@@ -47,6 +47,16 @@ def run(*arguments: str, environment: dict[str, str] | None = None) -> Result:
     return CliRunner().invoke(app, arguments, env=environment)
 
 
+def test_listeners_that_share_a_chain_are_shown_with_it_once(path: Path) -> None:
+    """The common chain stands below all its listeners, and a listener's own below that one."""
+    path.write_text(CONFIG.replace("backends:", '  - smtp: "[::]:25"\nbackends:'), encoding="utf-8")
+    lines = [line.split() for line in run("check", "--config", str(path)).output.split("\n")]
+    shown = [
+        line[1] if line[0] == "Listener" else "chain" for line in lines if line and line[0] in {"Listener", "Stage"}
+    ]
+    assert shown == ["0.0.0.0:25", "[::]:25", "chain", "[::1]:2525", "chain"]
+
+
 def test_what_a_configuration_comes_to(path: Path) -> None:
     """Each listener's chain is shown by stage, with what differs for domains, the domains, backends and exceptions."""
     result = run("check", "--config", str(path))
