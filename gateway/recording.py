@@ -170,7 +170,7 @@ def _message_record(transaction: Transaction) -> MessageRecord | None:
         size=message.size,
         declared_size=transaction.declared_size,
         message_id=None if message_id is None else message_id[:998],  # RFC 5322 2.1.1: the longest line
-        removed=[field.name for field in message.removed[:_REMOVED]],
+        removed=[field.name for field in message.removed[:_REMOVED]] if message.removed else [],
     )
 
 

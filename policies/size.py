@@ -47,9 +47,9 @@ class Size(Policy[SizeOptions]):
 
     def on_message(self, transaction: Transaction, message: ReceivedMessage) -> Finding | None:
         """Compare the real size with the smallest limit of the recipients."""
-        domains = [recipient.domain for recipient in transaction.accepted if recipient.domain is not None]
-        limited = [domain for domain in domains if domain.message_size]
-        return self._check(message.size, min(limited, key=lambda domain: domain.message_size or 0, default=None))
+        domains = [each.domain for each in transaction.accepted if each.domain and each.domain.message_size]
+        smallest = min(domains, key=lambda domain: domain.message_size or 0) if domains else None
+        return self._check(message.size, smallest)
 
     def _check(self, size: int | None, domain: Domain | None) -> Finding | None:
         limit = self.context.message_size if self.options.limit is None else self.options.limit

@@ -254,7 +254,8 @@ class Delivery:
             raise _LacksExtensionError
         first = len(commands)
         commands.append((Command.MAIL, mail_command(self._transaction, offered)))
-        commands += [(Command.RCPT, rcpt_command(each)) for each in recipients]
+        for each in recipients:
+            commands.append((Command.RCPT, rcpt_command(each)))
         try:
             answers = await connection.exchange(commands, self._options.timeouts.command)
         except BackendError as error:
@@ -287,7 +288,8 @@ class Delivery:
             connection.needs_reset = True  # Postfix holds the SIZE of a refused MAIL against the next one
             self._release(connection)
             return mail
-        if not all(answer.is_positive for answer in rcpts[: len(self._accepted)]):  # it had accepted them before
+        again = rcpts[: len(self._accepted)]  # it had accepted them before
+        if again and not all(answer.is_positive for answer in again):
             connection.needs_reset = True
             self._release(connection)
             self._broken = replies.BACKEND_UNAVAILABLE

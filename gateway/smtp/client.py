@@ -164,7 +164,7 @@ class ClientConnection:
         if not self._buffer and not self._lines and len(data) <= _PACKET:
             known = _replies_of(data)
             if known is not None:
-                return [reply for reply in known if self._answers(reply)]
+                return list(filter(self._answers, known))
         return self._parse(self._buffer + data)
 
     def _parse(self, data: bytes) -> list[Reply]:
@@ -211,10 +211,13 @@ class ClientConnection:
         Raises:
             ValueError: One holds CR, LF or NUL, which would make it another command.
         """
-        text = "\r\n".join([line for _, line in commands]) + "\r\n"
+        text = ""
+        for _, line in commands:
+            text += line + "\r\n"
         if text.count("\n") != len(commands) or text.count("\r") != len(commands) or "\0" in text:
             raise ValueError(f"a control character in the commands {text!r}")
-        self.pending.extend([kind for kind, _ in commands])
+        for kind, _ in commands:
+            self.pending.append(kind)
         return text.encode("utf-8", "surrogateescape")
 
     def data(self) -> bytes:

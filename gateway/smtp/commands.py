@@ -3,7 +3,7 @@
 The state table has its say before, so nothing here looks at the state. A handler gets the argument's octets and
 returns the event to yield, or a ``Reply`` where no decision is needed (NOOP, HELP, VRFY), or raises ``GrammarError``
 (or ``UnicodeDecodeError``, where a malformed argument is no UTF-8). Paths come again and again, of one's own domains
-above all, so what MAIL and RCPT said last is remembered as it was read.
+above all, so what HELO, MAIL and RCPT said last is remembered as it was read.
 BDAT is not here: what follows it must be read or dropped whatever it says, so ``server`` carries it out.
 """
 
@@ -155,11 +155,16 @@ def _text(argument: bytes) -> str:
 
 
 def _helo(_terms: Terms, argument: bytes) -> Event:
-    return Hello(grammar.parse_hello(_text(argument)), extended=False)
+    return Hello(_parsed_hello(argument), extended=False)
 
 
 def _ehlo(_terms: Terms, argument: bytes) -> Event:
-    return Hello(grammar.parse_hello(_text(argument)), extended=True)
+    return Hello(_parsed_hello(argument), extended=True)
+
+
+@lru_cache(_REMEMBERED)
+def _parsed_hello(argument: bytes) -> str:
+    return grammar.parse_hello(_text(argument))
 
 
 @lru_cache(_REMEMBERED)

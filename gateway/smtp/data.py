@@ -101,18 +101,15 @@ class DataDecoder(_Cleaner):
             self.finished = True
             self.rest = data[end + 5 :]
             self._held = b""
-            data = data[: end + 2]
+            certain = end + 2
         else:
-            held = _held_back(data)
-            self._held = data[len(data) - held :]
-            data = data[: len(data) - held] if held else data
-        if self.problem is not None or not data:
+            certain = len(data) - _held_back(data)
+            self._held = data[certain:]
+        if self.problem is not None or not certain:
             return b""
-        if 0 <= dot != end:  # a dot before the one of the end
-            data = data.replace(b"\r\n.", _CRLF)
-        if self._skip:
-            data = data[2:]
-            self._skip = 0
+        stuffed = 0 <= dot != end  # a dot before the one of the end
+        data = data[:certain].replace(b"\r\n.", _CRLF)[self._skip :] if stuffed else data[self._skip : certain]
+        self._skip = 0
         return self._clean(data)
 
 
@@ -207,7 +204,11 @@ class DotStuffer:
         if not data:
             return data
         tail = self._tail
-        out = (tail + data).replace(b"\r\n.", b"\r\n..")[len(tail) :] if tail else data.replace(b"\r\n.", b"\r\n..")
+        out = data.replace(b"\r\n.", b"\r\n..")
+        if out.startswith(b".") and tail == _CRLF:
+            out = b"." + out
+        elif out.startswith(b"\n.") and tail == b"\r":
+            out = b"\n." + out[1:]
         end = (tail + data[-2:])[-2:]
         self._tail = end if end == _CRLF else b"\r" if end[-1:] == b"\r" else b""
         return out
