@@ -20,7 +20,10 @@ from gateway.mailauth.results import SpfCheck, SpfResult
 from gateway.resolver import Answer
 
 SIZE: Final = 2000
-"""Results that are kept. One has at most some 20 KB, by the limits on records and steps, and usually less than 1."""
+"""Results that are kept; usually of less than a kilobyte."""
+
+LARGEST: Final = 4096
+"""Characters of a result's record and steps; what has more is not kept."""
 
 Key: TypeAlias = tuple[IPv4Address | IPv6Address, str]
 """The client, and the domain in the form in which it is checked."""
@@ -78,6 +81,8 @@ class SpfMemory:
         if life <= 0:
             return
         steps = () if check.result in {SpfResult.PASS, SpfResult.NONE} else check.steps
+        if len(check.record or "") + sum(map(len, steps)) > LARGEST:
+            return
         self._entries[key] = _Entry(replace(check, tell=partial(tuple, steps)), since + life)
         if len(self._entries) > self._size:
             self._entries.popitem(last=False)

@@ -15,6 +15,7 @@ import spf
 from spf import PermError, TempError
 
 from gateway.mailauth.spf_record import (
+    MAX_FIXED,
     Mechanism,
     Qualified,
     expand,
@@ -238,7 +239,7 @@ class Query(spf.query):  # type: ignore[misc]  # pyspf has no types
 
     def validate_mechanism(self, mech: str) -> Mechanism:
         """Read a term; its result remembers it."""
-        term = fixed(mech) or self._read_mechanism(mech)
+        term = (fixed(mech) if len(mech) <= MAX_FIXED else None) or self._read_mechanism(mech)
         frame = self._frame
         if frame is not None:
             frame.terms.append(term)

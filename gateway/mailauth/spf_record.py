@@ -22,6 +22,8 @@ MAX_RECORD: Final = 8192
 """Octets of a record: RFC 7208 3.4 wants them to fit in a UDP packet of 512, the longest in use have about 4,000."""
 MAX_MACROS: Final = 100
 """Macros in one record. Records in use have fewer than ten."""
+MAX_FIXED: Final = 200
+"""Characters of a term that ``fixed`` is to read, which remembers what it was given. Terms in use have up to 60."""
 MAX_NAME: Final = 253
 """Characters of a domain name in a question (RFC 7208 7.3)."""
 MAX_LABEL: Final = 63

@@ -1,5 +1,6 @@
 """Chains of seals: what makes one whole, what breaks it, what can't be told, and how little a hostile one costs."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 
@@ -211,6 +212,26 @@ async def test_the_number_of_sets_is_limited() -> None:
         resolver = Counting({})
         fails(await validated((kind + b"A\r\n") * 10_000 + header, resolver=resolver), "more than 50")
         assert resolver.asked == []
+
+
+async def test_others_get_their_turn_between_signatures_of_a_large_header() -> None:
+    """A header of a megabyte under each of five message signatures holds the event loop for one at a time."""
+    header = b"X-Large: " + b"a " * 500_000 + b"\r\n" + HEADER
+    for _ in range(5):
+        header = sealed(header, message={"h": "from:x-large"})
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    found = await validated(header)
+    task.cancel()
+    assert (found.result, found.oldest_pass) == (ArcResult.PASS, 0)
+    assert turns >= 4
 
 
 def test_a_chain_is_known_by_any_of_its_fields() -> None:

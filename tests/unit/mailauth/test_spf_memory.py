@@ -143,3 +143,14 @@ def test_what_went_by_no_answer_is_not_kept() -> None:
     memory = SpfMemory()
     memory.put((CLIENT, "a"), SpfCheck(result=SpfResult.NONE, domain="a"), [], memory.now())
     assert len(memory) == 0
+
+
+def test_a_large_result_is_not_kept() -> None:
+    """Records of many kilobytes under many names do not fill the memory."""
+    memory = SpfMemory()
+    answers = [Answer(Status.FOUND, ("v=spf1 -all",), 60.0)]
+    check = SpfCheck(result=SpfResult.FAIL, domain="a", record="x" * 3000, tell=lambda: ("y" * 1096,))
+    memory.put((CLIENT, "a"), check, answers, memory.now())
+    assert len(memory) == 1
+    memory.put((CLIENT, "b"), replace(check, tell=lambda: ("y" * 1097,)), answers, memory.now())
+    assert len(memory) == 1

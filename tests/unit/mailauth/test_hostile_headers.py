@@ -1,0 +1,61 @@
+"""Headers as large as the limits let them be: what the gateway does with one before anybody else has their turn.
+
+Counted in calls, by the interpreter itself; where work is done by one call into C, it is linear in the header.
+"""
+
+from typing import Final
+
+import pytest
+
+from gateway.config.options import Limits
+from gateway.header import header_fields
+from gateway.mailauth.author import read_author
+from gateway.mailauth.authserv_claims import forged
+from gateway.mailauth.body import BodyHashes
+from gateway.mailauth.dkim import ambiguity
+from tests.support.calls import calls
+
+LIMITS: Final = Limits()
+_SIGNATURE: Final = (
+    "DKIM-Signature: v=1; a=rsa-sha256; d=example.com; s=s; h=from{names};"
+    " bh=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=; b=AAAA{tags}\r\n"
+)
+
+HEADERS: Final = {
+    "tiny fields": "a:b\r\n" * 20_000,
+    "folds": "X: a\r\n" + " b\r\n" * 19_999,
+    "signatures": _SIGNATURE.format(names="", tags="") * 7_000,
+    "signatures that list a name often": _SIGNATURE.format(names=":a" * 48_000, tags="") * 10,
+    "signatures that list many names": _SIGNATURE.format(
+        names="".join(f":a{number}" for number in range(12_000)), tags=""
+    )
+    * 10,
+    "signatures of many tags": _SIGNATURE.format(names="", tags="".join(f";a{n}=1" for n in range(11_000))) * 10,
+    "message signatures": "".join(
+        _SIGNATURE.replace("DKIM-S", "ARC-Message-S").format(names=":a" * 9_000, tags=f"; i={number}")
+        for number in range(1, 51)
+    ),
+    "results": "Authentication-Results: (a) other.example (b); spf=pass\r\n" * 17_000,
+    "results of comments": "Authentication-Results: " + '(a) "b" ' * 120_000 + "\r\n",
+    "an author of comments": "From: " + "(a)" * 300_000 + "<joe@example.com>\r\n",
+    "authors": "From: " + "joe@example.com, " * 60_000 + "\r\n",
+    "spaces": "Subject: " + " \t" * 500_000 + "\r\n",
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_within_the_limits_takes_few_calls(name: str) -> None:
+    """Reading the fields, the signatures, the author and the claims of forged fields: some milliseconds in all."""
+    header = HEADERS[name].encode()
+    assert len(header) <= LIMITS.header_size
+    assert header.count(b"\n") <= LIMITS.header_lines
+
+    def look() -> None:
+        fields = tuple(header_fields(header))
+        hashes = BodyHashes(fields, 10)
+        hashes.update(b"x\r\n")
+        ambiguity(header, fields)
+        read_author(fields, header)
+        forged(fields, ["mx.example.com"])
+
+    assert calls(look) < 15 * LIMITS.header_lines
