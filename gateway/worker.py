@@ -42,9 +42,6 @@ from gateway.resolver import Resolver
 
 log = structlog.get_logger("lychgate.worker")
 
-RETIREMENT: Final = 3600.0
-"""Seconds that sessions may go on after a reload, before they are drained."""
-
 GARBAGE: Final = 5000
 """Objects after which the garbage collector looks among the newest. Python's 700 are those of a few messages."""
 
@@ -184,7 +181,7 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             stopped = group.create_task(_stopped(stopping))
             for door in self.doors:
-                await door.empty(stopped, RETIREMENT)
+                await door.empty(stopped, self._config.timeouts.retirement)
             stopped.cancel()
 
 

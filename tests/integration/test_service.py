@@ -64,6 +64,19 @@ def test_sighup_serves_new_sessions_by_the_new_file_and_lets_old_ones_go_on(sink
         assert gateway.worker().pid != old_worker
 
 
+def test_a_session_that_outlives_its_configuration_is_ended(sink: Sink) -> None:
+    """When the time for sessions of the old configuration is over, an idle one gets 421, and its worker ends."""
+    with Gateway({"timeouts": {"retirement": "200ms"}}, backend=sink.port) as gateway:
+        worker = gateway.worker()
+        with Wire(gateway.port) as client:
+            client.hello()
+            gateway.send(signal.SIGHUP)
+            gateway.line("configuration reloaded")
+            assert client.reply().code == 421
+            assert client.is_closed()
+        worker.wait(30)
+
+
 @pytest.mark.parametrize("text", ["listeners: [", "hostname: x.example\nlistenners: []\n", ""])
 def test_an_invalid_file_changes_nothing_and_is_said(sink: Sink, text: str) -> None:
     """SIGHUP with a file that has errors leaves everything as it was, and the log has the place of the error."""

@@ -12,6 +12,7 @@ import pytest
 from gateway.adapters.dns import DnsResolver, parse_server
 from gateway.adapters.dns_cache import Lifetimes
 from gateway.adapters.zone import ZoneResolver
+from gateway.config.options import DnsOptions
 from gateway.resolver import Answer, ClientName, NameStatus, RecordType, Status, client_name
 from tests.support.dns_server import DnsServer, Zone
 
@@ -228,6 +229,29 @@ async def test_an_answer_is_not_kept_longer_than_the_cap(make: Make) -> None:
     """Whatever a record says of its own lifetime, it is asked for again after a day."""
     async with DnsServer(ZONE, ttl=1_000_000) as server:
         assert (await make([server.address]).lookup("example.com", RecordType.A)).ttl == Lifetimes().cap
+
+
+async def test_the_settings_reach_the_resolver() -> None:
+    """Each of the section ``dns``, but for those of a session: they are the door's."""
+    async with DnsServer(ZONE, ttl=1) as server:
+        options = DnsOptions.model_validate(
+            {"servers": [server.address], "timeout": "100ms", "cache": 1, "min_ttl": "7s", "max_ttl": "8s",
+             "max_negative_ttl": "9s", "failure_ttl": "3s", "concurrency": 1}
+        )  # fmt: skip
+        resolver = DnsResolver.from_options(options)
+        try:
+            assert resolver.servers == (server.address,)
+            assert (await resolver.lookup("example.com", RecordType.A)).ttl == 7
+            assert (await resolver.lookup("silent.example", RecordType.A)).status is Status.TIMEOUT
+            asked = len(server.questions)
+            await resolver.lookup("example.com", RecordType.A)
+            assert len(server.questions) == asked + 1, "the cache has one place, and the time-out took it"
+            server.soa_ttl = server.ttl = 1000
+            assert (await resolver.lookup("nowhere.example", RecordType.A)).ttl == 9
+            assert (await resolver.lookup("example.com", RecordType.MX)).ttl == 8
+            assert (await resolver.lookup("broken.example", RecordType.A)).ttl == 3
+        finally:
+            await resolver.close()
 
 
 async def test_the_cache_is_bounded(make: Make) -> None:

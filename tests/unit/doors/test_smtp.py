@@ -15,6 +15,13 @@ TRUSTED = {"listeners": [{"smtp": "127.0.0.1:0", "proxy_protocol": {"trusted": [
 FOREIGN = {"listeners": [{"smtp": "127.0.0.1:0", "proxy_protocol": {"trusted": ["198.51.100.0/24"]}}]}
 
 
+class Asked(ZoneResolver):
+    """Has nothing at hand."""
+
+    def known(self, name: str, record_type: RecordType) -> Answer | None:  # noqa: ARG002 - the interface
+        return None
+
+
 class Counting(ZoneResolver):
     """Counts the questions."""
 
@@ -82,6 +89,16 @@ async def test_a_shutdown_does_not_wait_for_headers(tmp_path: Path) -> None:
             await asyncio.sleep(0)
         await site.door.drain(0.0)
         assert await client.reply() == ""
+
+
+async def test_a_sessions_questions_have_the_limits_of_the_file(tmp_path: Path) -> None:
+    """``session_queries`` bounds how many a session asks, ``session_time`` how long it waits in all."""
+    zone = Asked({f"n{number}.example": {"A": ["192.0.2.1"]} for number in range(3)})
+    for limit, answered in (({"session_queries": 2}, 2), ({"session_time": "0s"}, 0)):
+        async with serving(tmp_path, {"dns": limit}, resolver=zone) as site:
+            resolver = site.door.session_resolver()
+            answers = [await resolver.lookup(f"n{number}.example", RecordType.A) for number in range(3)]
+            assert [bool(answer.records) for answer in answers] == [number < answered for number in range(3)]
 
 
 async def test_other_peers_are_served_as_they_are(tmp_path: Path) -> None:
