@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 
 from gateway.mailauth.results import Spf, SpfCheck, SpfResult
 from gateway.mailauth.spf_memory import SpfMemory
-from gateway.mailauth.spf_query import Answers, Open, Query
+from gateway.mailauth.spf_query import Answers, Client, Open, Query
 from gateway.mailauth.spf_record import MAX_RECORD, Qualified, domain_name
 from gateway.mailauth.spf_steps import one_line, steps
 from gateway.resolver import RecordType, Resolver
@@ -83,8 +83,8 @@ async def check_host(
         The result. Whatever the arguments, the domain's records and the DNS are, there is one.
     """
     check = _Check(
-        resolver, address=address, domain=domain, local_part=local_part, helo=helo, receiver=receiver, now=now,
-        limits=limits,
+        resolver, address=address, client=Client.of(address), domain=domain, local_part=local_part, helo=helo,
+        receiver=receiver, now=now, limits=limits,
     )  # fmt: skip
     return check.run() or await check.finish()
 
@@ -108,11 +108,12 @@ async def check_sender(
     """
     helo_name = helo or ""
     helo_domain = domain_name(helo_name) if check_helo else None
+    client = Client.of(address)
 
     def check(domain: str, local_part: str) -> _Check:
         return _Check(
-            resolver, address=address, domain=domain, local_part=local_part, helo=helo_name, receiver=receiver, now=now,
-            limits=limits, memory=memory,
+            resolver, address=address, client=client, domain=domain, local_part=local_part, helo=helo_name,
+            receiver=receiver, now=now, limits=limits, memory=memory,
         )  # fmt: skip
 
     if not isinstance(reverse_path, Mailbox):
@@ -146,6 +147,7 @@ class _Check:
     __slots__ = (
         "_address",
         "_answers",
+        "_client",
         "_given",
         "_helo",
         "_limits",
@@ -164,6 +166,7 @@ class _Check:
         resolver: Resolver,
         *,
         address: Address,
+        client: Client,
         domain: str,
         local_part: str,
         helo: str,
@@ -179,6 +182,7 @@ class _Check:
         self._limits = limits
         self._answers = Answers(resolver.known, limits.queries)
         self._address = address
+        self._client = client
         self._local_part = local_part or "postmaster"  # RFC 7208 4.3
         self._helo = helo
         self._receiver = receiver
@@ -201,9 +205,11 @@ class _Check:
                 return remembered
         limits = self._limits
         answers.open.clear()
+        if answers.at_hand(self.domain, RecordType.TXT) is None:
+            return None
         query = Query(
             answers,
-            address=self._address,
+            client=self._client,
             domain=self.domain,
             local_part=self._local_part,
             helo=self._helo,
@@ -229,8 +235,11 @@ class _Check:
             async with asyncio.timeout(self._limits.time):
                 while True:
                     questions = list(self._answers.open)
-                    answers = await asyncio.gather(*(self._resolver.lookup(*question) for question in questions))
-                    self._answers.known.update(zip(questions, answers, strict=True))
+                    if len(questions) == 1:  # needs no task of its own
+                        self._answers.known[questions[0]] = await self._resolver.lookup(*questions[0])
+                    else:
+                        answers = await asyncio.gather(*(self._resolver.lookup(*question) for question in questions))
+                        self._answers.known.update(zip(questions, answers, strict=True))
                     found = self.run()
                     if found is not None:
                         return found

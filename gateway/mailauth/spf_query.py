@@ -9,7 +9,7 @@ Raises nothing else: what is wrong with a record is one of pyspf's results.
 
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import spf
 from spf import PermError, TempError
@@ -81,6 +81,36 @@ class Answers:
         return answer
 
 
+class Client(NamedTuple):
+    """The client in the forms in which a check looks at it.
+
+    Attributes:
+        text: Its address (macro ``c``).
+        number: The same as a number.
+        bits: How many bits that has.
+        record_type: The type of the records that hold such addresses.
+        version: How ``v`` names the version of IP.
+        dotted: The address with dots (macro ``i``).
+    """
+
+    text: str
+    number: int
+    bits: int
+    record_type: str
+    version: str
+    dotted: str
+
+    @classmethod
+    def of(cls, address: IPv4Address | IPv6Address) -> "Client":
+        """An IPv4 address within IPv6 counts as what it is."""
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        text, number = str(address), int(address)
+        if address.version == _IPV6:
+            return cls(text, number, address.max_prefixlen, "AAAA", "ip6", ".".join(f"{number:032X}"))
+        return cls(text, number, address.max_prefixlen, "A", "in-addr", text)
+
+
 class Query(spf.query):  # type: ignore[misc]  # pyspf has no types
     """One run of a check.
 
@@ -96,7 +126,7 @@ class Query(spf.query):  # type: ignore[misc]  # pyspf has no types
         self,
         answers: Answers,
         *,
-        address: IPv4Address | IPv6Address,
+        client: Client,
         domain: str,
         local_part: str,
         helo: str,
@@ -109,15 +139,7 @@ class Query(spf.query):  # type: ignore[misc]  # pyspf has no types
         super().__init__(None, f"{local_part}@{domain}", helo, receiver=receiver)
         self.l, self.o, self.d = local_part, domain, domain
         self.t = str(int(now))
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        self.c = str(address)
-        self._number = int(address)
-        self._bits = address.max_prefixlen
-        if address.version == _IPV6:
-            self.A, self.v, self.i = "AAAA", "ip6", ".".join(f"{self._number:032X}")
-        else:
-            self.A, self.v, self.i = "A", "in-addr", self.c
+        self.c, self._number, self._bits, self.A, self.v, self.i = client
         self.iplist = False
         self.cidrmax = self._bits
         self.top: Frame | None = None
