@@ -6,7 +6,7 @@ from machine to machine; the ratios are what to look at. Nothing is asserted: th
 
 DKIM-signed mail whose sender is checked is measured against Postfix with milters, too (``authentication``). A second
 table has the cost of verifying signatures against dkimpy (``dkim``), a third that of DNS questions by several engines
-(``dns_engines``).
+(``dns_engines``), a fourth that of counting in Redis (``state``).
 
 Options: ``--quick`` for one short round, ``--rounds N``, ``--only NAME`` (repeatable) for some of the measurements, and
 ``--base FOLDER`` to measure the gateway of another working copy (``git worktree add FOLDER COMMIT``) in the same turns,
@@ -26,7 +26,7 @@ from typing import Final
 from rich.console import Console
 from rich.status import Status
 
-from tests.bench import authentication, dkim, dns_engines, figures, report
+from tests.bench import authentication, dkim, dns_engines, figures, report, state
 from tests.bench.figures import Effort
 from tests.bench.processes import BenchError
 from tests.bench.servers import PostfixProxy, Server, Sink, gateway, postfix_proxy, smtp_sink, why_no_postfix
@@ -34,7 +34,7 @@ from tests.support.peers import is_installed
 
 _WIDTH: Final = 160
 _WITH_PEERS: Final = ("new", "kept", "big", "latency")
-MEASUREMENTS: Final = (*_WITH_PEERS, "idle", "memory", "authentication", "dkim", "dns")
+MEASUREMENTS: Final = (*_WITH_PEERS, "idle", "memory", "authentication", "dkim", "dns", "state")
 
 
 def main() -> int:
@@ -56,11 +56,24 @@ def main() -> int:
         console.print("smtp-source is not installed (apt-get install postfix): nothing can be measured")
         return 2
     try:
-        _measure(console, effort, chosen, arguments.base)
+        if "state" in chosen:
+            _state(console, effort)
+        if chosen - {"state"}:
+            _measure(console, effort, chosen - {"state"}, arguments.base)
     except BenchError as error:
         console.print(f"[red]{error}")
         return 1
     return 0
+
+
+def _state(console: Console, effort: Effort) -> None:
+    why_not = state.why_not()
+    if why_not is not None:
+        console.print(f"Not measured: state: {why_not}.")
+        return
+    with console.status("state") as status:
+        found = state.measured(effort, _progress(status, "state"))
+    console.print(found)
 
 
 def _console() -> Console:

@@ -237,11 +237,25 @@ def postfix_with_milters(sink: Sink, parent: Path) -> Iterator[PostfixWithMilter
 
 
 @contextmanager
-def authenticating(sink: Sink, parent: Path, *, workers: int, name: str, source: Path) -> Iterator[Gateway]:
-    """Run the gateway with SPF, DKIM and DMARC; mail of which it can't tell the sender fails."""
-    chain = "[relay, recipient, size, {spf: {trusted: []}}, dkim, {dmarc: {trusted: []}}]"
+def authenticating(
+    sink: Sink, parent: Path, *, workers: int, name: str, source: Path, limits: str = "", more: str = ""
+) -> Iterator[Gateway]:
+    """Run the gateway with SPF, DKIM and DMARC; mail of which it can't tell the sender fails.
+
+    Args:
+        sink: Its backend.
+        parent: Where it has a folder of its own.
+        workers: How many.
+        name: What the table calls it.
+        source: The working copy that is run.
+        limits: Further policies before these, each with a comma behind it.
+        more: Further lines of the configuration.
+    """
+    chain = f"[relay, recipient, size, {limits} {{spf: {{trusted: []}}}}, dkim, {{dmarc: {{trusted: []}}}}]"
     section = f"{{servers: [{DNS}], client_names: false}}"
-    with gateway(sink, parent, name=name, source=source, workers=workers, dns=section, policies=chain) as running:
+    with gateway(
+        sink, parent, name=name, source=source, workers=workers, dns=section, policies=chain, more=more
+    ) as running:
         yield running
 
 

@@ -41,6 +41,7 @@ spool: {{directory: spool}}
 limits: {{connections: 9000, connections_per_client: 0}}
 workers: {workers}
 policies: {policies}
+{more}
 """
 
 _POSTFIX_WITHOUT_POLICY: Final = {
@@ -160,6 +161,7 @@ def gateway(
     workers: int = 1,
     dns: str = "{client_names: false}",
     policies: str = "[relay, recipient, size]",
+    more: str = "",
 ) -> Iterator[Gateway]:
     """Run the gateway before the sink.
 
@@ -171,12 +173,13 @@ def gateway(
         workers: How many.
         dns: The section of the configuration, as YAML in one line.
         policies: The chain, the same way.
+        more: Further lines of the configuration.
     """
     folder = Path(tempfile.mkdtemp(dir=parent))
     (folder / "spool").mkdir()
     port = free_port()
     config = folder / "lychgate.yaml"
-    settings = {"port": port, "sink": sink.port, "workers": workers, "dns": dns, "policies": policies}
+    settings = {"port": port, "sink": sink.port, "workers": workers, "dns": dns, "policies": policies, "more": more}
     config.write_text(_CONFIG.format(**settings), "utf-8")
     with ExitStack() as stack:
         ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))

@@ -47,6 +47,12 @@ class ServerProcess:
         self.folder = Path()
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{type(self).__name__.lower()}-test-"))
         if self._user is not None:
