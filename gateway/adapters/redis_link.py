@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
+from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -265,7 +266,7 @@ async def _called(
 
 
 async def _exchange(connection: Any, commands: Sequence[tuple[Any, ...]]) -> list[Result]:
-    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    await connection.send_packed_command([*map(pack_command, commands)], check_health=False)
     results: list[Result] = []
     for _ in commands:
         try:

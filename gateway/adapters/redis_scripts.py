@@ -3,7 +3,8 @@
 Time is Redis's own, in microseconds; ``ARGV[1]`` is empty but in tests, which hand in a time of theirs. Rates are in
 units a microsecond. What is kept:
 
-* a bucket: ``level at held rate burst`` as text, gone when the bucket is empty and nothing is held;
+* a bucket: level, at, held, rate and burst as packed doubles (``BUCKET``: text costs Redis twice as much), gone when
+  the bucket is empty and nothing is held;
 * a room of connections: a sorted set of sessions, scored by the time until which each is counted, beside ``limit``
   in the score of the member ``''``;
 * a triplet: ``first passes last envelope``; a client of the greylist: ``passes last``.
@@ -21,86 +22,85 @@ if not now then
 end
 """
 
-WIDTH: Final = 6
-"""Arguments of one operation of ``ASK``."""
+BUCKET: Final = "<5d"
+"""How a bucket is packed, in the words of Python; in those of Lua ``<ddddd``."""
 
 ASK: Final = (
     """
--- For each key WIDTH arguments: 't'ake, 'l'ook, 'a'dd or 'e'nter; whether it binds; and then
+-- For each key 6 arguments: 't'ake, 'l'ook, 'a'dd or 'e'nter; whether it binds; and then
 --   t, l, a: rate, burst, cost, hold in microseconds
 --   e: limit, member, lease in microseconds, 0
 -- Gives for each: whether it is granted, the level in thousandths, the wait in microseconds.
 """
     + _NOW
     + """
-local found, refused = {}, false
+local call, max, min, ceil = redis.call, math.max, math.min, math.ceil
+local levels, waits, helds, granted, refused = {}, {}, {}, {}, false
 for i = 1, #KEYS do
-  local base = (i - 1) * 6 + 2
-  local what, binds = ARGV[base], ARGV[base + 1] == '1'
-  local one = {granted = true, wait = 0, level = 0, held = 0}
-  if what == 'e' then
-    redis.call('ZREMRANGEBYSCORE', KEYS[i], '(0', now)
-    one.level = redis.call('ZCOUNT', KEYS[i], '(0', '+inf')
-    one.granted = one.level < tonumber(ARGV[base + 2]) or redis.call('ZSCORE', KEYS[i], ARGV[base + 3]) ~= false
+  local base = i * 6 - 4
+  local level, wait, held, grants = 0, 0, 0, true
+  if ARGV[base] == 'e' then
+    call('ZREMRANGEBYSCORE', KEYS[i], '(0', now)
+    level = call('ZCOUNT', KEYS[i], '(0', '+inf')
+    grants = level < tonumber(ARGV[base + 2]) or call('ZSCORE', KEYS[i], ARGV[base + 3]) ~= false
   else
-    local rate, burst, cost = tonumber(ARGV[base + 2]), tonumber(ARGV[base + 3]), tonumber(ARGV[base + 4])
-    local kept = redis.call('GET', KEYS[i])
+    local kept = call('GET', KEYS[i])
+    local rate = tonumber(ARGV[base + 2])
     if kept then
-      local level, at, held = string.match(kept, '^(%S+) (%S+) (%S+)')
-      one.level = math.max(0, level - math.max(0, now - at) * rate)
-      one.held = tonumber(held)
+      local was, at
+      was, at, held = struct.unpack('<ddd', kept)
+      level = max(0, was - max(0, now - at) * rate)
     end
-    if what ~= 'a' then
-      local excess = one.level + math.min(cost, burst) - burst
-      if excess > 1e-9 or one.held > now then
-        one.granted = false
-        one.wait = math.max(excess / rate, one.held - now)
+    if ARGV[base] ~= 'a' then
+      local burst = tonumber(ARGV[base + 3])
+      local excess = level + min(tonumber(ARGV[base + 4]), burst) - burst
+      if excess > 1e-9 or held > now then
+        grants = false
+        wait = max(excess / rate, held - now)
       end
     end
   end
-  if binds and not one.granted then refused = true end
-  found[i] = one
+  if not grants and ARGV[base + 1] == '1' then refused = true end
+  levels[i], waits[i], helds[i], granted[i] = level, wait, held, grants
 end
-local answer = {}
+local answer, n = {}, 0
 for i = 1, #KEYS do
-  local base = (i - 1) * 6 + 2
-  local what, one = ARGV[base], found[i]
-  local counts = one.granted and not refused
+  local base = i * 6 - 4
+  local what, level, wait, grants = ARGV[base], levels[i], waits[i], granted[i]
+  local counts = grants and not refused
   if what == 'e' then
     if counts then
       local lease = tonumber(ARGV[base + 4])
-      redis.call('ZADD', KEYS[i], -tonumber(ARGV[base + 2]), '', now + lease, ARGV[base + 3])
-      redis.call('PEXPIRE', KEYS[i], math.ceil(lease / 1000))
-      one.level = redis.call('ZCARD', KEYS[i]) - 1
+      call('ZADD', KEYS[i], -tonumber(ARGV[base + 2]), '', now + lease, ARGV[base + 3])
+      call('PEXPIRE', KEYS[i], ceil(lease / 1000))
+      level = call('ZCARD', KEYS[i]) - 1
     end
   else
-    local rate, burst, cost = tonumber(ARGV[base + 2]), tonumber(ARGV[base + 3]), tonumber(ARGV[base + 4])
-    local hold = tonumber(ARGV[base + 5])
-    local changed = false
+    local held, hold, changed = helds[i], 0, true
     if what == 'a' then
-      one.level = math.max(0, math.min(one.level + cost, math.max(one.level, burst)))
-      changed = true
+      level = max(0, min(level + tonumber(ARGV[base + 4]), max(level, tonumber(ARGV[base + 3]))))
     elseif counts and what == 't' then
-      one.level = one.level + cost
-      changed = true
-    elseif not one.granted and hold > 0 and one.held <= now then
-      one.held = now + hold
-      one.wait = math.max(one.wait, hold)
-      changed = true
+      level = level + tonumber(ARGV[base + 4])
+    else
+      hold = tonumber(ARGV[base + 5])
+      changed = not grants and hold > 0 and held <= now
+      if changed then
+        held = now + hold
+        wait = max(wait, hold)
+      end
     end
     if changed then
-      local life = math.ceil(math.max(one.level / rate, one.held - now) / 1000)
+      local rate = tonumber(ARGV[base + 2])
+      local life = ceil(max(level / rate, held - now) / 1000)
       if life > 0 then
-        local kept = string.format('%.17g %.17g %.17g %.17g %.17g', one.level, now, one.held, rate, burst)
-        redis.call('SET', KEYS[i], kept, 'PX', life)
+        call('SET', KEYS[i], struct.pack('<ddddd', level, now, held, rate, ARGV[base + 3]), 'PX', life)
       else
-        redis.call('DEL', KEYS[i])
+        call('DEL', KEYS[i])
       end
     end
   end
-  answer[#answer + 1] = one.granted and 1 or 0
-  answer[#answer + 1] = math.floor(one.level * 1000 + 0.5)
-  answer[#answer + 1] = math.ceil(one.wait)
+  answer[n + 1], answer[n + 2], answer[n + 3] = grants and 1 or 0, math.floor(level * 1000 + 0.5), ceil(wait)
+  n = n + 3
 end
 return answer
 """

@@ -10,6 +10,7 @@ Redis that was restarted empty, and forgotten by Redis ``LEASE`` seconds after i
 """
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -19,7 +20,7 @@ from redis.exceptions import RedisError
 from gateway.adapters.memory_state import MemoryState
 from gateway.adapters.redis_lane import Lane, error_text
 from gateway.adapters.redis_link import CONNECT, Call, Link, Script, make_link
-from gateway.adapters.redis_scripts import ASK, GREET, LEAVE, READ, RENEW
+from gateway.adapters.redis_scripts import ASK, BUCKET, GREET, LEAVE, READ, RENEW
 from gateway.config.state import StateOptions
 from gateway.policy import Clock, SystemClock
 from gateway.state import (
@@ -355,13 +356,13 @@ def _entry(key: str, found: Sequence[Any]) -> Entry | None:
             key=key, kind=Kind.CONCURRENCY, name=name, subject=about, level=len(sessions), limit=limit,
             expires=expires, detail={"sessions": sessions},
         )  # fmt: skip
-    parts = value.split()
     if kind == Kind.RATE:
-        level, at, until, rate, burst = map(float, parts)
+        level, at, until, rate, burst = struct.unpack(BUCKET, value)
         return Entry(
             key=key, kind=Kind.RATE, name=name, subject=about, level=max(0.0, level - max(0.0, now - at) * rate),
             limit=burst, expires=expires, detail={"rate": rate * MICRO, "held": max(0.0, (until - now) / MICRO)},
         )  # fmt: skip
+    parts = value.split()
     if name == CLIENT:
         return client_entry(about, int(parts[0]), expires)
     age = (now - float(parts[0])) / MICRO
