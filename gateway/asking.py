@@ -39,7 +39,10 @@ async def ask(state: State, questions: Sequence[Question]) -> list[Finding | Exc
         What each policy found, in order; the exception of one that could not: ``StateUnavailableError``, or its own.
     """
     operations = [operation for question in questions for operation in question.operations]
-    answers = iter(await state.ask(operations) if operations else ())
+    try:
+        answers = iter(await state.ask(operations) if operations else ())
+    except Exception as error:  # noqa: BLE001 - not an outage, but what is wrong with an entry; on_error holds all the same
+        return [error] * len(questions)
     found: list[Finding | Exception | None] = []
     for question in questions:
         own = [next(answers) for _ in question.asking.operations]

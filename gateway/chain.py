@@ -125,8 +125,13 @@ class Step:
         try:
             result = self.hooks[stage](*arguments)
             if stage in self.waits:
-                async with asyncio.timeout(self.timeout):
-                    result = await result
+                try:
+                    awaited = result.send(None)
+                except StopIteration as done:  # it did not have to wait, so it needs no timer
+                    result = done.value
+                else:
+                    async with asyncio.timeout(self.timeout):
+                        result = await _resume(result, awaited)
             return result if isinstance(result, Asking) else self._declared(result)
         except Exception as error:  # noqa: BLE001 - as above
             return self.failed(stage, error)

@@ -23,7 +23,8 @@ each worker counts by itself.
 import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Final, Self
+from functools import cached_property
+from typing import Annotated, Final, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -135,6 +136,15 @@ class RateLimitOptions(Options):
         return frozenset()
 
 
+class _Template(NamedTuple):
+    """A limit in the state's words: its name there, units a second, what it holds; and as it is written."""
+
+    name: str
+    rate: float
+    burst: float
+    text: str
+
+
 class RateLimit(Policy[RateLimitOptions]):
     """Bounds what a client, a sender or a recipient may do in a time."""
 
@@ -160,6 +170,19 @@ class RateLimit(Policy[RateLimitOptions]):
     def __init__(self, options: RateLimitOptions, context: Context) -> None:
         super().__init__(options, context)
         self._subjects = Subjects(options.key, options.ipv4_prefix, options.ipv6_prefix)
+
+    @cached_property
+    def _common(self) -> "_Template":
+        """The limit of most clients."""
+        return self._template(self.options.limit, self.options.burst)
+
+    @cached_property
+    def _own(self) -> "list[tuple[NetworkTable, _Template]]":
+        """The others."""
+        return [(own.clients, self._template(own.limit, own.burst)) for own in self.options.limits]
+
+    def _template(self, limit: Rate, burst: int | None) -> "_Template":
+        return _Template(f"{self.id}:{limit}", limit.count / limit.period, float(burst or limit.count), str(limit))
 
     @classmethod
     def stages(cls, options: Options) -> Mapping[Stage, str]:
@@ -265,19 +288,23 @@ class RateLimit(Policy[RateLimitOptions]):
         )
 
     def _take(self, session: Session, about: str, counting: Counting, cost: int) -> Take:
-        options = self.options
-        own = next((own for own in options.limits if session.client_address in own.clients), None)
-        limit, burst = (options.limit, options.burst) if own is None else (own.limit, own.burst)
+        template = self._for(session)
         return Take(
-            name=f"{self.id}:{limit}",
+            name=template.name,
             subject=about,
-            rate=limit.count / limit.period,
-            burst=float(burst or limit.count),
+            rate=template.rate,
+            burst=template.burst,
             cost=float(cost),
             counting=counting,
-            hold=options.hold,
-            approximate=options.approximate,
+            hold=self.options.hold,
+            approximate=self.options.approximate,
         )
+
+    def _for(self, session: Session) -> "_Template":
+        """The limit that holds for a client."""
+        if not self._own:
+            return self._common
+        return next((own for clients, own in self._own if session.client_address in clients), self._common)
 
     def _conclude(self, takes: Sequence[Take], answers: Sequence[Answer]) -> Finding:
         """The fullest bucket speaks for all."""

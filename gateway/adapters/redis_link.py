@@ -11,8 +11,8 @@ Scripts are loaded when a connection is made and called by their digests; one th
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Final, Protocol, TypeAlias
 
 from hiredis import pack_command
@@ -100,16 +100,27 @@ class Link(Protocol):
         ...
 
 
-@asynccontextmanager
-async def within(seconds: float) -> AsyncIterator[None]:
+class within:  # noqa: N801 - reads like asyncio's
     """A time-out that does not take the event loop's own delay for the server's."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(None) as timer:
-        due = loop.call_later(seconds, lambda: timer.reschedule(loop.time() + LAG))
-        try:
-            yield
-        finally:
-            due.cancel()
+
+    __slots__ = ("_due", "_seconds", "_timer")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    async def __aenter__(self) -> None:
+        self._timer = asyncio.timeout(None)
+        await self._timer.__aenter__()
+        self._due = asyncio.get_running_loop().call_later(self._seconds, self._lag)
+
+    def _lag(self) -> None:
+        self._timer.reschedule(asyncio.get_running_loop().time() + LAG)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._due.cancel()
+        await self._timer.__aexit__(kind, error, trace)
 
 
 def _settings(options: StateOptions) -> dict[str, Any]:
@@ -184,19 +195,30 @@ class Server:
         Raises:
             Exception: The server can't be reached.
         """
-        async with self._connected() as connection:
+        connection = await self._connection()
+        try:
             results = await _called(connection, calls, before, whole=False)
             again = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
             if again:
                 repeated = await _called(connection, [calls[index] for index in again], before, whole=True)
                 for index, result in zip(again, repeated, strict=True):
                     results[index] = result
+        except BaseException:
+            await self._lose(connection)
+            raise
+        self._keep(connection)
         return results
 
     async def ask(self, *command: object) -> Result:
         """Carry one command out, within ``CONNECT``, or raise."""
-        async with within(CONNECT), self._connected() as connection:
-            (result,) = await _exchange(connection, [command])
+        async with within(CONNECT):
+            connection = await self._connection()
+            try:
+                (result,) = await _exchange(connection, [command])
+            except BaseException:
+                await self._lose(connection)
+                raise
+        self._keep(connection)
         if isinstance(result, Exception):
             raise result
         return result
@@ -222,25 +244,22 @@ class Server:
         await self._drop()
         await self._client.aclose()
 
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Any]:
-        """A connection, which is kept if all went well."""
-        connection = await self._taken() or await self._connect()
-        try:
-            yield connection
-        except BaseException:  # cancelled too: an answer that comes later must not be taken for another's
-            await connection.disconnect(nowait=True)
-            raise
-        if connection.is_connected:
-            self._idle.append((connection, asyncio.get_running_loop().time()))
-
-    async def _taken(self) -> Any:
+    async def _connection(self) -> Any:
+        """A kept connection or a new one."""
         while self._idle:
             connection, since = self._idle.pop()
             if asyncio.get_running_loop().time() - since < IDLE or not await _is_stale(connection):
                 return connection
-            await connection.disconnect(nowait=True)
-        return None
+            await self._lose(connection)
+        return await self._connect()
+
+    def _keep(self, connection: Any) -> None:
+        if connection.is_connected:
+            self._idle.append((connection, asyncio.get_running_loop().time()))
+
+    async def _lose(self, connection: Any) -> None:
+        """Whatever went wrong, cancelled too: an answer that comes later must not be taken for another's."""
+        await connection.disconnect(nowait=True)
 
     async def _connect(self) -> Any:
         connection = self._client.connection_pool.make_connection()

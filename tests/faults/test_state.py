@@ -263,3 +263,18 @@ async def test_the_next_master_takes_over_when_the_sentinels_agree() -> None:
                 await asyncio.sleep(0.02)
         assert level == pytest.approx(2.0, abs=0.01)
         await state.stop()
+
+
+async def test_an_entry_that_is_none_of_ours_refuses_nobody(tmp_path: Path) -> None:
+    """What somebody wrote by hand under a limit's key is an error of the policy: its ``on_error`` lets mail pass."""
+    with RedisServer() as redis:
+        config = {"state": {"url": redis.url, "timeout": "5s"}, "policies": [{"rate_limit": {"limit": "10/d"}}]}
+        async with serving(tmp_path, config, registry=Registry.installed()) as site:
+            for wrong in ("set", "rpush"):
+                redis.client.flushall()
+                getattr(redis.client, wrong)("lychgate:1:rate:{client_address=127.0.0.1}:rate_limit:10/d", "x")
+                async with site.client() as client:
+                    await client.begin()
+                    assert (await client.send("Subject: one\r\n\r\ntext")).startswith("250")
+            outcomes = [check.outcome for record in site.records for check in record.checks]
+            assert outcomes == ["error", "error"]
