@@ -26,7 +26,25 @@ BLOCK: Final = 262_144
 PIECE: Final = 64
 """What a piece costs in memory besides its octets, by which pieces of an octet each are found to be large."""
 
+CROWDED: Final = 16_384
+"""Octets of a message that stay in memory while all messages together take more than they may."""
+
 _END_OF_HEADER: Final = b"\r\n\r\n"
+
+
+class SpoolMemory:
+    """What the messages of a worker take in memory, all together.
+
+    Attributes:
+        limit: Above it, messages go to files as soon as they are more than a few octets.
+        used: What they take now.
+    """
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
 
 
 class Spool:
@@ -35,6 +53,7 @@ class Spool:
     Args:
         memory: Octets that are kept in memory before a file is made.
         folder: The folder of the files, None for the system's.
+        shared: What it takes counts here, too; None where it is alone.
         signatures: For how many DKIM signatures the body is hashed while it comes; None where nobody wants it.
 
     Attributes:
@@ -50,14 +69,18 @@ class Spool:
         "_header_done",
         "_memory",
         "_parts",
+        "_shared",
         "_signatures",
         "_tail",
         "_waiting",
         "size",
     )
 
-    def __init__(self, memory: int, folder: Path | None, signatures: int | None = None) -> None:
+    def __init__(
+        self, memory: int, folder: Path | None, signatures: int | None = None, shared: SpoolMemory | None = None
+    ) -> None:
         self.size = 0
+        self._shared = shared or SpoolMemory(memory)
         self._signatures = signatures
         self._fields: tuple[HeaderField, ...] | None = None
         self._hashes: BodyHashes | None = None
@@ -84,7 +107,12 @@ class Spool:
         self.size += len(data)
         self._tail = data[-2:] if len(data) > 1 else (self._tail + data)[-2:]
         self._parts.append(data)
-        self._waiting += len(data) + PIECE
+        cost = len(data) + PIECE
+        self._waiting += cost
+        shared = self._shared
+        shared.used += cost
+        if shared.used > shared.limit and self._waiting > CROWDED:
+            return True
         return self._waiting > (self._memory if self._file is None else BLOCK)
 
     @property
@@ -123,13 +151,17 @@ class Spool:
         return Message(self, self.header, self._hashes, self._fields)
 
     def close(self) -> None:
-        """Forget the content."""
+        """Forget the content. Can be called more than once."""
+        self._shared.used -= self._waiting
+        self._waiting = 0
         self._parts.clear()
         self._file = None
 
     async def flush(self) -> None:
         """Have what is in memory written to the file."""
-        parts, self._parts, self._waiting = self._parts, [], 0
+        parts, self._parts = self._parts, []
+        self._shared.used -= self._waiting
+        self._waiting = 0
         if self._file is None:
             self._file = await asyncio.to_thread(_File, self._folder)
         await asyncio.to_thread(self._file.write, parts)

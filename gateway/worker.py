@@ -39,6 +39,7 @@ from gateway.doors.tls import Certificate, certificate_of
 from gateway.policy import Clock, SystemClock
 from gateway.records import RecordSink
 from gateway.resolver import Resolver
+from gateway.spool import SpoolMemory
 
 log = structlog.get_logger("lychgate.worker")
 
@@ -89,6 +90,7 @@ class Worker:
         self._chains = build_chains(config, domain=domain, resolver=self._resolver, clock=clock, state=self._state)
         if certificates is None:
             certificates = [certificate_of(listener) for listener in config.listeners]
+        spool_memory = SpoolMemory(config.spool.memory_total)
         self.doors = [
             SmtpDoor(
                 config,
@@ -102,6 +104,7 @@ class Worker:
                 resolver=self._resolver,
                 sink=self._metrics or self._sink,
                 clock=clock,
+                spool_memory=spool_memory,
             )
             for listener, sockets, certificate, chain in zip(
                 config.listeners, listening, certificates, self._chains, strict=True

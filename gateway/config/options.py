@@ -321,6 +321,8 @@ class SpoolOptions(Section):
     """The folder for messages that are too large for memory; the system's folder for temporary files without it."""
     memory: Size = 1_048_576
     """Up to which size a message stays in memory."""
+    memory_total: Size = 268_435_456
+    """What messages may take in memory together, in each worker; above it all but small ones go to files."""
 
 
 class LogOptions(Section):

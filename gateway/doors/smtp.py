@@ -35,7 +35,7 @@ from gateway.smtp import reply as replies
 from gateway.smtp.data import BareNewlines, NulOctets
 from gateway.smtp.reply import Reply
 from gateway.smtp.server import ServerOptions, TlsState
-from gateway.spool import Spool
+from gateway.spool import Spool, SpoolMemory
 from gateway.trace import Identity
 
 log = structlog.get_logger("lychgate.smtp")
@@ -72,6 +72,7 @@ class SmtpDoor:
         resolver: Asks the DNS.
         sink: Takes the records.
         clock: Tells the time.
+        spool_memory: What the messages of all listeners take in memory.
 
     Attributes:
         name: The listener's address, for records.
@@ -97,6 +98,7 @@ class SmtpDoor:
         resolver: Resolver,
         sink: RecordSink,
         clock: Clock,
+        spool_memory: SpoolMemory,
     ) -> None:
         self.name = listener.name
         self.hostname = config.hostname
@@ -122,6 +124,7 @@ class SmtpDoor:
             delay_reject=config.delay_reject is DelayReject.RCPT,
         )
         self._signatures = chain.signatures
+        self._spool_memory = spool_memory
         self._groups = groups
         self._resolver = resolver
         self._limit = -(-config.limits.connections // config.workers)
@@ -225,7 +228,7 @@ class SmtpDoor:
     def spool(self) -> Spool:
         """The place for one message."""
         options = self._config.spool
-        return Spool(options.memory, options.directory, self._signatures)
+        return Spool(options.memory, options.directory, self._signatures, self._spool_memory)
 
     def session_resolver(self) -> Resolver:
         """Asks the DNS for one session, within its bounds."""

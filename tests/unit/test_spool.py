@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.mailauth.signature import Signature
-from gateway.spool import BLOCK, Spool
+from gateway.spool import BLOCK, CROWDED, Spool, SpoolMemory
 
 OCTETS = st.binary(max_size=200) | st.lists(
     st.sampled_from([b"\r\n", b"\r", b"\n", b"Subject: x", b"a", b" folded"]), max_size=20
@@ -177,3 +177,23 @@ async def test_pieces_of_an_octet_each_do_not_fill_the_memory() -> None:
     assert spool.parts is None
     assert await read(spool) == b"x" * 2_000
     spool.close()
+
+
+async def test_messages_together_take_no_more_memory_than_they_may(tmp_path: Path) -> None:
+    """Where others take all of it a message goes to its file early; what is written or closed takes nothing more."""
+    shared = SpoolMemory(100_000)
+    others = [Spool(1_000_000, tmp_path, shared=shared) for _ in range(2)]
+    for other in others:
+        await other.write(b"x" * 60_000)
+        assert other.parts is not None or shared.used <= shared.limit
+    assert others[1].parts is None, "it was one too many"
+    small, large = (Spool(1_000_000, tmp_path, shared=shared) for _ in range(2))
+    await others[0].write(b"x" * 39_000)
+    await small.write(b"y" * (CROWDED - 1000))
+    assert small.parts is not None, "a small one needs no file"
+    await large.write(b"z" * CROWDED)
+    assert large.parts is None
+    assert await read(large) == b"z" * CROWDED
+    for spool in (*others, small, large, large):
+        spool.close()
+    assert shared.used == 0
