@@ -289,7 +289,7 @@ class Chain:
         steps = variant.steps.get(stage)
         if not steps:
             return rulings
-        recipient = seen.recipient.text if stage is Stage.RCPT and seen.recipient is not None else None
+        recipient = seen.recipient.text if seen.recipient is not None and stage is Stage.RCPT else None
         asked: dict[int, Finding | None] = {}
         started = perf_counter_ns()
         for index, step in enumerate(steps):

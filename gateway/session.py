@@ -334,7 +334,8 @@ class Transaction:
     @property
     def accepted(self) -> list[Recipient]:
         """The recipients to forward the message to."""
-        return [recipient for recipient in self.recipients if recipient.state is RecipientState.ACCEPTED]
+        accepted = RecipientState.ACCEPTED
+        return [recipient for recipient in self.recipients if recipient.state is accepted]
 
     @property
     def declared_size(self) -> int | None:

@@ -112,6 +112,8 @@ class Capabilities:
         )
 
 
+_HELLO: Final = Command.HELLO  # asked for at every reply, and members of an enum are slow to find before Python 3.12
+
 _PACKET: Final = 128
 """Octets of a packet that ``_replies_of`` looks at; most hold the same few replies again and again."""
 
@@ -201,7 +203,7 @@ class ClientConnection:
         if reply.code < 400 and reply.code not in _POSITIVE[command]:  # noqa: PLR2004 - is_positive, in the hottest place
             self.problem = f"{reply} is no reply to {command}"
             return False
-        if command is Command.HELLO:
+        if command is _HELLO:
             self.capabilities = Capabilities.parse(reply.text) if reply.is_positive else Capabilities()
         return True
 

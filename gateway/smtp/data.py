@@ -20,9 +20,14 @@ from typing import Final
 from gateway.smtp import reply
 from gateway.smtp.reply import Reply
 
+CR: Final = 0x0D
+LF: Final = 0x0A
+NUL: Final = 0x00
+"""Octets as numbers: to look for an octet in ``bytes`` takes CPython some ns that way, and 300 where it is bytes."""
+
 _CRLF: Final = b"\r\n"
 _END: Final = b"\r\n.\r\n"
-_NUL: Final = re.compile(rb"\0")
+_A_NUL: Final = re.compile(rb"\0")
 _BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _BARE_OR_NUL: Final = re.compile(rb"\0|\r(?!\n)|(?<!\r)\n")
 
@@ -59,11 +64,11 @@ class _Cleaner:
     def _clean(self, data: bytes) -> bytes:
         """Apply the policies; before a problem return what precedes it, so that all framings count the same octets."""
         rest = data.replace(_CRLF, b"")  # three times as fast as counting each
-        bare = b"\r" in rest or b"\n" in rest
+        bare = CR in rest or LF in rest
         if bare and self._bare_newlines is BareNewlines.REJECT:
             return self._cut(data, _BARE if self._nul is NulOctets.ACCEPT else _BARE_OR_NUL)
-        if self._nul is NulOctets.REJECT and b"\0" in data:
-            data = self._cut(data, _NUL)
+        if self._nul is NulOctets.REJECT and NUL in data:
+            data = self._cut(data, _A_NUL)
         return data.replace(_CRLF, b"\n").replace(b"\r", b"\n").replace(b"\n", _CRLF) if bare else data
 
     def _cut(self, data: bytes, problem: re.Pattern[bytes]) -> bytes:

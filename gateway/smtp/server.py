@@ -32,7 +32,7 @@ from typing import Final
 from gateway.smtp import grammar, reply
 from gateway.smtp.buffer import OVERLONG, InputBuffer
 from gateway.smtp.commands import HANDLERS, ServerOptions, Terms, TlsState, keywords
-from gateway.smtp.data import BareNewlines, BdatChecker, DataDecoder, NulOctets, SizeMeter
+from gateway.smtp.data import CR, LF, BareNewlines, BdatChecker, DataDecoder, NulOctets, SizeMeter
 from gateway.smtp.events import (
     Auth,
     AuthResponse,
@@ -67,6 +67,13 @@ _CHANGES: Final = frozenset({Rcpt, StartTls, Hello, Auth, AuthResponse})
 """Events whose positive reply changes more than the state."""
 _IDLE: Final = frozenset({Command.HELO, Command.EHLO, Command.RSET, Command.NOOP, Command.VRFY, Command.HELP})
 _TRANSACTION: Final = frozenset({State.MAIL, State.NO_RECIPIENT, State.RCPT, State.DATA, State.CHUNK, State.BDAT})
+# What is asked for at every command, by names of this module: members of an enum are slow to find before Python 3.12.
+_DATA: Final = State.DATA
+_CLOSED: Final = State.CLOSED
+_TLS: Final = State.TLS
+_BDAT: Final = Command.BDAT
+_STARTTLS: Final = Command.STARTTLS
+_TLS_REQUIRED: Final = TlsState.REQUIRED
 _WHOLE: Final = EndOfData(None)
 _SHOWN_VERB: Final = 20
 _CLOSE: Final = 421  # RFC 5321 3.8
@@ -146,7 +153,7 @@ class ServerConnection(Terms):
 
     def receive_data(self, data: bytes) -> None:
         """Take octets from the client."""
-        if self.state is not State.CLOSED:
+        if self.state is not _CLOSED:
             self.unread.feed(data)
 
     def data_to_send(self) -> bytes:
@@ -191,7 +198,7 @@ class ServerConnection(Terms):
             target = self._transition.intermediate
         else:
             target = self._transition.completed
-            if target is State.TLS and not self.unread.is_empty:
+            if target is _TLS and not self.unread.is_empty:
                 self._enter(target)  # never says 220: next_event ends the session
                 return
             if type(event) in _CHANGES:
@@ -243,10 +250,10 @@ class ServerConnection(Terms):
         self.state = state
         self._row: Row = TABLE[state]
         self._read: Callable[[ServerConnection], Event | None] = _READERS[state]
-        if state is State.DATA:
+        if state is _DATA:
             self._decoder = DataDecoder(self.options.bare_newlines, self.options.nul)
             self._meter = self._new_meter()
-        elif state is State.CLOSED:
+        elif state is _CLOSED:
             self.unread.clear()
 
     def _read_nothing(self) -> None:
@@ -259,7 +266,7 @@ class ServerConnection(Terms):
             line = self.unread.take_line(options.command_line, auth_line)
             if line is None:
                 return None
-            if b"\n" in line or b"\r" in line:
+            if LF in line or CR in line:
                 if line == OVERLONG:
                     return self._refuse(reply.LINE_TOO_LONG, "")
                 if options.bare_newlines is BareNewlines.REJECT:
@@ -273,10 +280,10 @@ class ServerConnection(Terms):
         """Carry out one command line; None when it has been answered here and is of no interest to anyone."""
         verb, _, argument = line.partition(b" ")
         command = _VERBS.get(verb) or _VERBS.get(verb.upper(), Command.UNKNOWN)
-        if command is Command.BDAT:
+        if command is _BDAT:
             return self._bdat(argument)
         entry = self._row[command]
-        if self.tls is TlsState.REQUIRED or self.auth_required:
+        if self.tls is _TLS_REQUIRED or self.auth_required:
             entry = self._demanded(command, entry)
         if isinstance(entry, Reply):
             return self._refuse_unknown(entry, verb) if command is Command.UNKNOWN else self._refuse(entry, command)
@@ -293,7 +300,7 @@ class ServerConnection(Terms):
         if isinstance(event, Reply):
             self._out.append(event.wire)
             return None
-        if command is Command.STARTTLS and not self.unread.is_empty:
+        if command is _STARTTLS and not self.unread.is_empty:
             return self._fatal(reply.EARLY_TLS_OCTETS, FatalReason.EARLY_TLS_OCTETS)
         self._awaiting = event
         self._transition = entry
