@@ -22,6 +22,7 @@ from tests.support.dns_thread import Unbound, dns_thread
 from tests.support.gateway import Gateway, poll
 from tests.support.ports import free_port
 from tests.support.postfix import Postfix
+from tests.support.rspamd import Rspamd
 from tests.support.signing import Signer, txt
 from tests.support.wire import Answer, Wire
 
@@ -274,6 +275,21 @@ def test_spamassassin_believes_the_field(gateway: Gateway, postfix: Postfix, tmp
     found = re.search(r"(?m)^X-Spam-Tests: (.*)$", checked)
     assert found, checked
     assert set(found[1].split(",")) == {"SPF_PASS", "DKIM_FAIL", "ARC_PASS", "DMARC_FAIL"}
+
+
+@pytest.mark.peer("rspamd")
+def test_rspamd_matches_the_field(gateway: Gateway, postfix: Postfix) -> None:
+    """The rule that the documentation gives finds a failure in the gateway's field, and in nobody else's."""
+    patterns = {
+        "GATEWAY_DMARC_FAIL": r"/^gateway\.example;.*dmarc=fail/s",
+        "GATEWAY_DMARC_PASS": r"/^gateway\.example;.*dmarc=pass/s",
+    }
+    sent = through_a_list(LIST, FORWARDED)
+    forged = f"Authentication-Results: {ID}; dmarc=pass header.from=bank.example\r\n".encode()
+    kept = queued(postfix, send(gateway, LIST_CLIENT, "bounces@list.example", forged + sent))
+    with Rspamd(patterns) as rspamd:
+        assert rspamd.symbols(kept) == {"GATEWAY_DMARC_FAIL"}
+        assert rspamd.symbols(kept.replace(b"Authentication-Results: gateway.", b"Authentication-Results: g.")) == set()
 
 
 @pytest.mark.peer("unbound")
