@@ -160,11 +160,15 @@ class Conversation:
                 case Auth() | AuthResponse():
                     await self._authenticate(event)
                 case Fatal():
-                    reason = event.reason.value
-                    log.info("session ended", session=self._session.id, client=self.link.client_address, reason=reason)
-                    raise protocol_end(event.reply, event.reason.value, told=True)
+                    raise self._fatal(event)
                 case _:
                     raise RuntimeError(f"no step for {event}")
+
+    def _fatal(self, event: Fatal) -> SessionEnd:
+        """The engine has ended the session."""
+        reason = event.reason.value
+        log.info("session ended", session=self._session.id, client=self.link.client_address, reason=reason)
+        return protocol_end(event.reply, reason, told=True)
 
     async def _refuse_client(self, verdict: Verdict) -> None:
         """Refused before the greeting: 554, behind which only QUIT is taken (RFC 5321 3.1), or 421."""
@@ -261,7 +265,7 @@ class Conversation:
                 case Refused():
                     self._session.errors += 1
                 case Fatal():
-                    raise protocol_end(following.reply, following.reason.value, told=True)
+                    raise self._fatal(following)
                 case _:
                     raise RuntimeError(f"{following} between chunks")
 

@@ -214,6 +214,7 @@ class ClientLink(asyncio.Protocol):
                 await asyncio.sleep(0)
             return event
         self._turn = 0
+        self._expired = False  # the deadline passed in the moment in which the client went on
         self._set_deadline()
         try:
             while event is None or not self._writable:
@@ -302,7 +303,14 @@ class ClientLink(asyncio.Protocol):
         if enciphered is None:
             self._diverted = deciphered
         handshake = loop.create_task(
-            loop.start_tls(self._transport, self, context, server_side=True, ssl_handshake_timeout=within)
+            loop.start_tls(
+                self._transport,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=within,
+                ssl_shutdown_timeout=LAST_WORDS,
+            )
         )
         try:
             if enciphered is not None:

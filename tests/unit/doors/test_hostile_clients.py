@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -140,3 +141,31 @@ async def test_a_connection_too_many_gets_no_handshake(tmp_path: Path) -> None:
             async with asyncio.timeout(_WITHIN):
                 assert await asyncio.get_running_loop().sock_recv(second, 1) == b""
             assert [record.decision.outcome for record in sink.records] == ["too_many_connections"]
+
+
+@on_uvloop
+async def test_a_client_that_does_not_close_its_tls_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After QUIT the connection ends soon, though the client never answers the closing of TLS (uvloop waits 30 s)."""
+    monkeypatch.setattr(link, "LAST_WORDS", 0.05)
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "mx.pem")
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    def leave(port: int) -> bytes:
+        with (
+            socket.create_connection(("127.0.0.1", port), _WITHIN) as plain,
+            plain.dup() as wire,
+            trusting.wrap_socket(plain, server_hostname="localhost") as client,
+        ):
+            client.sendall(b"QUIT\r\n")
+            while b"221 " not in client.recv(4096):
+                pass
+            wire.settimeout(15.0)  # half of uvloop's own patience
+            while wire.recv(4096):
+                pass
+            return b"closed"
+
+    listener = {"tls": {"mode": "implicit", "certificate": "mx.pem"}}
+    async with _serving(tmp_path, _Sink(), listener) as port:
+        assert await asyncio.to_thread(leave, port) == b"closed"
