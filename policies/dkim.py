@@ -130,14 +130,14 @@ class Dkim(Policy[DkimPolicyOptions]):
             doubt=ambiguity(message.header, message.fields),
         )
         transaction.dkim = found
-        return self.outcomes[overall(found).value](signatures=_evidence(found), ignored=count - len(found))
+        return self.outcomes[overall(found)](signatures=_evidence(found), ignored=count - len(found))
 
 
 def _evidence(found: Sequence[DkimSignature]) -> list[dict[str, object]]:
     """What the record shows of each signature: what tells it from the others, and what is out of the ordinary."""
     shown: list[dict[str, object]] = []
     for each in found:
-        entry: dict[str, object] = {"result": each.result.value, "domain": each.domain, "selector": each.selector}
+        entry: dict[str, object] = {"result": each.result, "domain": each.domain, "selector": each.selector}
         more = {
             "reason": each.reason,
             "algorithm": each.algorithm,

@@ -142,13 +142,13 @@ class Dmarc(Policy[DmarcOptions]):
         dmarc, record = found
         evidence: dict[str, object] = {
             "domain": dmarc.domain,
-            "result": dmarc.result.value,
-            "disposition": dmarc.disposition.value,
+            "result": dmarc.result,
+            "disposition": dmarc.disposition,
             "reason": dmarc.reason,
         }
         if record is not None:
             evidence |= _published(dmarc, record)
-        outcome = self.outcomes[dmarc.result.value]
+        outcome = self.outcomes[dmarc.result]
         reply = None
         if rescue is not None and arc is not None:
             outcome = self.arc_trusted
@@ -176,12 +176,12 @@ def _published(dmarc: Result, record: PolicyRecord) -> dict[str, object]:
     published: dict[str, object] = {
         "domain": dmarc.record_domain,
         "discovery_method": "treewalk",
-        "p": record.policy.value,
-        "sp": record.for_subdomains.value,
-        "np": record.for_nonexistent.value,
+        "p": record.policy,
+        "sp": record.for_subdomains,
+        "np": record.for_nonexistent,
         "fo": ":".join(record.failure_options),
-        "adkim": record.dkim_mode.value[0],
-        "aspf": record.spf_mode.value[0],
+        "adkim": record.dkim_mode[0],
+        "aspf": record.spf_mode[0],
         "testing": "y" if record.testing else "n",
     }
     evidence: dict[str, object] = {

@@ -127,12 +127,12 @@ class Spf(Policy[SpfOptions]):
         client = str(session.client_address)
         if helo is not None and helo.result is SpfResult.FAIL and checked.result is not SpfResult.FAIL:
             refusal = self._reply(_HELO_FAIL, helo, f"SPF: {client} may not say HELO {helo.domain}")
-            return self.helo_fail(reply=refusal, **_evidence("helo", helo), mail_from=checked.result.value)
-        evidence = _evidence("mailfrom", checked) | {"helo": None if helo is None else helo.result.value}
+            return self.helo_fail(reply=refusal, **_evidence("helo", helo), mail_from=checked.result)
+        evidence = _evidence("mailfrom", checked) | {"helo": None if helo is None else helo.result}
         if checked.result is SpfResult.FAIL:
             refusal = self._reply(_FAIL, checked, f"SPF: {client} may not send for {checked.domain}")
             return self.fail(reply=refusal, **evidence)
-        return self.outcomes[checked.result.value](reply=None, **evidence)
+        return self.outcomes[checked.result](reply=None, **evidence)
 
     def _reply(self, reply: Reply, checked: SpfCheck, text: str) -> Reply:
         """The reply to a fail: who may not do what, and what the domain says about it."""
@@ -147,7 +147,7 @@ def _evidence(identity: str, checked: SpfCheck) -> dict[str, object]:
     evidence: dict[str, object] = {
         "identity": identity,  # the words of RFC 7208 9.1
         "domain": checked.domain,
-        "result": checked.result.value,
+        "result": checked.result,
         "mechanism": checked.mechanism,
         "reason": checked.reason,
     }

@@ -278,6 +278,9 @@ def _value(text: str) -> str:
 
 def _telling_length(signatures: Iterable[str]) -> int:
     """How many characters of each signature tell all of them apart (RFC 6008 4)."""
+    signatures = list(signatures)
+    if len(signatures) == 1:
+        return _SHORTEST_SIGNATURE
     distinct = {_NO_BASE64.sub("", signature)[:_LONGEST_SIGNATURE] for signature in signatures}
     length = _SHORTEST_SIGNATURE
     while length < _LONGEST_SIGNATURE and len({each[:length] for each in distinct}) < len(distinct):

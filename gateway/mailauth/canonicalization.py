@@ -25,8 +25,9 @@ _SAMPLE: Final = 2048
 _DENSE: Final = 200
 # Runs of spaces that are worth a pass of their own.
 _LONG_RUN: Final = re.compile(rb" {8,}+")
-# The value of b= with the white space around it. A tag begins the field's value or follows a semicolon.
-_SIGNATURE: Final = re.compile(rb"(?:\A|(?<=;))[ \t\r\n]*+b[ \t\r\n]*+=([^;]*)")
+# The value of b= with the white space around it, as the first tag or a later one; a semicolon is found in no time.
+_FIRST_SIGNATURE: Final = re.compile(rb"[ \t\r\n]*+b[ \t\r\n]*+=([^;]*)")
+_SIGNATURE: Final = re.compile(rb";[ \t\r\n]*+b[ \t\r\n]*+=([^;]*)")
 
 
 class Canonicalization(StrEnum):
@@ -53,7 +54,7 @@ def canonical_field(raw: bytes, canonicalization: Canonicalization) -> bytes:
 def without_signature(raw: bytes) -> bytes:
     """A signature field with the value of ``b=`` and the white space around it removed (RFC 6376 3.5), no CRLF."""
     name, colon, value = raw.removesuffix(b"\r\n").partition(b":")
-    match = _SIGNATURE.search(value)
+    match = _FIRST_SIGNATURE.match(value) or _SIGNATURE.search(value)
     if match is not None:
         value = value[: match.start(1)] + value[match.end(1) :]
     return name + colon + value

@@ -42,6 +42,8 @@ MAX_NAMES: Final = 1000
 _MAX_DOMAIN: Final = 253  # RFC 1035 2.3.4, as text without the final dot
 # RFC 5322 3.6.8: ftext; RFC 6376 2.10 takes out the semicolon.
 _FIELD_NAME: Final = re.compile(r"[!-9<-~]+")
+# hdr-name *( [FWS] ":" [FWS] hdr-name ) with white space around it (RFC 6376 3.5, h=)
+_FIELD_NAMES: Final = re.compile(r"[ \t]*+[!-9<-~]++[ \t]*+(?::[ \t]*+[!-9<-~]++[ \t]*+)*+")
 # RFC 6376 3.5: l= has at most 76 digits, t= and x= at most 12.
 _NUMBER: Final = re.compile(r"[0-9]{1,76}")
 _TIME: Final = re.compile(r"[0-9]{1,12}")
@@ -143,6 +145,8 @@ def domain_name(tag: str, text: str) -> str:
     Raises:
         TagError: It is no domain name.
     """
+    if len(text) <= _MAX_DOMAIN and _DOMAIN.fullmatch(text) is not None:
+        return text.lower()
     name = without_white_space(text)
     if not name.isascii() and len(name) <= _MAX_DOMAIN:
         try:
@@ -244,8 +248,16 @@ def _signature(raw: bytes, tags: Mapping[str, str], form: Form) -> Signature:
     )
 
 
+_CANONICALIZATIONS: Final = {
+    f"{header}/{body}": (header, body) for header in Canonicalization for body in Canonicalization
+}
+
+
 def _canonicalizations(value: str) -> tuple[Canonicalization, Canonicalization]:
     """``c=``; the body's is simple unless it is named (RFC 6376 3.5)."""
+    known = _CANONICALIZATIONS.get(value)
+    if known is not None:
+        return known
     header, _, body = without_white_space(value).lower().partition("/")
     try:
         return Canonicalization(header), Canonicalization(body or "simple")
@@ -271,9 +283,10 @@ def _names(tags: Mapping[str, str], form: Form) -> tuple[str, ...]:
     names = tuple(split_list(value.lower()))
     if form is Form.ARC:
         names = tuple(name for name in names if name)
-    for name in names:
-        if _FIELD_NAME.fullmatch(name) is None:
-            raise TagError(f"h= lists {quoted(name)}, which is no field name")
+    if _FIELD_NAMES.fullmatch(value) is None:
+        for name in names:
+            if _FIELD_NAME.fullmatch(name) is None:
+                raise TagError(f"h= lists {quoted(name)}, which is no field name")
     if form is Form.DKIM and "from" not in names:
         raise TagError("the From field is not signed")
     return names
@@ -282,12 +295,9 @@ def _names(tags: Mapping[str, str], form: Form) -> tuple[str, ...]:
 def _auid(value: str, domain: str) -> str:
     """``i=``: its domain must be that of ``d=`` or one under it (RFC 6376 3.5, 6.1.1)."""
     value = without_white_space(value)
-    if _QUOTED_PRINTABLE.fullmatch(value) is None:
-        raise TagError(f"i={quoted(value)} is not quoted-printable")
-    try:
-        decoded = unquote_to_bytes(value.replace("%", "%25").replace("=", "%")).decode()
-    except UnicodeDecodeError:
-        raise TagError(f"i={quoted(value)} holds octets that are not UTF-8") from None
+    if value == f"@{domain}":
+        return value
+    decoded = _decoded(value) if "=" in value else value
     local_part, at, name = decoded.rpartition("@")
     if not at or not local_part.isprintable():
         raise TagError(f"i={quoted(decoded)} is no identity")
@@ -295,6 +305,16 @@ def _auid(value: str, domain: str) -> str:
     if name != domain and not name.endswith("." + domain):
         raise TagError(f"the domain of i={quoted(decoded)} is not under d={quoted(domain)}")
     return f"{local_part}@{name}"
+
+
+def _decoded(value: str) -> str:
+    """What quoted-printable text stands for (RFC 6376 2.11)."""
+    if _QUOTED_PRINTABLE.fullmatch(value) is None:
+        raise TagError(f"i={quoted(value)} is not quoted-printable")
+    try:
+        return unquote_to_bytes(value.replace("%", "%25").replace("=", "%")).decode()
+    except UnicodeDecodeError:
+        raise TagError(f"i={quoted(value)} holds octets that are not UTF-8") from None
 
 
 def _number(tag: str, tags: Mapping[str, str], form: re.Pattern[str]) -> int | None:

@@ -108,6 +108,11 @@ async def check_sender(
     """
     helo_name = helo or ""
     helo_domain = domain_name(helo_name) if check_helo else None
+    if memory is not None and isinstance(reverse_path, Mailbox) and helo_domain is not None:
+        remembered = memory.get((address, reverse_path.domain))
+        remembered_helo = None if remembered is None else memory.get((address, helo_domain))
+        if remembered is not None and remembered_helo is not None:
+            return Spf(mail_from=remembered, helo=remembered_helo)
     client = Client.of(address)
 
     def check(domain: str, local_part: str) -> _Check:
