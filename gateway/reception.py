@@ -16,7 +16,7 @@ describes is sent.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -30,6 +30,15 @@ from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import MAX_REPLY_LINE, Reply
 from gateway.trace import Identity, received, remove_forged, sender_authentication
 from gateway.verdict import GO_ON, Action, Check, Finding, Stage, Verdict
+
+_PROBLEMS: Final[Mapping[Reply, str]] = {
+    replies.NUL_IN_DATA: "nul",
+    replies.BARE_NEWLINE_DATA: "bare_newline",
+    replies.HEADER_TOO_BIG: "header_too_large",
+    replies.MESSAGE_TOO_BIG: "too_large",
+    replies.INSUFFICIENT_STORAGE: "spool_failed",
+}
+"""What the record calls the protocol's reasons to refuse a message."""
 
 _NO_TAGS: Final[frozenset[bytes]] = frozenset()
 
@@ -183,7 +192,8 @@ class Reception:
         transaction = self._open()
         recipient = Recipient(path=path, parameters=parameters, domain=self._rules.domain(path.domain))
         if len(transaction.recipients) >= self._rules.recipient_limit:  # not noted, or a client could fill the memory
-            verdict = Verdict(Action.DEFER, replies.TOO_MANY_RECIPIENTS, PROTOCOL, "too_many_recipients", Stage.RCPT)
+            told = replies.TOO_MANY_RECIPIENTS.with_reference(self.reference)
+            verdict = Verdict(Action.DEFER, told, PROTOCOL, "too_many_recipients", Stage.RCPT)
             return recipient, self._refuse(recipient, verdict)
         transaction.recipients.append(recipient)
         variant = self.chain.variant(recipient.domain)
@@ -258,7 +268,7 @@ class Reception:
         """The protocol's refusal of a message, or the gateway's inability to take it."""
         self.session.refusals += 1
         action = Action.DEFER if reply.is_transient else Action.REJECT
-        return Verdict(action, reply.with_reference(self.reference), PROTOCOL, None, Stage.MESSAGE)
+        return Verdict(action, reply.with_reference(self.reference), PROTOCOL, _PROBLEMS.get(reply), Stage.MESSAGE)
 
     # The ends.
 
@@ -421,7 +431,8 @@ class Reception:
             return None
         if key == self._after_data and backend not in self._rules.single_recipient:
             return None
-        return Verdict(Action.DEFER, replies.SPLIT_RECIPIENTS, PROTOCOL, "split", Stage.RCPT)
+        told = replies.SPLIT_RECIPIENTS.with_reference(self.reference)
+        return Verdict(Action.DEFER, told, PROTOCOL, "split", Stage.RCPT)
 
     def _open(self) -> Transaction:
         if self.transaction is None:
