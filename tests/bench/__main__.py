@@ -6,7 +6,8 @@ from machine to machine; the ratios are what to look at. Nothing is asserted: th
 
 DKIM-signed mail whose sender is checked is measured against Postfix with milters, too (``authentication``). A second
 table has the cost of verifying signatures against dkimpy (``dkim``), a third that of DNS questions by several engines
-(``dns_engines``), a fourth that of counting in Redis (``state``).
+(``dns_engines``), a fourth that of counting in Redis (``state``), a
+fifth what mail waits for while Redis is away (``outages``).
 
 Options: ``--quick`` for one short round, ``--rounds N``, ``--only NAME`` (repeatable) for some of the measurements, and
 ``--base FOLDER`` to measure the gateway of another working copy (``git worktree add FOLDER COMMIT``) in the same turns,
@@ -26,7 +27,7 @@ from typing import Final
 from rich.console import Console
 from rich.status import Status
 
-from tests.bench import authentication, dkim, dns_engines, figures, report, state
+from tests.bench import authentication, dkim, dns_engines, figures, outages, report, state
 from tests.bench.figures import Effort
 from tests.bench.processes import BenchError
 from tests.bench.servers import PostfixProxy, Server, Sink, gateway, postfix_proxy, smtp_sink, why_no_postfix
@@ -34,7 +35,7 @@ from tests.support.peers import is_installed
 
 _WIDTH: Final = 160
 _WITH_PEERS: Final = ("new", "kept", "big", "latency")
-MEASUREMENTS: Final = (*_WITH_PEERS, "idle", "memory", "authentication", "dkim", "dns", "state")
+MEASUREMENTS: Final = (*_WITH_PEERS, "idle", "memory", "authentication", "dkim", "dns", "state", "outages")
 
 
 def main() -> int:
@@ -58,8 +59,13 @@ def main() -> int:
     try:
         if "state" in chosen:
             _state(console, effort)
-        if chosen - {"state"}:
-            _measure(console, effort, chosen - {"state"}, arguments.base)
+        if "outages" in chosen:
+            with console.status("outages") as status:
+                waits = outages.measured(_progress(status, "outages"))
+            console.print(waits)
+        chosen -= {"state", "outages"}
+        if chosen:
+            _measure(console, effort, chosen, arguments.base)
     except BenchError as error:
         console.print(f"[red]{error}")
         return 1

@@ -39,8 +39,8 @@ CLIENTS: Final = 10_000
 """Subjects, so that neither Redis nor the processor's caches see one key only."""
 
 LIMITS: Final = (
-    "{rate_limit: {id: per-client, key: client_address, limit: 100000000/h}}, "
-    "{rate_limit: {id: per-sender, key: [client_address, reverse_path_domain], limit: 100000000/h}},"
+    "{rate_limit: {id: per-client, key: client_address, limit: 100000000/w}}, "
+    "{rate_limit: {id: per-sender, key: [client_address, reverse_path_domain], limit: 100000000/w}},"
 )
 
 COUNTED: Final = 3000

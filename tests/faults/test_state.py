@@ -6,10 +6,10 @@ A client sends one message after the other while Redis is killed, frozen, full, 
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -18,56 +18,14 @@ from gateway.adapters.redis_state import RedisState
 from gateway.config.registry import Registry
 from gateway.config.state import StateOptions
 from gateway.state import Answer, StateUnavailableError, Take
-from tests.support.ports import free_port
 from tests.support.redis import RedisServer, SentinelSetup
 from tests.support.serving import Site, serving
+from tests.support.slow_link import Slow
 
 pytestmark = pytest.mark.peer("redis-server")
 
 WITHIN = 30.0
 LIMIT = {"rate_limit": {"limit": "1000000/d", "timeout": "5s"}}
-
-
-class Slow:
-    """A way to a Redis that can be made slow: what it answers comes later."""
-
-    def __init__(self, port: int) -> None:
-        self.port = free_port()
-        self.delay = 0.0
-        self._to = port
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: list[asyncio.StreamWriter] = []
-        self._server: asyncio.Server | None = None
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            back, to = await asyncio.open_connection("127.0.0.1", self._to)
-        except OSError:  # it is away
-            writer.transport.abort()
-            return
-        self._writers += [writer, to]
-        pumps = [self._pump(reader, to, answers=False), self._pump(back, writer, answers=True)]
-        self._tasks |= {asyncio.ensure_future(pump) for pump in pumps}
-
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
-        with suppress(OSError):
-            while data := await source.read(65_536):
-                if answers and self.delay:
-                    await asyncio.sleep(self.delay)
-                sink.write(data)
-        sink.close()
 
 
 @dataclass
