@@ -40,6 +40,8 @@ _PROBLEMS: Final[Mapping[Reply, str]] = {
 }
 """What the record calls the protocol's reasons to refuse a message."""
 
+# By names of this module, because members of an enum are slow to find before Python 3.12.
+_CONNECT, _HELO, _MAIL, _RCPT, _DATA, _MESSAGE, _CLOSE = Stage
 _NO_TAGS: Final[frozenset[bytes]] = frozenset()
 
 
@@ -125,7 +127,7 @@ class Reception:
 
     async def connect(self) -> Verdict:
         """The client has connected; runs before the greeting."""
-        return await self._session_stage(Stage.CONNECT)
+        return await self._session_stage(_CONNECT)
 
     def refuse_client(self, verdict: Verdict) -> Reply:
         """What a client that is refused at connect is greeted with: 554, or 421 (RFC 5321 3.1)."""
@@ -145,11 +147,11 @@ class Reception:
             reason: Why.
             left: Whether the client closed the connection, and not the gateway.
         """
-        check = Check(policy=PROTOCOL, stage=Stage.CONNECT, recipient=None)
+        check = Check(policy=PROTOCOL, stage=_CONNECT, recipient=None)
         check.outcome, check.action = "tls_handshake_failed", Action.DISCONNECT
         check.evidence["reason"] = reason
         self.session.checks.append(check)
-        return None if left else Verdict(Action.DISCONNECT, None, PROTOCOL, check.outcome, Stage.CONNECT)
+        return None if left else Verdict(Action.DISCONNECT, None, PROTOCOL, check.outcome, _CONNECT)
 
     async def helo(self, name: str, *, extended: bool) -> Verdict:
         """HELO or EHLO; a repeated one forgets what the earlier one found (RFC 5321 4.1.4)."""
@@ -157,10 +159,10 @@ class Reception:
         self.session.helo_name = name
         self.session.extended = extended
         if self._held:
-            self._held = [ruling for ruling in self._held if ruling.stage is Stage.CONNECT]
+            self._held = [ruling for ruling in self._held if ruling.stage is _CONNECT]
         if self.session.checks:
-            self.session.checks[:] = [check for check in self.session.checks if check.stage is Stage.CONNECT]
-        return await self._session_stage(Stage.HELO)
+            self.session.checks[:] = [check for check in self.session.checks if check.stage is _CONNECT]
+        return await self._session_stage(_HELO)
 
     async def mail(self, path: ReversePath, parameters: tuple[Parameter, ...]) -> Verdict:
         """MAIL: begins a transaction. A verdict with a reply ends it at once."""
@@ -178,8 +180,8 @@ class Reception:
         self._after_data = None
         self._anew.clear()
         verdict = self._refused or GO_ON
-        if self._refused is None and Stage.MAIL in self.chain.common.steps:
-            verdict = await self._early_stage(Stage.MAIL, Seen(session, path), (transaction,), transaction.checks)
+        if self._refused is None and _MAIL in self.chain.common.steps:
+            verdict = await self._early_stage(_MAIL, Seen(session, path), (transaction,), transaction.checks)
         if verdict.reply is not None:
             session.refusals += 1
             if verdict.action is Action.REJECT:
@@ -193,7 +195,7 @@ class Reception:
         recipient = Recipient(path=path, parameters=parameters, domain=self._rules.domain(path.domain))
         if len(transaction.recipients) >= self._rules.recipient_limit:  # not noted, or a client could fill the memory
             told = replies.TOO_MANY_RECIPIENTS.with_reference(self.reference)
-            verdict = Verdict(Action.DEFER, told, PROTOCOL, "too_many_recipients", Stage.RCPT)
+            verdict = Verdict(Action.DEFER, told, PROTOCOL, "too_many_recipients", _RCPT)
             return recipient, self._refuse(recipient, verdict)
         transaction.recipients.append(recipient)
         variant = self.chain.variant(recipient.domain)
@@ -202,7 +204,7 @@ class Reception:
         if self._held or variant.anew:
             rulings = await self.chain.early(variant, self._held, seen, transaction, self._anew)
         if _ending(rulings) is None:
-            rulings += await self.chain.run(Stage.RCPT, variant, seen, (transaction, recipient), transaction.checks)
+            rulings += await self.chain.run(_RCPT, variant, seen, (transaction, recipient), transaction.checks)
         ruling = _ending(rulings)
         if ruling is not None:
             return recipient, self._refuse(recipient, self._verdict(ruling))
@@ -239,7 +241,7 @@ class Reception:
             discarded = (each.verdict for each in transaction.recipients if each.state is RecipientState.DISCARDED)
             verdict = next(discarded, None) or GO_ON
         else:
-            verdict = await self._late_stage(Stage.DATA, accepted[0], (transaction,))
+            verdict = await self._late_stage(_DATA, accepted[0], (transaction,))
         if verdict.action is not Action.DISCARD:
             return verdict
         self._discarded = replace(verdict, reply=replies.ACCEPTED)
@@ -250,7 +252,7 @@ class Reception:
         transaction = self._open()
         transaction.message = message
         verdict = self._discarded or await self._late_stage(
-            Stage.MESSAGE, transaction.accepted[0], (transaction, message)
+            _MESSAGE, transaction.accepted[0], (transaction, message)
         )
         if verdict.reply is None:
             names = self._rules.identity
@@ -268,7 +270,7 @@ class Reception:
         """The protocol's refusal of a message, or the gateway's inability to take it."""
         self.session.refusals += 1
         action = Action.DEFER if reply.is_transient else Action.REJECT
-        return Verdict(action, reply.with_reference(self.reference), PROTOCOL, _PROBLEMS.get(reply), Stage.MESSAGE)
+        return Verdict(action, reply.with_reference(self.reference), PROTOCOL, _PROBLEMS.get(reply), _MESSAGE)
 
     # The ends.
 
@@ -288,7 +290,7 @@ class Reception:
         self._recorded = verdict
         self._discarded = None
         if self._held:
-            self._held = [ruling for ruling in self._held if ruling.stage is not Stage.MAIL]
+            self._held = [ruling for ruling in self._held if ruling.stage is not _MAIL]
         self._tags = []
         if result == "accepted":
             self.session.messages += 1
@@ -321,8 +323,8 @@ class Reception:
             self.finish(result, decided, last, backend)
         session = self.session
         checks: list[Check] = []
-        if Stage.CLOSE in self.chain.common.steps:
-            await self.chain.run(Stage.CLOSE, self.chain.common, Seen(session), (session,), checks)
+        if _CLOSE in self.chain.common.steps:
+            await self.chain.run(_CLOSE, self.chain.common, Seen(session), (session,), checks)
         if not self._written or (by_policy and verdict is not self._recorded):
             session.checks += checks
             result = "none" if verdict is None else RESULTS[verdict.action]
@@ -432,7 +434,7 @@ class Reception:
         if key == self._after_data and backend not in self._rules.single_recipient:
             return None
         told = replies.SPLIT_RECIPIENTS.with_reference(self.reference)
-        return Verdict(Action.DEFER, told, PROTOCOL, "split", Stage.RCPT)
+        return Verdict(Action.DEFER, told, PROTOCOL, "split", _RCPT)
 
     def _open(self) -> Transaction:
         if self.transaction is None:

@@ -158,6 +158,9 @@ class RecipientState(StrEnum):
     DISCARDED = "discarded"
 
 
+_ACCEPTED: Final = RecipientState.ACCEPTED  # members of an enum are slow to find before Python 3.12
+
+
 @dataclass(slots=True, kw_only=True)
 class Recipient:
     """One RCPT command.
@@ -181,7 +184,7 @@ class Recipient:
     @property
     def decided_by(self) -> str | None:
         """Who refused it: a policy's id, ``smtp`` (the protocol) or ``backend``; None when it was not refused."""
-        if self.state is None or self.state is RecipientState.ACCEPTED:
+        if self.state is None or self.state is _ACCEPTED:
             return None
         return "backend" if self.verdict is None else self.verdict.policy
 
@@ -334,8 +337,7 @@ class Transaction:
     @property
     def accepted(self) -> list[Recipient]:
         """The recipients to forward the message to."""
-        accepted = RecipientState.ACCEPTED
-        return [recipient for recipient in self.recipients if recipient.state is accepted]
+        return [recipient for recipient in self.recipients if recipient.state is _ACCEPTED]
 
     @property
     def declared_size(self) -> int | None:

@@ -334,7 +334,7 @@ class Conversation:
 
     def _answer(self, verdict: Verdict, reply: Reply) -> None:
         """Reply with the verdict's own words if it has any; a disconnecting one ends the session."""
-        if verdict.action is Action.DISCONNECT:
+        if verdict.reply is not None and verdict.action is Action.DISCONNECT:
             raise SessionEnd(verdict)
         self._engine.reply(verdict.reply or reply)
 

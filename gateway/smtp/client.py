@@ -112,7 +112,10 @@ class Capabilities:
         )
 
 
-_HELLO: Final = Command.HELLO  # asked for at every reply, and members of an enum are slow to find before Python 3.12
+# By names of this module, because members of an enum are slow to find before Python 3.12.
+_HELLO: Final = Command.HELLO
+_DATA: Final = Command.DATA
+_CONTENT: Final = Command.CONTENT
 
 _PACKET: Final = 128
 """Octets of a packet that ``_replies_of`` looks at; most hold the same few replies again and again."""
@@ -224,7 +227,7 @@ class ClientConnection:
 
     def data(self) -> bytes:
         """The octets of DATA, whose reply is then expected."""
-        self.pending.append(Command.DATA)
+        self.pending.append(_DATA)
         return b"DATA\r\n"
 
     def content(self, line: str | None, replies: int) -> bytes:
@@ -234,5 +237,5 @@ class ClientConnection:
             line: The command, None without one.
             replies: How many replies its end has (LMTP: one a recipient, RFC 2033 4.2).
         """
-        self.pending.extend((Command.CONTENT,) * replies)
+        self.pending.extend((_CONTENT,) * replies)
         return b"" if line is None else line.encode("ascii") + b"\r\n"

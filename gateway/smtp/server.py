@@ -68,6 +68,8 @@ _CHANGES: Final = frozenset({Rcpt, StartTls, Hello, Auth, AuthResponse})
 _IDLE: Final = frozenset({Command.HELO, Command.EHLO, Command.RSET, Command.NOOP, Command.VRFY, Command.HELP})
 _TRANSACTION: Final = frozenset({State.MAIL, State.NO_RECIPIENT, State.RCPT, State.DATA, State.CHUNK, State.BDAT})
 # What is asked for at every command, by names of this module: members of an enum are slow to find before Python 3.12.
+_START: Final = State.START
+_CONNECTED: Final = State.CONNECTED
 _DATA: Final = State.DATA
 _CLOSED: Final = State.CLOSED
 _TLS: Final = State.TLS
@@ -132,7 +134,7 @@ class ServerConnection(Terms):
         self._chunk_left = 0
         self._chunk_last = False
         self._chunk_refusal: Reply  # of the chunk that is read and dropped
-        self._enter(State.START)
+        self._enter(_START)
 
     # -- the door's side ------------------------------------------------------------------------------------------
 
@@ -143,13 +145,13 @@ class ServerConnection(Terms):
 
     def greet(self, greeting: Reply) -> None:
         """Open the conversation: 220, or 554 after which only QUIT is taken (RFC 5321 3.1), or 421."""
-        if self.state is not State.START:
+        if self.state is not _START:
             raise RuntimeError("the client has been greeted")
         self._out.append(greeting.wire)
         if greeting.code == _CLOSE:
             self._enter(State.CLOSED)
         else:
-            self._enter(State.CONNECTED if greeting.is_positive else State.REFUSED)
+            self._enter(_CONNECTED if greeting.is_positive else State.REFUSED)
 
     def receive_data(self, data: bytes) -> None:
         """Take octets from the client."""
