@@ -7,6 +7,7 @@ to. ``SessionResolver`` stands between one session and the resolver of the worke
 
 import asyncio
 import ipaddress
+import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -86,9 +87,9 @@ class SessionResolver:
         exhausted: Whether a question was not asked, or was given up, because of a limit.
     """
 
-    __slots__ = ("_began", "_limit", "_resolver", "_spent", "_time", "_waiting", "exhausted", "queries")
+    __slots__ = ("_began", "_limit", "_longest", "_resolver", "_spent", "_time", "_waiting", "exhausted", "queries")
 
-    def __init__(self, resolver: Resolver, *, queries: int, time: float) -> None:
+    def __init__(self, resolver: Resolver, *, queries: int, time: float, longest: float = math.inf) -> None:
         """Begin a session's account.
 
         Args:
@@ -96,12 +97,15 @@ class SessionResolver:
             queries: How many questions may be passed on.
             time: For how many seconds the session may wait for answers in all; what it waits for at the same time
                 counts once.
+            longest: After how many seconds the resolver itself gives a question up; as long as the session has more
+                left, nobody else needs to watch the time.
         """
         self.queries = 0
         self.exhausted = False
         self._resolver = resolver
         self._limit = queries
         self._time = time
+        self._longest = longest
         self._spent = 0.0
         self._waiting = 0
         self._began = 0.0
@@ -125,6 +129,8 @@ class SessionResolver:
             self._began = now
         self._waiting += 1
         try:
+            if left > self._longest:
+                return await self._resolver.lookup(name, record_type)
             async with asyncio.timeout(left):
                 return await self._resolver.lookup(name, record_type)
         except TimeoutError:

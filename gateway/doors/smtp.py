@@ -233,7 +233,7 @@ class SmtpDoor:
     def session_resolver(self) -> Resolver:
         """Asks the DNS for one session, within its bounds."""
         dns = self._config.dns
-        return SessionResolver(self._resolver, queries=dns.session_queries, time=dns.session_time)
+        return SessionResolver(self._resolver, queries=dns.session_queries, time=dns.session_time, longest=dns.timeout)
 
     def group(self, session: Session, recipient: Recipient) -> ServerGroup:
         """The servers that take a recipient's mail."""

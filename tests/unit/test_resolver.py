@@ -1,6 +1,7 @@
 """The client's name, by its PTR and what confirms it; what one session may ask the DNS."""
 
 import asyncio
+import math
 
 import pytest
 
@@ -88,10 +89,14 @@ async def test_a_session_may_ask_so_many_questions() -> None:
     assert (await SessionResolver(worker, queries=2, time=60).lookup("n2.example", RecordType.A)).records
 
 
-async def test_a_session_may_wait_so_long() -> None:
-    """When the session's time is over its questions end, further ones are not asked, and what is at hand stays free."""
+@pytest.mark.parametrize("longest", [math.inf, 0.05, 5.0])
+async def test_a_session_may_wait_so_long(longest: float) -> None:
+    """When the session's time is over its questions end, further ones are not asked, and what is at hand stays free.
+
+    Also where the resolver gives each up by itself, only later.
+    """
     worker = Counting({"old.example": {"A": "192.0.2.1"}})
-    session = SessionResolver(worker, queries=100, time=0.05)
+    session = SessionResolver(worker, queries=100, time=0.05, longest=longest)
     worker.released.clear()
     answers = await asyncio.gather(*(session.lookup(f"n{number}.example", RecordType.A) for number in range(20)))
     assert set(answers) == {Answer(Status.TIMEOUT)}
@@ -101,6 +106,20 @@ async def test_a_session_may_wait_so_long() -> None:
     assert "late.example" not in worker.asked
     await worker.lookup("old.example", RecordType.A)
     assert (await session.lookup("old.example", RecordType.A)).records == ("192.0.2.1",)
+
+
+async def test_the_end_of_a_sessions_time_is_watched_once_a_question_can_outlast_it() -> None:
+    """A question that the resolver gives up in time is left to it, and what it took counts."""
+    worker = Counting({})
+    session = SessionResolver(worker, queries=100, time=0.2, longest=0.1)
+    worker.released.clear()
+    first = asyncio.create_task(session.lookup("n1.example", RecordType.A))
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.15, worker.released.set)
+    assert (await first).status is Status.NXDOMAIN
+    worker.released.clear()
+    assert await session.lookup("n2.example", RecordType.A) == Answer(Status.TIMEOUT)
+    assert session.exhausted
 
 
 async def test_time_in_which_a_session_asks_nothing_is_not_counted() -> None:
