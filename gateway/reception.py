@@ -251,9 +251,7 @@ class Reception:
         """The message has come: without a reply in the verdict it may be forwarded, with ``message.added`` on top."""
         transaction = self._open()
         transaction.message = message
-        verdict = self._discarded or await self._late_stage(
-            _MESSAGE, transaction.accepted[0], (transaction, message)
-        )
+        verdict = self._discarded or await self._late_stage(_MESSAGE, transaction.accepted[0], (transaction, message))
         if verdict.reply is None:
             names = self._rules.identity
             remove_forged(message, names.authserv_ids)
