@@ -204,6 +204,34 @@ async def test_a_worker_counts_its_share_while_redis_is_away() -> None:
 
 
 @pytest.mark.peer("redis-sentinel")
+async def test_mail_flows_while_a_replica_takes_over(tmp_path: Path) -> None:
+    """The master is killed and comes back as a replica: every message is accepted, and limits hold on the new one."""
+    with SentinelSetup() as setup:
+        config = {"state": {"url": setup.url, "timeout": "250ms"}, "policies": [LIMIT]}
+        async with (
+            serving(tmp_path, config, registry=Registry.installed()) as site,
+            Slow(setup.servers[0].port) as slow,
+        ):
+            made = Rig(site, setup.servers[0], slow)
+            flow = asyncio.create_task(made.flow())
+            try:
+                await made.until(lambda: made.sent > 0)
+                await _kill(made)
+                await made.until(lambda: made.is_away)
+                await made.until(lambda: not made.is_away, more=20)
+                assert made.outcomes(5) == {"within"}
+                assert setup.servers[1].client.info("replication")["role"] == "master"
+                await _restart(made)
+                await made.until(lambda: setup.servers[0].client.info("replication")["role"] == "slave", more=20)
+                assert made.outcomes(5) == {"within"}
+            finally:
+                flow.cancel()
+                await asyncio.gather(flow, return_exceptions=True)
+            assert {reply[:3] for reply in made.replies} == {"250"}
+            assert made.sent <= len(site.backend.messages) <= made.sent + 1
+
+
+@pytest.mark.peer("redis-sentinel")
 async def test_the_next_master_takes_over_when_the_sentinels_agree() -> None:
     """The master is killed; the replica becomes master, and the limits hold there, what was replicated included."""
     with SentinelSetup() as setup:
