@@ -28,6 +28,9 @@ from gateway.smtp.client import Capabilities
 
 _log = structlog.get_logger("gateway.backend")
 
+ASKING_PAUSE: Final = 0.1
+"""Seconds between two questions that mail makes to a server that is down, however much mail comes."""
+
 LOOKUP_RETRY: Final = 30.0
 """Seconds after which an MX look-up that failed is repeated; also the least for which an answer is used."""
 
@@ -178,10 +181,10 @@ class ServerGroup:
         """When no server is up, wait a moment whether one has come back: until one has, or all have said no."""
         if self.is_up:
             return
+        loop = asyncio.get_running_loop()
         for server in self._servers:
             if server not in self._probes:
-                self._probe(server)
-        loop = asyncio.get_running_loop()
+                self._probe(server, server.probed + ASKING_PAUSE - loop.time())
         while not self.is_up:
             # One that stalls is waited for once, and not by each message that comes meanwhile.
             begun = loop.time() - self.options.timeouts.connect
@@ -202,11 +205,11 @@ class ServerGroup:
                 if server not in self._probes and server.probe_due(now) <= now:
                     self._probe(server)
 
-    def _probe(self, server: Server) -> None:
+    def _probe(self, server: Server, delay: float = 0.0) -> None:
         """Ask a server, in a task of its own: one that stalls must not hold up the others."""
         loop = asyncio.get_running_loop()
-        server.probed = loop.time()
-        probe = self._probes[server] = loop.create_task(server.probe())
+        server.probed = loop.time() + max(0.0, delay)
+        probe = self._probes[server] = loop.create_task(_ask(server, delay))
         probe.add_done_callback(partial(self._probed, server))
 
     def _probed(self, server: Server, probe: "asyncio.Task[None]") -> None:
@@ -251,3 +254,9 @@ class ServerGroup:
 
     def _server(self, endpoint: Endpoint) -> Server:
         return Server(endpoint, Opener(endpoint, self.options, self._context, self.hostname), self.options)
+
+
+async def _ask(server: Server, delay: float) -> None:
+    if delay > 0:
+        await asyncio.sleep(delay)
+    await server.probe()

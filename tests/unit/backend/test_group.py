@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.backend import ServerGroup
+from gateway.backend.group import ASKING_PAUSE
 from gateway.resolver import Answer, RecordType, Status
 from gateway.smtp import reply as replies
 from tests.support import backend
@@ -72,6 +73,20 @@ async def test_mail_flows_as_soon_as_the_only_server_is_back() -> None:
             assert (await backend.deliver(servers))[0].code == 250
             assert servers.is_up
     assert len(server.messages) == 1
+
+
+async def test_a_server_that_fails_again_and_again_is_not_stormed() -> None:
+    """Mail that comes one after the other while the only server cuts each transaction asks it at a bounded pace."""
+    health = {"failures": 1, "interval": "1h"}
+    async with FaultServer() as server, backend.group(server.port, health=health) as servers:
+        server.script = {"mail": kill()}
+        await backend.deliver(servers)
+        assert not servers.is_up
+        begun, known = asyncio.get_running_loop().time(), server.connections
+        for _ in range(10):
+            assert (await backend.deliver(servers))[0].code == 451
+        probes = (asyncio.get_running_loop().time() - begun) / ASKING_PAUSE + 1
+        assert server.connections - known <= 2 * probes  # a probe's connection carries a transaction, then a new one
 
 
 async def test_mail_that_finds_no_server_up_asks_each_once_at_a_time() -> None:
