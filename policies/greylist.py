@@ -55,6 +55,7 @@ class GreylistOptions(Options):
     keep: Duration = Field(
         default=3_024_000.0,
         description="How long it is remembered after its last message; more than a month by default.",
+        gt=0,
     )
     clients_after: Annotated[int, Field(ge=0)] = Field(
         default=5, description="Of how many triplets a client must have come again to be known itself; 0 for never."

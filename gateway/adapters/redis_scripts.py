@@ -91,7 +91,7 @@ for i = 1, #KEYS do
     end
     if changed then
       local rate = tonumber(ARGV[base + 2])
-      local life = ceil(max(level / rate, held - now) / 1000)
+      local life = min(ceil(max(level / rate, held - now) / 1000), 1e15)
       if life > 0 then
         call('SET', KEYS[i], struct.pack('<ddddd', level, now, held, rate, ARGV[base + 3]), 'PX', life)
       else

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import structlog
 from redis.exceptions import RedisError
 
 from gateway.adapters.memory_state import MemoryState
@@ -43,6 +44,8 @@ from gateway.state import (
     entry_key,
     triplet_entry,
 )
+
+log = structlog.get_logger("lychgate.state")
 
 MICRO: Final = 1_000_000
 _ASK: Final = Script.of(ASK)
@@ -252,6 +255,9 @@ class RedisState:
                     await self._lane(key).call(Call(_RENEW, [key], [self._now(), held.limit, lease, *some]))
                 except StateUnavailableError:
                     break  # the next round is in time
+                except RedisError as error:  # of this entry alone
+                    log.error("connections not renewed", key=key, error=str(error))  # noqa: TRY400 - not a fault here
+                    break
 
     # The greylist.
 
@@ -342,6 +348,13 @@ def is_refused(operations: Iterable[Operation], answers: Iterable[Answer | State
 
 def _entry(key: str, found: Sequence[Any]) -> Entry | None:
     """What a key and what was read of it come to; None when it is gone."""
+    try:
+        return _readable(key, found)
+    except (ValueError, TypeError, IndexError, AttributeError, struct.error):  # somebody wrote it by hand
+        return None
+
+
+def _readable(key: str, found: Sequence[Any]) -> Entry | None:
     now, ttl, value = found
     kind, _, rest = key.partition(":{")
     about, _, name = rest.partition("}:")

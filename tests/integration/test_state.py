@@ -8,8 +8,10 @@ from itertools import count
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from gateway.adapters.memory_state import MemoryState
 from gateway.adapters.redis_state import RedisState
@@ -246,6 +248,26 @@ async def test_entries_are_listed_and_cleared_by_their_keys(state: State) -> Non
         assert await state.clear(entry.key)
         assert not await state.clear(entry.key)
     assert [entry async for entry in state.entries()] == []
+
+
+@pytest.mark.peer("redis-server")
+async def test_what_somebody_wrote_by_hand_is_passed_over(servers: Callable[[str], str]) -> None:
+    """Entries that are none of ours are not listed, and keep no connection from being renewed."""
+    state = _made("server", servers, None)
+    await state.start()
+    await ask(state, enter("a"), enter("b", name="other"))
+    client = redis.Redis.from_url(servers("server"))
+    for key in ("rate:{x}:limit", "greylist:{x}:client", "greylist:{x}:y"):
+        client.set(f"{state._prefix}{key}", "x", ex=60)
+    room = f"{state._prefix}concurrency:{{client_address=192.0.2.1}}:room"
+    client.delete(room)
+    client.set(room, "x", ex=60)
+    with capture_logs() as lines:
+        await state.renew()
+    assert [line["event"] for line in lines] == ["connections not renewed"]
+    assert [entry.name async for entry in state.entries()] == ["other"]
+    client.close()
+    await state.stop()
 
 
 @pytest.mark.peer("redis-server")
