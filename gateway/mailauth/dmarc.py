@@ -6,7 +6,8 @@ the result with the policy and the disposition that it comes to.
 
 No question is asked whose answer can't change the result: an identifier that is the Author Domain itself is aligned, in
 strict mode nothing else is, and a domain that does not end in the Author Domain's organizational domain can't share it.
-With all answers cached (``Resolver.known``) nothing is suspended.
+With all answers cached (``Resolver.known``) nothing is suspended. What a walk may need beyond the Author Domain itself
+is asked for at the same time.
 
 Decided here where the RFC leaves it open (see ``docs/decisions/dmarc.md``):
 
@@ -17,6 +18,7 @@ Decided here where the RFC leaves it open (see ``docs/decisions/dmarc.md``):
 Never raises for what a message, a record or the DNS says.
 """
 
+import asyncio
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -137,6 +139,7 @@ class TreeWalks:
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
         self._records: dict[str, PolicyRecord | None] = {}
+        self._ahead: dict[str, Answer] = {}
         self._organizations: dict[str, str] = {}
 
     async def policy(self, domain: str) -> tuple[str, PolicyRecord] | None:
@@ -187,7 +190,9 @@ class TreeWalks:
     async def _walk(self, start: str) -> list[tuple[str, PolicyRecord]]:
         """The records that a walk from a domain meets, from the longest name to the shortest."""
         found = []
-        for name in walk_names(start):
+        names = list(walk_names(start))
+        await self._ask_ahead(names)
+        for name in names:
             record = await self._record(name)
             if record is not None:
                 found.append((name, record))
@@ -195,13 +200,28 @@ class TreeWalks:
                     break
         return found
 
+    async def _ask_ahead(self, names: Sequence[str]) -> None:
+        """Ask about several domains at the same time; only ``psd`` could have made some of the questions needless."""
+        questions = {
+            name: "_dmarc." + name
+            for name in names
+            if name not in self._records
+            and name not in self._ahead
+            and self._resolver.known("_dmarc." + name, RecordType.TXT) is None
+        }
+        questions = {name: question for name, question in questions.items() if len(question) <= MAX_NAME}
+        if len(questions) > 1:
+            lookups = (self._resolver.lookup(question, RecordType.TXT) for question in questions.values())
+            self._ahead |= zip(questions, await asyncio.gather(*lookups), strict=True)
+
     async def _record(self, domain: str) -> PolicyRecord | None:
         if domain in self._records:
             return self._records[domain]
         name = "_dmarc." + domain
         record = None
         if len(name) <= MAX_NAME:
-            answer = await self._ask(name, RecordType.TXT)
+            ahead = self._ahead.get(domain)
+            answer = await self._ask(name, RecordType.TXT) if ahead is None else _certain(ahead, name, RecordType.TXT)
             record = policy_record(answer.records)
         self._records[domain] = record
         return record
@@ -210,9 +230,18 @@ class TreeWalks:
         answer = self._resolver.known(name, record_type)
         if answer is None:
             answer = await self._resolver.lookup(name, record_type)
-        if answer.status.is_temporary:
-            raise DnsFaultError(f"the DNS did not answer for {name} {record_type.value} ({answer.status.value})")
-        return answer
+        return _certain(answer, name, record_type)
+
+
+def _certain(answer: Answer, name: str, record_type: RecordType) -> Answer:
+    """An answer that is none of a fault.
+
+    Raises:
+        DnsFaultError: It is.
+    """
+    if answer.status.is_temporary:
+        raise DnsFaultError(f"the DNS did not answer for {name} {record_type.value} ({answer.status.value})")
+    return answer
 
 
 def walk_names(start: str) -> Iterator[str]:

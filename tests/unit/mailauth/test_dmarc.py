@@ -21,6 +21,7 @@ from gateway.mailauth.results import (
     SpfResult,
 )
 from gateway.resolver import Answer, RecordType
+from tests.support.dns_zone import ColdZone
 
 REJECT = "v=DMARC1; p=reject"
 
@@ -303,6 +304,24 @@ def test_a_warm_cache_suspends_nothing() -> None:
         evaluation = _finish(evaluate("a.example.com", spf("b.example.net"), signatures, TreeWalks(resolver)))
         assert evaluation.dmarc.record_domain == "example.com"
         assert resolver.asked == []
+
+
+async def test_a_walks_questions_are_asked_at_the_same_time() -> None:
+    """A new sender's message waits for its own domain's record, then once for all that the walk may need."""
+    resolver = ColdZone(txt(example_com=REJECT) | {"deep.mail.example.com": {"A": "192.0.2.1"}})
+    evaluation = await evaluate("deep.mail.example.com", None, [], TreeWalks(resolver))
+    assert evaluation.dmarc.record_domain == "example.com"
+    assert [{name.removesuffix(" TXT") for name in asked} for asked in resolver.rounds] == [
+        {"_dmarc.deep.mail.example.com"},
+        {"_dmarc.mail.example.com", "_dmarc.example.com", "_dmarc.com"},
+    ]
+
+
+async def test_a_fault_above_a_record_that_ends_the_walk_does_not_matter() -> None:
+    """What was asked for ahead and is not needed can't spoil the result."""
+    zone = txt(example_com="v=DMARC1; p=reject; psd=n") | {"_dmarc.com": "SERVFAIL"}
+    found, _ = await run("mail.example.com", zone)
+    assert (found.result, found.record_domain) == (DmarcResult.FAIL, "example.com")
 
 
 def test_a_walk_has_at_most_eight_names() -> None:
