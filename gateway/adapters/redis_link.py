@@ -30,6 +30,9 @@ from gateway.config.state import StateKind, StateOptions
 CONNECT: Final = 2.0
 """Seconds in which a connection must stand that is made while no message waits for it."""
 
+SENTINEL: Final = 0.4
+"""Seconds that one sentinel has to name the master: several may have to be asked within ``CONNECT``."""
+
 LAG: Final = 0.005
 """Seconds that a time-out waits once it is due: what came while the event loop was busy is read first."""
 
@@ -156,7 +159,8 @@ def make_link(options: StateOptions, scripts: Sequence[Script]) -> Link:
                 "username": options.sentinel_username,
                 "password": None if secret is None else secret.get_secret_value(),
                 **{name: value for name, value in settings.items() if name not in {"username", "password"}},
-                "socket_timeout": CONNECT,
+                "socket_timeout": SENTINEL,
+                "socket_connect_timeout": SENTINEL,
             },
         )
         client = manager.master_for(place.master, db=place.database, **settings)

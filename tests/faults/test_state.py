@@ -264,3 +264,15 @@ async def test_an_entry_that_is_none_of_ours_refuses_nobody(tmp_path: Path) -> N
                     assert (await client.send("Subject: one\r\n\r\ntext")).startswith("250")
             outcomes = [check.outcome for record in site.records for check in record.checks]
             assert outcomes == ["error", "error"]
+
+
+@pytest.mark.peer("redis-sentinel")
+async def test_a_sentinel_that_is_frozen_keeps_nobody_from_the_master() -> None:
+    """The next one is asked, soon enough for the connection that is being made."""
+    with SentinelSetup() as setup:
+        setup.sentinels[0].pause()
+        state = RedisState(StateOptions(url=setup.url, timeout="1s"))
+        await state.start()
+        (answer,) = await state.ask([Take(name="limit", subject="s", rate=1 / 86_400, burst=10.0)])
+        assert isinstance(answer, Answer)
+        await state.stop()

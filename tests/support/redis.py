@@ -64,16 +64,17 @@ class SentinelSetup:
 
     Attributes:
         servers: The two servers; the first begins as the master.
+        sentinels: The three, in the order in which they are asked.
     """
 
     def __init__(self) -> None:
         self.servers = [RedisServer({"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1"})]
-        self._sentinels: list[RedisServer] = []
+        self.sentinels: list[RedisServer] = []
 
     @property
     def url(self) -> str:
         """Where it is."""
-        hosts = ",".join(f"127.0.0.1:{one.port}" for one in self._sentinels)
+        hosts = ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels)
         return f"redis+sentinel://{hosts}/gateway/0"
 
     def __enter__(self) -> Self:
@@ -87,8 +88,8 @@ class SentinelSetup:
                 "sentinel down-after-milliseconds gateway 700\nsentinel failover-timeout gateway 3000"
             )
             for _ in range(3):
-                self._sentinels.append(RedisServer(sentinel=configuration).__enter__())
-            for one in self._sentinels:
+                self.sentinels.append(RedisServer(sentinel=configuration).__enter__())
+            for one in self.sentinels:
                 poll(lambda one=one: one.client.sentinel_master("gateway")["num-other-sentinels"] == 2)  # type: ignore[misc]  # a default
                 poll(lambda one=one: one.client.sentinel_master("gateway")["num-slaves"] == 1)  # type: ignore[misc]  # a default
         except BaseException:
@@ -99,7 +100,7 @@ class SentinelSetup:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for one in [*self._sentinels, *self.servers]:
+        for one in [*self.sentinels, *self.servers]:
             one.__exit__(None, None, None)
 
 
