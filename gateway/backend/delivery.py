@@ -6,7 +6,7 @@ The server's replies go on unchanged, with these exceptions, so that a fault is 
   new connection or with the next server, unseen by the client; if that fails too, the client gets the text as 451.
 - No answer after the end of data was sent: ``BACKEND_UNKNOWN``. Every other fault: ``BACKEND_UNAVAILABLE``.
 - A positive reply that is none by RFC 5321 4.3.2 is a fault: replies and commands are out of step.
-- So is one to MAIL, RCPT or DATA that is about the gateway and not about the message: an unknown command, one out of
+- So is one that is about the gateway and not about the message: an unknown command, one out of
   order, or that TLS or AUTH is wanted first (500, 502, 503, 530). Its words are passed on in class 4.
 - LMTP has a reply for each recipient. Where they differ the client gets a transient one, so that it tries again.
 
@@ -359,9 +359,12 @@ class Delivery:
         if not await self._stream(connection, added, content, stuffer):
             early = (await connection.replies(1, 0))[0]
             connection.abort("the server replied before the end of data")
-            return early if not early.is_positive else replies.BACKEND_UNAVAILABLE
+            refusal = not early.is_positive and early.code not in _ABOUT_GATEWAY
+            return early if refusal else replies.BACKEND_UNAVAILABLE
         answers = await connection.replies(count, self._options.timeouts.end_of_data)
         answer = answers[0] if count == 1 else _one_for_all(answers)
+        if answer.code in _ABOUT_GATEWAY:
+            raise self._refuses_gateway(answer)
         if answer.is_positive:
             match = _QUEUE_ID.search(answer.text)
             if match is not None:

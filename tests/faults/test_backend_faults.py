@@ -138,7 +138,7 @@ async def test_refusals_are_unchanged(step: str, text: str) -> None:
         assert server.connections == 1
 
 
-@pytest.mark.parametrize("step", ["mail", "rcpt", "data"])
+@pytest.mark.parametrize("step", ["mail", "rcpt", "data", "end"])
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -154,10 +154,10 @@ async def test_what_is_about_the_gateway_refuses_no_mail(step: str, text: str, t
         async with backend.group(wanting.port) as servers:
             assert (await backend.deliver(servers))[0] == told
             assert servers.is_up
-        if step != "data":
+        if step in {"mail", "rcpt"}:
             async with backend.group(wanting.port, other.port) as servers:
                 assert (await backend.deliver(servers))[0].code == 250
-        assert len(other.messages) == (step != "data")
+        assert len(other.messages) == (step in {"mail", "rcpt"})
         assert wanting.messages == []
 
 
@@ -181,6 +181,13 @@ async def test_an_early_refusal_of_the_content(text: str) -> None:
         # The server closes on unread octets: its reply can be lost on the way, and then it is a fault.
         assert answer.wire == text.encode() + b"\r\n" or answer == replies.BACKEND_UNAVAILABLE
         assert server.messages == []
+
+
+async def test_an_early_reply_about_the_gateway_is_no_refusal() -> None:
+    """Out of step in the middle of the content makes 4xx."""
+    script = {"content": say("503 5.5.1 Error: need RCPT")}
+    async with FaultServer(script) as server, backend.group(server.port) as servers:
+        assert (await backend.deliver(servers, LARGE))[0] == replies.BACKEND_UNAVAILABLE
 
 
 async def test_an_early_positive_reply_is_no_acceptance() -> None:
