@@ -6,6 +6,7 @@ of a quadratic pattern.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address
 from time import process_time
 from typing import Any, Final, TypeAlias
@@ -19,8 +20,10 @@ from spf import PermError
 from gateway.adapters.zone import ZoneResolver
 from gateway.mailauth import spf_record
 from gateway.mailauth.results import SpfCheck
-from gateway.mailauth.spf import Limits, check_host
+from gateway.mailauth.spf import Limits, check_host, check_sender
+from gateway.mailauth.spf_memory import SpfMemory
 from gateway.resolver import Answer, RecordType, Resolver, Status
+from gateway.smtp.path import Mailbox
 
 LIMITS: Final = Limits(queries=30, time=60.0)
 NAMES: Final = [f"{letter}.example" for letter in "abcd"]
@@ -121,6 +124,62 @@ def test_whatever_the_domain_is_there_is_a_result(domain: str) -> None:
     found = run(ZoneResolver({}), domain=domain)
     assert found.result == "none"
     assert found.domain.isascii()
+
+
+class SteadyZone(AnyZone):
+    """The same, whose answers hold: what was asked before is answered as before."""
+
+    def __init__(self, draw: Any) -> None:
+        super().__init__(draw)
+        self._answers: dict[tuple[str, RecordType], Answer] = {}
+
+    async def lookup(self, name: str, record_type: RecordType) -> Answer:
+        """Whatever came before, or comes."""
+        answer = self._answers.get((name, record_type))
+        if answer is None:
+            answer = replace(await super().lookup(name, record_type), ttl=60.0)
+            self._answers[name, record_type] = answer
+        return answer
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.data(),
+    st.lists(
+        st.tuples(
+            st.sampled_from(CLIENTS[:2]),
+            st.sampled_from(["a", "b", "\u00fc"]),
+            st.sampled_from(NAMES[:2]),
+            st.integers(),
+        ),
+        min_size=2,
+        max_size=6,
+    ),
+)
+def test_what_is_remembered_is_what_a_new_check_comes_to(
+    data: st.DataObject, messages: list[tuple[str, str, str, int]]
+) -> None:
+    """Whatever is published, whoever sends: results from memory are those that an evaluation would give."""
+
+    async def compare() -> None:
+        zone, memory = SteadyZone(data.draw), SpfMemory()
+        for client, local_part, helo, now in messages:
+            path = Mailbox(f"{local_part}@a.example", local_part, "a.example")
+            both = [
+                await check_sender(
+                    zone,
+                    address=ip_address(client),
+                    reverse_path=path,
+                    helo=helo,
+                    now=now % 10**9,
+                    limits=LIMITS,
+                    memory=each,
+                )
+                for each in (None, memory)
+            ]
+            assert both[0] == both[1]
+
+    asyncio.run(compare())
 
 
 # pyspf by itself as the second opinion, on records that it reads as the RFC says.
