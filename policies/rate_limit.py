@@ -172,6 +172,12 @@ class RateLimit(Policy[RateLimitOptions]):
         self._subjects = Subjects(options.key, options.ipv4_prefix, options.ipv6_prefix)
 
     @cached_property
+    def _allows(self) -> bool:
+        """Whether anybody may be left out."""
+        options = self.options
+        return not (options.allow.is_empty and options.allow_names.is_empty and options.allow_senders.is_empty)
+
+    @cached_property
     def _common(self) -> "_Template":
         """The limit of most clients."""
         return self._template(self.options.limit, self.options.burst)
@@ -280,6 +286,8 @@ class RateLimit(Policy[RateLimitOptions]):
 
     def _is_allowed(self, session: Session, transaction: Transaction | None) -> bool:
         options = self.options
+        if not self._allows:
+            return False
         name = None if session.client_name is None else session.client_name.name
         return (
             session.client_address in options.allow

@@ -96,3 +96,34 @@ def test_connections_are_counted_over_all_workers_of_all_gateways(gateways: list
 
     assert come_in() == ROOM
     assert poll(lambda: come_in() == ROOM)
+
+
+def test_connections_of_workers_that_were_killed_make_room(sink: Sink) -> None:
+    """Nobody renews them: half a minute later, which is put back in Redis here, as many may come in again."""
+    with RedisServer() as redis:
+        settings = {
+            "workers": 2,
+            "state": {"url": redis.url, "timeout": "10s"},
+            "policies": [{"concurrency": {"limit": ROOM}}],
+        }
+        with Gateway(settings, backend=sink.port, expect=["worker died"]) as gateway, ExitStack() as stack:
+            for _ in range(ROOM):
+                client = stack.enter_context(Wire(gateway.port))
+                assert client.hello().code == 250
+            killed = gateway.workers()
+            for worker in killed:
+                worker.kill()
+            poll(lambda: len(set(gateway.workers()) - set(killed)) == len(killed))
+            assert _greeting(gateway) == 421
+            (key,) = redis.client.keys("*concurrency*")
+            assert 0 < redis.client.pttl(key) <= 30_000
+            for member, until in redis.client.zrange(key, 0, -1, withscores=True):
+                if member:
+                    redis.client.zadd(key, {member: until - 31_000_000})
+            assert _greeting(gateway) == 220
+
+
+def _greeting(gateway: Gateway) -> int:
+    with Wire(gateway.port) as client:
+        assert client.greeting is not None
+        return client.greeting.code
