@@ -95,7 +95,7 @@ def _chain_table(found: Mapping[str, Throughput], calls: float, spent: float) ->
     for name in ("", "without", "with limits", "reached", "aimed at"):
         table.add_column(name, justify="right" if name.startswith("with") else "left", no_wrap=True)
     lost = (1 - limited.over(without)) * 100
-    reached, aim = f"{lost:.1f} % fewer", "at most 15 % fewer"
+    reached, aim = f"{abs(lost):.1f} % {'fewer' if lost >= 0 else 'more'}", "at most 15 % fewer"
     table.add_row("messages/s", f"{without.rate:,.0f}", f"{limited.rate:,.0f}", reached, aim)
     table.add_row("processor µs a message", f"{without.cost:,.0f}", f"{limited.cost:,.0f}")
     table.add_row("Redis: processor µs a message", "", f"{spent:,.0f}")
