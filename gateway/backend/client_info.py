@@ -19,7 +19,7 @@ from typing import Final
 
 import structlog
 
-from gateway.backend.connection import BackendError, Connection
+from gateway.backend.connection import ABOUT_GATEWAY, BackendError, Connection
 from gateway.backend.opening import Opener
 from gateway.resolver import NameStatus
 from gateway.session import Session
@@ -149,6 +149,8 @@ async def announce(
     # The server takes this name for the client's.
     name = client["HELO"]
     answer = await opener.hello(connection, name if _HELO_NAME.fullmatch(name) and name != UNAVAILABLE else None)
+    if answer.code in ABOUT_GATEWAY:
+        raise BackendError(f"the server refused EHLO behind XCLIENT: {answer}", counts=False)
     if not answer.is_positive:
         connection.quit()
         return answer

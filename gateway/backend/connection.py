@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 QUIT_GRACE: Final = 2.0
 """Seconds that a server gets to close the connection after QUIT."""
 
+ABOUT_GATEWAY: Final = frozenset({500, 502, 503, 530})
+"""Replies about the gateway, and not about a client or a message: an unknown command, one out of order, or that TLS or
+AUTH is wanted first (RFC 5321 4.2.2, RFC 3207 4, RFC 4954 6)."""
+
 _NEVER: Final = float("inf")
 
 

@@ -23,7 +23,7 @@ import structlog
 
 from gateway.backend.client_info import announce, identity, xforward
 from gateway.backend.commands import mail_command, needed, rcpt_command
-from gateway.backend.connection import BackendError, Connection
+from gateway.backend.connection import ABOUT_GATEWAY, BackendError, Connection
 from gateway.config.backend import BackendOptions, ClientInfo
 from gateway.session import Content, Recipient, Transaction
 from gateway.smtp import reply as replies
@@ -39,8 +39,6 @@ _log = structlog.get_logger("gateway.backend")
 
 BLOCK: Final = 65_536
 """Octets that are gathered for one write."""
-
-_ABOUT_GATEWAY: Final = frozenset({500, 502, 503, 530})  # RFC 5321 4.2.2, RFC 3207 4, RFC 4954 6
 
 # "2.0.0 Ok: queued as 4F1B2C" (Postfix), "OK id=1tX-0001" (Exim), "2.0.0 x9 Message accepted for delivery" (Sendmail)
 _QUEUE_ID: Final = re.compile(r"queued as ([\w.-]+)|\bid=([\w.-]+)|^([\w.-]+) Message accepted for delivery")
@@ -192,7 +190,7 @@ class Delivery:
         except BaseException:  # cancelled too: no half transaction may stay
             connection.abort("cancelled")
             raise
-        if reply.code in _ABOUT_GATEWAY:
+        if reply.code in ABOUT_GATEWAY:
             connection.fail(self._refuses_gateway(reply))
             return None
         self._park(connection)
@@ -266,7 +264,7 @@ class Delivery:
             raise BackendError(f"the server refused RSET: {answers[0]}")
         mail, *rcpts = answers[first:]
         for answer in (mail, *rcpts) if mail.is_positive else (mail,):
-            if answer.code in _ABOUT_GATEWAY:
+            if answer.code in ABOUT_GATEWAY:
                 raise self._refuses_gateway(answer)
         return self._judged(connection, mail, rcpts)
 
@@ -349,7 +347,7 @@ class Delivery:
             stuffer = DotStuffer()
             connection.write(engine.data())
             reply = (await connection.replies(1, self._options.timeouts.command))[0]
-            if reply.code in _ABOUT_GATEWAY:
+            if reply.code in ABOUT_GATEWAY:
                 raise self._refuses_gateway(reply)
             if not reply.is_positive:
                 connection.needs_reset = True
@@ -359,11 +357,11 @@ class Delivery:
         if not await self._stream(connection, added, content, stuffer):
             early = (await connection.replies(1, 0))[0]
             connection.abort("the server replied before the end of data")
-            refusal = not early.is_positive and early.code not in _ABOUT_GATEWAY
+            refusal = not early.is_positive and early.code not in ABOUT_GATEWAY
             return early if refusal else replies.BACKEND_UNAVAILABLE
         answers = await connection.replies(count, self._options.timeouts.end_of_data)
         answer = answers[0] if count == 1 else _one_for_all(answers)
-        if answer.code in _ABOUT_GATEWAY:
+        if answer.code in ABOUT_GATEWAY:
             raise self._refuses_gateway(answer)
         if answer.is_positive:
             match = _QUEUE_ID.search(answer.text)

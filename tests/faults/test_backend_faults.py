@@ -108,6 +108,17 @@ async def test_faults_before_mail(step: str, fault: str) -> None:
         assert len(server.messages) == (answer.code == 250)
 
 
+@pytest.mark.parametrize(("text", "code"), [("503 5.5.1 Error: nested", 250), ("550 5.7.1 No such client here", 550)])
+async def test_an_answer_to_ehlo_behind_xclient(text: str, code: int) -> None:
+    """One out of step is repaired on a new connection; one about the client goes to the client."""
+    async with FaultServer(extensions=("PIPELINING", "XCLIENT ADDR HELO")) as server:
+        async with backend.group(server.port, client_info="xclient") as servers:
+            server._counts.clear()
+            server.script = {"ehlo": say(text, 1)}
+            assert (await backend.deliver(servers))[0].code == code
+        assert len(server.messages) == (code == 250)
+
+
 async def test_the_answer_to_the_end_is_lost() -> None:
     """The server accepts the message and dies before it says so: the client gets 451 and may bring it again."""
     async with FaultServer({"end": kill(accept=True)}) as server, backend.group(server.port) as servers:
