@@ -6,6 +6,7 @@ Each decision is told as it falls.
 
 import asyncio
 import mailbox
+import shutil
 import signal
 import tempfile
 from importlib import resources
@@ -133,4 +134,6 @@ def _welcome(console: Console, config: Config, folder: Path) -> None:
         ("refused: no such recipient", f"nobody@{domain}"),
     ):
         console.print(f"  swaks --server {server} --from you@example.org --to {recipient:<22} [dim]# {comment}[/dim]")
+    if shutil.which("swaks") is None:
+        console.print("\n(swaks is a Debian package: apt-get install swaks. Any other SMTP client will do.)")
     console.print("\nEach decision is told below. Ctrl-C stops.\n")
