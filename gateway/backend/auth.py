@@ -8,7 +8,7 @@ deferred: another connection would not be authenticated. A fault is ``AUTH_UNAVA
 from typing import TYPE_CHECKING, Self
 
 from gateway.backend.client_info import announce, identity
-from gateway.backend.connection import BackendError, Connection
+from gateway.backend.connection import ABOUT_GATEWAY, BackendError, Connection
 from gateway.backend.delivery import Delivery
 from gateway.config.backend import ClientInfo
 from gateway.session import Session, Transaction
@@ -124,7 +124,7 @@ class AuthRelay:
             return replies.AUTH_UNAVAILABLE
         server, connection = self._found
         try:
-            return await connection.command(Command.AUTH, line, self.options.timeouts.command)
+            reply = await connection.command(Command.AUTH, line, self.options.timeouts.command)
         except BackendError as error:
             if error.timed_out:
                 server.failed(error)
@@ -134,3 +134,4 @@ class AuthRelay:
         except BaseException:  # cancelled too: no connection may stay half used
             connection.abort("cancelled")
             raise
+        return replies.AUTH_UNAVAILABLE if reply.code in ABOUT_GATEWAY else reply

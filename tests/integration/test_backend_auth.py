@@ -84,7 +84,10 @@ async def test_a_wrong_password_and_giving_up() -> None:
         await relay.close()
 
 
-@pytest.mark.parametrize("act", [kill(), stall(), say_and_close("421 4.3.2 Bye"), say("250 2.0.0 What")])
+@pytest.mark.parametrize(
+    "act",
+    [kill(), stall(), say_and_close("421 4.3.2 Bye"), say("250 2.0.0 What"), say("503 5.5.1 Error: AUTH not enabled")],
+)
 async def test_faults(act: Act) -> None:
     """A fault while authenticating is 454, never a refusal of the password."""
     extensions = ("PIPELINING", "AUTH PLAIN")
