@@ -37,6 +37,7 @@ LIFETIME: Final = 900
 
 _PROGRAMS: Final = """\
 postlog unix-dgram n - n - 1 postlogd
+pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 rewrite unix - - n - - trivial-rewrite
