@@ -24,7 +24,7 @@ import structlog
 from gateway.asking import Question, ask
 from gateway.config.model import ExceptionEntry, Mode, PolicySettings
 from gateway.policy import Context, OnError, Policy
-from gateway.session import Domain, Recipient, Session, Transaction
+from gateway.session import Domain, Message, Recipient, Session, Transaction
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, ReversePath
 from gateway.state import Asking, StateUnavailableError
@@ -145,6 +145,13 @@ class Step:
         except ValueError as error:
             return self.failed(stage, error)
 
+    def look_ahead(self, transaction: Transaction, message: Message) -> None:
+        """Let the policy ask for what it is going to need."""
+        try:
+            self.policy.look_ahead(transaction, message)
+        except Exception:  # what it wanted to know is asked for later
+            log.exception("policy failed", policy=self.id, stage="look ahead")
+
     def binds(self, outcome: Outcome) -> bool:
         """Whether an outcome would end the stage."""
         return not self.observe and self.responses[outcome.name].action.ends_stage
@@ -192,12 +199,14 @@ class Variant:
             can not share a transaction, because the end of data has one answer for all.
         anew: The steps whose options are not the common ones, with the early stages at which they run: what the common
             options found there says nothing about these domains.
+        ahead: The policies that look ahead when a message has come.
     """
 
     steps: Mapping[Stage, Sequence[Step]]
     by_id: Mapping[str, Step]
     after_data: object
     anew: Mapping[tuple[Stage, str], Step]
+    ahead: Sequence[Step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +328,12 @@ class Chain:
             if self.is_final(ruling) if to_the_end else ruling.applies and ruling.response.action.ends_stage:
                 break
         return rulings
+
+    def look_ahead(self, variant: Variant, seen: Seen, transaction: Transaction, message: Message) -> None:
+        """Before the message stage: let policies ask for what they are going to need, all at the same time."""
+        for step in variant.ahead:
+            if not step.exemptions or step.exemption(seen, self.today()) is None:
+                step.look_ahead(transaction, message)
 
     async def _ask(
         self, steps: Sequence[Step], stage: Stage, seen: Seen, arguments: tuple[object, ...]
@@ -463,7 +478,8 @@ class Chain:
             for step, mine, theirs in zip(steps, own, common, strict=True)
             if stage in step.hooks and mine.options != theirs.options
         }
-        return Variant(by_stage, {step.id: step for step in steps}, differing, anew)
+        ahead = tuple(step for step in steps if type(step.policy).look_ahead is not Policy.look_ahead)
+        return Variant(by_stage, {step.id: step for step in steps}, differing, anew, ahead)
 
     def _step(self, settings: PolicySettings) -> Step:
         for known, step in self._made:

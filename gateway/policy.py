@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, get_arg
 from pydantic import ConfigDict
 
 from gateway.resolver import Resolver
-from gateway.session import Domain, Recipient, Session, Transaction
+from gateway.session import Domain, Message, Recipient, Session, Transaction
 from gateway.state import Asking, State
 from gateway.strict import StrictModel
 from gateway.verdict import Finding, Outcome, Stage
@@ -169,6 +169,13 @@ class Policy(Generic[OptionsT]):
 
     async def stop(self) -> None:
         """Release what ``start`` took; called once when the worker ends."""
+
+    def look_ahead(self, transaction: Transaction, message: Message) -> None:
+        """The message has come, and no policy has looked at it yet.
+
+        What ``on_message`` is going to ask for, whatever others find, can be asked for here (``resolver.ask_ahead``):
+        then the answers come while the others wait for theirs. Says nothing; an exception is logged and passed over.
+        """
 
     @property
     def watches_refusals(self) -> bool:

@@ -371,6 +371,8 @@ class Reception:
             return GO_ON
         transaction = self._open()
         seen = recipient_seen(transaction, first)
+        if variant.ahead and transaction.message is not None:
+            self.chain.look_ahead(variant, seen, transaction, transaction.message)
         rulings = await self.chain.run(stage, variant, seen, arguments, transaction.checks)
         if not rulings:
             return GO_ON

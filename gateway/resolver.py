@@ -9,6 +9,7 @@ import asyncio
 import ipaddress
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
@@ -140,6 +141,19 @@ class SessionResolver:
             self._waiting -= 1
             if not self._waiting:
                 self._spent += asyncio.get_running_loop().time() - self._began
+
+
+_ahead: Final[set[asyncio.Task[Answer]]] = set()
+"""What was asked ahead and is not answered: the event loop alone would not keep it."""
+
+
+def ask_ahead(resolver: Resolver, questions: Iterable[tuple[str, RecordType]]) -> None:
+    """Ask what is not known, and wait for nothing: who asks the same soon finds the answer, or waits for the same."""
+    for name, record_type in questions:
+        if resolver.known(name, record_type) is None:
+            task = asyncio.ensure_future(resolver.lookup(name, record_type))
+            _ahead.add(task)
+            task.add_done_callback(_ahead.discard)
 
 
 class NameStatus(StrEnum):

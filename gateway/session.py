@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol, TypeAlias
 
 from gateway.header import HeaderField, field_at, header_fields, hidden_fields
+from gateway.mailauth.author import Author
 from gateway.mailauth.body import BodyHashes
 from gateway.mailauth.results import Arc, DkimSignature, Dmarc, Spf
 from gateway.resolver import ClientName, Resolver
@@ -318,6 +319,7 @@ class Transaction:
             leaves a temperror, never nothing.
         dkim: What each signature came to; empty where there is none.
         arc: What the chain of ARC sets came to.
+        author: Who the From field says that it is, None where no policy looked.
         dmarc: What DMARC came to.
     """
 
@@ -332,6 +334,7 @@ class Transaction:
     spf: Spf | None = None
     dkim: tuple[DkimSignature, ...] | None = None
     arc: Arc | None = None
+    author: Author | None = None
     dmarc: Dmarc | None = None
 
     @property

@@ -22,13 +22,14 @@ from typing import Final
 from pydantic import Field
 
 from gateway.mailauth.author import read_author
-from gateway.mailauth.dmarc import DnsFaultError, Evaluation, TreeWalks, evaluate
+from gateway.mailauth.dmarc import DnsFaultError, Evaluation, TreeWalks, evaluate, questions
 from gateway.mailauth.dmarc_record import PolicyRecord
 from gateway.mailauth.recorded import TrustedPass, trusted_pass
 from gateway.mailauth.results import Arc, ArcResult, Disposition, DmarcResult
 from gateway.mailauth.results import Dmarc as Result
 from gateway.policy import OnError, Options, Policy
-from gateway.session import Message, Transaction
+from gateway.resolver import ask_ahead
+from gateway.session import Message, Session, Transaction
 from gateway.smtp.reply import Reply
 from gateway.tables import NameTable, NetworkTable
 from gateway.verdict import Action, Finding, Outcome
@@ -89,12 +90,18 @@ class Dmarc(Policy[DmarcOptions]):
         """Nobody's seals count where nobody has looked at them."""
         return ("arc",) if isinstance(options, DmarcOptions) and not options.trust_arc.is_empty else ()
 
+    def look_ahead(self, transaction: Transaction, message: Message) -> None:
+        """Ask for the records of the author's domain while dkim waits for keys."""
+        if not self._leaves_out(transaction.session):
+            transaction.author = author = read_author(message.fields, message.header)
+            ask_ahead(transaction.session.resolver, questions(author.domain) if author.fault is None else ())
+
     async def on_message(self, transaction: Transaction, message: Message) -> Finding | None:
         """Evaluate DMARC for a message that has come."""
         session = transaction.session
-        if session.login is not None or session.client_address in self.options.trusted:
+        if self._leaves_out(session):
             return None
-        author = read_author(message.fields, message.header)
+        author = transaction.author or read_author(message.fields, message.header)
         if author.fault is not None:
             transaction.dmarc = Result(result=DmarcResult.PERMERROR, reason=author.reason)
             return self.bad_from(reason=author.reason, fault=author.fault.value)
@@ -109,6 +116,9 @@ class Dmarc(Policy[DmarcOptions]):
             found, rescue = await self._rescued(found, found.record, transaction.arc, walks)
         transaction.dmarc = found.dmarc
         return self._finding(found, rescue, transaction.arc)
+
+    def _leaves_out(self, session: Session) -> bool:
+        return session.login is not None or session.client_address in self.options.trusted
 
     async def _rescued(
         self, found: Evaluation, record: PolicyRecord, arc: Arc, walks: TreeWalks

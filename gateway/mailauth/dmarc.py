@@ -244,6 +244,13 @@ def _certain(answer: Answer, name: str, record_type: RecordType) -> Answer:
     return answer
 
 
+def questions(domain: str) -> Iterator[tuple[str, RecordType]]:
+    """What a DNS Tree Walk from an Author Domain asks if no record ends it."""
+    for name in walk_names(domain):
+        if len(name) <= MAX_NAME - len("_dmarc."):
+            yield "_dmarc." + name, RecordType.TXT
+
+
 def walk_names(start: str) -> Iterator[str]:
     """The domains that a DNS Tree Walk asks about, in order (RFC 9989 4.10): at most 8."""
     yield start

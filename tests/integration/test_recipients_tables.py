@@ -47,8 +47,9 @@ async def exists(lookup: TableLookup, *users: str) -> list[bool]:
 
 @pytest.mark.peer("postfix")
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_server_speaks_as_postfix_expects(kind: str) -> None:
+async def test_the_server_speaks_as_postfix_expects(kind: str, tmp_path: Path) -> None:
     """Postfix's own client finds and does not find the same: so what our client is tested with is right."""
+    (tmp_path / "main.cf").touch()  # a Postfix that was installed without questions has none
     async with serving(kind) as server:
         where = (
             f"socketmap:inet:127.0.0.1:{server.port}:virtual" if kind == "socketmap" else f"tcp:127.0.0.1:{server.port}"
@@ -58,8 +59,9 @@ async def test_the_server_speaks_as_postfix_expects(kind: str) -> None:
             ("nobody@example.com", 1, ""),
             ("a b%c@example.com", 0, "50% off"),
         ):
+            command = ["postmap", "-c", str(tmp_path), "-q", key, where]
             told = await asyncio.to_thread(
-                subprocess.run, ["postmap", "-q", key, where], capture_output=True, text=True, check=False, timeout=30
+                subprocess.run, command, capture_output=True, text=True, check=False, timeout=30
             )
             assert (told.returncode, told.stdout.rstrip("\n"), told.stderr) == (status, found, "")
         assert server.asked == ["alice@example.com", "nobody@example.com", "a b%c@example.com"]

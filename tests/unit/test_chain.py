@@ -11,9 +11,10 @@ from structlog.testing import capture_logs
 from gateway.chain import Chain, Ruling, Seen, recipient_seen
 from gateway.config.model import ExceptionEntry, Mode, PolicySettings
 from gateway.policy import NoOptions, OnError, Policy
-from gateway.session import Session
+from gateway.session import Message, Session, Transaction
 from gateway.smtp.reply import Reply
 from gateway.testing import Site, domain
+from gateway.testing import message as message_of
 from gateway.verdict import Action, Check, Finding, Outcome, Response, Stage
 
 REPLY = Reply(550, "5.7.1", "No")
@@ -207,3 +208,39 @@ def test_domains_with_the_same_settings_share_a_transaction() -> None:
     transaction = SITE.transaction()
     seen = recipient_seen(transaction, SITE.recipient(transaction, "alice@example.com"))
     assert made.after_data(made.common, seen) == (made.common.after_data, ())  # it looks at no data
+
+
+async def test_policies_look_ahead_before_any_looks_at_the_message() -> None:
+    """Also the last of the chain; not one that an exception exempts; and what it raises harms nothing."""
+    seen: list[str] = []
+
+    class First(Policy[NoOptions]):
+        name = "first"
+
+        def on_message(self, transaction: Transaction, message: Message) -> Finding | None:  # noqa: ARG002 - the hook's
+            seen.append("first looks")
+            return None
+
+    class Ahead(Policy[NoOptions]):
+        name = "ahead"
+
+        def look_ahead(self, transaction: Transaction, message: Message) -> None:
+            seen.append(f"{self.id} asks")
+            if self.id == "broken":
+                raise RuntimeError(f"{transaction.id} {message.size}")
+
+        def on_message(self, transaction: Transaction, message: Message) -> Finding | None:  # noqa: ARG002 - the hook's
+            seen.append(f"{self.id} looks")
+            return None
+
+    chain = [settings(First), settings(Ahead, id="broken"), settings(Ahead), settings(Ahead, id="exempt")]
+    exempt = ExceptionEntry.model_validate({"policy": "exempt", "client": "0.0.0.0/0", "reason": "a test"})
+    made = Chain(chain, {}, [exempt], SITE.context)
+    transaction = SITE.transaction()
+    transaction.message = message_of(b"Subject: x\r\n\r\n")
+    of_whom = Seen(transaction.session, transaction.reverse_path)
+    with capture_logs() as logs:
+        made.look_ahead(made.common, of_whom, transaction, transaction.message)
+        await made.run(Stage.MESSAGE, made.common, of_whom, (transaction, transaction.message), transaction.checks)
+    assert seen == ["broken asks", "ahead asks", "first looks", "broken looks", "ahead looks"]
+    assert [line["policy"] for line in logs] == ["broken"]

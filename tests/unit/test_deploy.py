@@ -57,7 +57,8 @@ def test_the_unit_is_accepted_by_systemd(tmp_path: Path) -> None:
     """Every setting of the unit is one that systemd knows."""
     unit = tmp_path / "lychgate.service"
     unit.write_text((DEPLOY / "lychgate.service").read_text("utf-8").replace("/opt/lychgate/bin/lychgate", "/bin/true"))
-    result = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    command = ["systemd-analyze", "verify", "--man=no", str(unit)]  # its pages need not be installed
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "lychgate.service" not in result.stderr
 
 

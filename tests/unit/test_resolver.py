@@ -6,7 +6,7 @@ import math
 import pytest
 
 from gateway.adapters.zone import ZoneResolver
-from gateway.resolver import Answer, ClientName, NameStatus, RecordType, SessionResolver, Status, client_name
+from gateway.resolver import Answer, ClientName, NameStatus, RecordType, SessionResolver, Status, ask_ahead, client_name
 
 CONFIRMED, UNKNOWN, TEMPORARY = NameStatus.CONFIRMED, NameStatus.UNKNOWN, NameStatus.TEMPORARY
 
@@ -137,3 +137,14 @@ async def test_time_in_which_a_session_asks_nothing_is_not_counted() -> None:
     spent = session._spent
     await session.lookup("n1.example", RecordType.A)
     assert session._spent == spent
+
+
+async def test_what_is_asked_ahead_is_there_or_on_its_way() -> None:
+    """Nothing waits for it, what is known is not asked again, and the answer is at hand once it has come."""
+    worker = Counting({"n0.example": {"A": "192.0.2.1"}, "n1.example": {"A": "192.0.2.2"}})
+    await worker.lookup("n0.example", RecordType.A)
+    ask_ahead(worker, [("n0.example", RecordType.A), ("n1.example", RecordType.A)])
+    assert worker.known("n1.example", RecordType.A) is None
+    await asyncio.sleep(0)
+    assert worker.known("n1.example", RecordType.A) is not None
+    assert worker.asked == ["n0.example", "n1.example"]

@@ -1,5 +1,6 @@
 """dmarc: what follows from DMARC, what saves a message, and what the record keeps for reports."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -296,3 +297,30 @@ async def test_a_time_out_leaves_a_temperror() -> None:
         await run(site.policy(Dmarc), Stage.MESSAGE, transaction, message(b"From: a@reject.example\r\n\r\n"))
     assert transaction.dmarc is not None
     assert transaction.dmarc.result is DmarcResult.TEMPERROR
+
+
+async def test_the_authors_records_are_asked_for_while_others_wait() -> None:
+    """All that a walk may need, at once; nothing about an author who can't be told, or a client that is left out."""
+    site = Site(zone=ZONE)
+    policy = site.policy(Dmarc)
+    asked: list[str] = []
+
+    class Asked(ZoneResolver):
+        async def lookup(self, name: str, record_type: RecordType) -> Answer:
+            asked.append(name)
+            return await super().lookup(name, record_type)
+
+        def known(self, name: str, record_type: RecordType) -> Answer | None:  # noqa: ARG002 - the interface's
+            return None
+
+    for field, client, expected in (
+        (b"From: a@mail.reject.example", "192.0.2.9", ["mail.reject.example", "example", "reject.example"]),
+        (b"From: a, b", "192.0.2.9", []),
+        (b"From: a@mail.reject.example", "127.0.0.1", []),
+    ):
+        asked.clear()
+        transaction = site.transaction(session=site.session(client_address=client))
+        transaction.session.resolver = Asked(ZONE)
+        policy.look_ahead(transaction, message(field + b"\r\n\r\n"))
+        await asyncio.sleep(0)
+        assert sorted(asked) == sorted(f"_dmarc.{name}" for name in expected)
