@@ -5,9 +5,9 @@ login, no SPF pass) has no subject, and is not counted. Domains are in lower cas
 cases apart, and who is counted must not get another bucket by writing ``Bob@``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 from gateway.mailauth.results import DkimResult, SpfResult
 from gateway.session import Address, Recipient, Session, Transaction
@@ -97,6 +97,7 @@ class Subjects:
     def __init__(self, keys: Sequence[Key], ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> None:
         self._keys = keys
         self._prefixes = (ipv4_prefix, ipv6_prefix)
+        self._parts = [(key.value, self._part(key)) for key in keys]
 
     @property
     def asks_dns(self) -> bool:
@@ -108,44 +109,56 @@ class Subjects:
     ) -> str | None:
         """The subject; None where a part of it is not there."""
         parts: dict[str, str] = {}
-        for key in self._keys:
-            value = self._session_part(key, session)
-            if value is None and transaction is not None:
-                value = _transaction_part(key, transaction)
-            if value is None and recipient is not None:
-                value = _recipient_part(key, recipient)
+        for name, part in self._parts:
+            value = part(session, transaction, recipient)
             if value is None:
                 return None
-            parts[key] = value
+            parts[name] = value
         return subject(**parts)
 
-    def _session_part(self, key: Key, session: Session) -> str | None:
+    def _part(self, key: Key) -> "_Part":
+        """What finds the value of a key: chosen once, because a message asks for it at each limit."""
         if key is Key.CLIENT_ADDRESS:
-            return network(session.client_address, *self._prefixes)
-        if key in {Key.CLIENT_NAME, Key.CLIENT_DOMAIN}:
-            name = None if session.client_name is None else session.client_name.name
-            if name is None:
-                return None
-            above = name.partition(".")[2]
-            return above if key is Key.CLIENT_DOMAIN and "." in above else name
-        if key is Key.HELO_NAME:
-            return None if session.helo_name is None else session.helo_name.lower()
-        return session.login if key is Key.LOGIN else None
+            return lambda session, _transaction, _recipient: network(session.client_address, *self._prefixes)
+        if key in _OF_SESSION:
+            of_session = _OF_SESSION[key]
+            return lambda session, _transaction, _recipient: of_session(session)
+        if key in _OF_TRANSACTION:
+            of_transaction = _OF_TRANSACTION[key]
+            return lambda _session, transaction, _recipient: of_transaction(transaction) if transaction else None
+        of_recipient = _OF_RECIPIENT[key]
+        return lambda _session, _transaction, recipient: of_recipient(recipient.path) if recipient else None
 
 
-def _transaction_part(key: Key, transaction: Transaction) -> str | None:
-    path = transaction.reverse_path
-    if key is Key.REVERSE_PATH:
-        return f"{path.local_part.lower()}@{path.domain}" if isinstance(path, Mailbox) else "<>"
-    if key is Key.REVERSE_PATH_DOMAIN:
-        return path.domain if isinstance(path, Mailbox) else "<>"
-    if key is Key.SPF_DOMAIN:
-        return spf_domain(transaction)
-    return dkim_domain(transaction) if key is Key.DKIM_DOMAIN else None
+def _client_name(session: Session) -> str | None:
+    return None if session.client_name is None else session.client_name.name
 
 
-def _recipient_part(key: Key, recipient: Recipient) -> str | None:
-    path = recipient.path
-    if key is Key.RECIPIENT:
-        return f"{path.local_part.lower()}@{path.domain}"
-    return path.domain if key is Key.RECIPIENT_DOMAIN else None
+def _client_domain(session: Session) -> str | None:
+    name = _client_name(session)
+    above = "" if name is None else name.partition(".")[2]
+    return above if "." in above else name
+
+
+def _address(path: Mailbox) -> str:
+    return f"{path.local_part.lower()}@{path.domain}"
+
+
+_Part: TypeAlias = Callable[[Session, Transaction | None, Recipient | None], str | None]
+
+_OF_SESSION: Final[Mapping[Key, Callable[[Session], str | None]]] = {
+    Key.CLIENT_NAME: _client_name,
+    Key.CLIENT_DOMAIN: _client_domain,
+    Key.HELO_NAME: lambda session: session.helo_name and session.helo_name.lower(),
+    Key.LOGIN: lambda session: session.login,
+}
+_OF_TRANSACTION: Final[Mapping[Key, Callable[[Transaction], str | None]]] = {
+    Key.REVERSE_PATH: lambda mail: _address(mail.reverse_path) if isinstance(mail.reverse_path, Mailbox) else "<>",
+    Key.REVERSE_PATH_DOMAIN: lambda mail: mail.reverse_path.domain if isinstance(mail.reverse_path, Mailbox) else "<>",
+    Key.SPF_DOMAIN: spf_domain,
+    Key.DKIM_DOMAIN: dkim_domain,
+}
+_OF_RECIPIENT: Final[Mapping[Key, Callable[[Mailbox], str]]] = {
+    Key.RECIPIENT: _address,
+    Key.RECIPIENT_DOMAIN: lambda path: path.domain,
+}
