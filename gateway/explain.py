@@ -346,7 +346,8 @@ class _Walk:
         checks = self._session.checks + ([] if transaction is None else transaction.checks)
         new, self._checks_told = checks[self._checks_told :], len(checks)
         asked, self._questions_told = self._resolver.questions[self._questions_told :], len(self._resolver.questions)
-        self._explanation.steps.append(Step(command, tuple(new), tuple(asked), reply, note))
+        told = tuple(dict.fromkeys(asked))  # what several policies looked at, or one twice, is told once
+        self._explanation.steps.append(Step(command, tuple(new), told, reply, note))
 
     def _backend(self, recipient: Recipient) -> str:
         auth = self._listener.auth

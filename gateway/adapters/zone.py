@@ -4,7 +4,7 @@ The mapping is what YAML gives::
 
     example.com:
       MX: [10 mx.example.com]          # or [[10, mx.example.com]]
-      TXT: ["v=spf1 mx -all"]          # a list in the list: the strings of one record
+      TXT: ["v=spf1 mx -all"]          # a list in the list: the strings of one record; or '"v=spf1" " -all"'
     mx.example.com: {A: [192.0.2.25], AAAA: TIMEOUT}
     192.0.2.25: {PTR: [mx.example.com]}    # short for 25.2.0.192.in-addr.arpa
     broken.example.com: SERVFAIL
@@ -16,6 +16,7 @@ followed, at most 8 in a row. Wildcards, delegation and time-to-live are not mod
 Raises ``ValueError`` that names the place for whatever else the mapping holds.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -174,9 +175,20 @@ def _mx(where: str, value: object) -> str:
     raise ValueError(f"{where}: {value!r} is not a preference and a name, such as '10 mx.example.com'")
 
 
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_ESCAPED: Final = re.compile(r"\\(.)")
+
+
 def _txt(where: str, value: object) -> str:
+    """The strings as one; also as they stand in a zone file, in quotes (RFC 1035 5.1)."""
     strings = value if isinstance(value, list | tuple) else [value]
-    return "".join(_text(where, string) for string in strings).encode().decode("latin-1")
+    return "".join(_unquoted(_text(where, string)) for string in strings).encode().decode("latin-1")
+
+
+def _unquoted(text: str) -> str:
+    if not text.startswith('"') or _QUOTED.sub("", text).strip():
+        return text
+    return "".join(_ESCAPED.sub(r"\1", string) for string in _QUOTED.findall(text))
 
 
 _READERS: Final[Mapping[RecordType, Callable[[str, object], str]]] = {

@@ -25,6 +25,7 @@ ZONE: dict[str, object] = {
     "loop.example": {"CNAME": "loop.example"},
     "failing-alias.example": {"CNAME": "SERVFAIL"},
     "broken.example": "SERVFAIL",
+    "pasted.example": {"TXT": ['"v=spf1 " "-all"', r'"a\"b\\c"', '"open', '"a" b']},
     "partly.example": {"A": "TIMEOUT", "TXT": "fine"},
     "empty.example": {},
 }
@@ -38,6 +39,7 @@ ZONE: dict[str, object] = {
         ("example.com", "AAAA", Status.FOUND, ("2001:db8::1",)),
         ("example.com", "MX", Status.FOUND, ("10 mx.example.com", "20 MX2.example.com")),
         ("example.com", "TXT", Status.FOUND, ("v=spf1 -all", "two strings", "h\u00c3\u00b6re")),
+        ("pasted.example", "TXT", Status.FOUND, ("v=spf1 -all", 'a"b\\c', '"open', '"a" b')),
         ("example.com", "NS", Status.FOUND, ("ns.example.com",)),
         ("example.com", "SOA", Status.FOUND, ("ns.example.com. hostmaster.example.com. 1 7200 900 1209600 300",)),
         ("null.example", "MX", Status.FOUND, ("0 .",)),
