@@ -134,7 +134,7 @@ class Port:
         try:
             self._socket.connect(server.address)  # here the system chooses a port at random
             loop.add_reader(self._socket, self._readable)
-        except BaseException:
+        except BaseException:  # whatever it is, the socket is not left open
             self._socket.close()
             raise
 

@@ -104,7 +104,7 @@ class Lane:
             results = await self._link.execute([call for call, _ in batch], self._timeout)
         except Exception as error:  # noqa: BLE001 - whatever a library raises, who waits is told, and it counts
             results = [error] * len(batch)
-        except BaseException as error:
+        except BaseException as error:  # cancelled: who waits is told
             _answer(batch, [StateUnavailableError(error_text(error))] * len(batch))
             raise
         finally:

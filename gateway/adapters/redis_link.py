@@ -207,7 +207,7 @@ class Server:
                 repeated = await _called(connection, [calls[index] for index in again], before, whole=True)
                 for index, result in zip(again, repeated, strict=True):
                     results[index] = result
-        except BaseException:
+        except BaseException:  # cancelled, too: see _lose
             await self._lose(connection)
             raise
         self._keep(connection)
@@ -219,7 +219,7 @@ class Server:
             connection = await self._connection()
             try:
                 (result,) = await _exchange(connection, [command])
-            except BaseException:
+            except BaseException:  # cancelled, too: see _lose
                 await self._lose(connection)
                 raise
         self._keep(connection)
@@ -270,7 +270,7 @@ class Server:
         try:
             await connection.connect()
             await _exchange(connection, [("SCRIPT", "LOAD", script.text) for script in self._scripts])
-        except BaseException:
+        except BaseException:  # cancelled, too: nobody else knows of the connection
             await connection.disconnect(nowait=True)
             raise
         return connection

@@ -5,10 +5,8 @@ Each case is evaluated with its zone. Where the recorded value is not what the R
 """
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
-from gateway.adapters.zone import ZoneResolver
 from gateway.mailauth.author import Author, AuthorFault, read_from
 from gateway.mailauth.dmarc import Evaluation, TreeWalks, evaluate
 from gateway.mailauth.results import (
@@ -20,8 +18,8 @@ from gateway.mailauth.results import (
     SpfCheck,
     SpfResult,
 )
-from gateway.resolver import Answer, RecordType
 from tests.support.conformance import conformance_file
+from tests.support.counting_resolver import CountingResolver
 
 CASES = 65
 SKIPPED_UPSTREAM = 12
@@ -47,23 +45,6 @@ DIFFERENT: dict[tuple[str, str], tuple[object, str]] = {
 NOT_RESULTS = frozenset({"error", "status.comment", "alignment.dkim.underSized"})
 """Paths that are no part of DMARC: texts for people, and the octets that a signature with ``l=`` leaves out, which are
 a matter of DKIM here (the signature's own result says it)."""
-
-
-class CountingResolver(ZoneResolver):
-    """Answers from a zone and notes what it is asked for."""
-
-    def __init__(self, zone: Mapping[str, object]) -> None:
-        super().__init__(zone)
-        self.asked: list[str] = []
-
-    def known(self, name: str, record_type: RecordType) -> Answer | None:  # noqa: ARG002 - the interface's
-        """Nothing is known without asking."""
-        return None
-
-    async def lookup(self, name: str, record_type: RecordType) -> Answer:
-        """Answer, and note the question."""
-        self.asked.append(name)
-        return await super().lookup(name, record_type)
 
 
 def cases() -> list[dict[str, Any]]:

@@ -246,7 +246,8 @@ async def test_the_next_master_takes_over_when_the_sentinels_agree() -> None:
             while not level:
                 (answer,) = await state.ask([take])
                 level = answer.level if isinstance(answer, Answer) else 0.0
-                await asyncio.sleep(0.02)
+                for lane in state.lanes.values():
+                    await lane.breaker.healed.wait()
         assert level == pytest.approx(2.0, abs=0.01)
         await state.stop()
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
 
 import dkim
 import pytest
@@ -10,33 +9,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.adapters.zone import ZoneResolver
 from gateway.header import header_fields
 from gateway.mailauth.arc import ArcOptions, has_chain
 from gateway.mailauth.keys import KeyLimits
 from gateway.mailauth.results import Arc, ArcResult, ArcSet
-from gateway.resolver import Answer, RecordType
 from tests.support.arc_sealing import arc_zone, sealed, validated
+from tests.support.counting_resolver import CountingResolver
 from tests.support.dkim_signing import BODY, HEADER, NOW, SELECTOR, key_record, rsa_key
 
 A, B, C = "a.example", "b.example", "c.example"
-
-
-class Counting(ZoneResolver):
-    """Answers from a zone and notes what it is asked for."""
-
-    def __init__(self, zone: Mapping[str, object]) -> None:
-        super().__init__(zone)
-        self.asked: list[str] = []
-
-    def known(self, name: str, record_type: RecordType) -> Answer | None:  # noqa: ARG002 - the interface's
-        """Nothing is at hand."""
-        return None
-
-    async def lookup(self, name: str, record_type: RecordType) -> Answer:
-        """Answer, and note the question."""
-        self.asked.append(name)
-        return await super().lookup(name, record_type)
 
 
 def fails(arc: Arc, *words: str) -> None:
@@ -185,7 +166,7 @@ async def test_a_fault_at_an_older_message_signature_is_noted() -> None:
 async def test_a_forged_chain_costs_few_questions() -> None:
     """None where the body was changed, two where the newest set does not verify; each key is asked for once."""
     header = sealed(sealed(sealed(HEADER, domain=A), domain=B), domain=C)
-    resolver = Counting(arc_zone(A, B, C))
+    resolver = CountingResolver(arc_zone(A, B, C))
     fails(await validated(header, b"Another\r\n", resolver), "body")
     assert resolver.asked == []
     fails(await validated(header.replace(b"alice@", b"mallory@"), resolver=resolver), "message signature")
@@ -209,7 +190,7 @@ async def test_the_number_of_sets_is_limited() -> None:
         b"ARC-Message-Signature: i=1; b=",
         b"ARC-Authentication-Results: i=1; x\r\n y: ",
     ):
-        resolver = Counting({})
+        resolver = CountingResolver({})
         fails(await validated((kind + b"A\r\n") * 10_000 + header, resolver=resolver), "more than 50")
         assert resolver.asked == []
 
