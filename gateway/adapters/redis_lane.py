@@ -18,13 +18,32 @@ import structlog
 from redis.exceptions import ResponseError
 
 from gateway.adapters.breaker import Breaker
-from gateway.adapters.redis_link import Call, Link
+from gateway.adapters.redis_line import Result
+from gateway.adapters.redis_link import Call, Link, is_astray
+from gateway.bell import Bell
 from gateway.state import StateUnavailableError
 
 log = structlog.get_logger("lychgate.state")
 
 BATCH: Final = 64
 """Calls of one round trip: 2 to 4 ms of Redis's time, far below any time-out."""
+
+
+class _Passenger:
+    """A call that waits to be carried out, or travels.
+
+    Attributes:
+        call: The call.
+        bell: Rung when its result is there, None where nobody waits for it.
+        result: What it came to.
+    """
+
+    __slots__ = ("bell", "call", "result")
+
+    def __init__(self, call: Call, bell: Bell | None) -> None:
+        self.call = call
+        self.bell = bell
+        self.result: Result = None
 
 
 class Lane:
@@ -47,10 +66,11 @@ class Lane:
         self.name = name
         self._timeout = timeout
         self._probe = probe
-        self._pending: list[tuple[Call, asyncio.Future[Any] | None]] = []
-        self._travelling = False
+        self._waiting: list[_Passenger] = []
+        self._travelling: list[_Passenger] = []
         self._scheduled = False
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None  # of a round trip that takes more than a look
+        self._stopped: Bell | None = None
         self._key = ""
 
     @property
@@ -68,9 +88,11 @@ class Lane:
         if not self.is_open:
             self.breaker.skipped()
             raise StateUnavailableError("the state is unavailable")
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._add(call, future)
-        result = await future
+        bell = Bell(asyncio.get_running_loop())
+        passenger = _Passenger(call, bell)
+        self._add(passenger)
+        await bell
+        result = passenger.result
         if not isinstance(result, Exception):
             return result
         if _is_fault(result):
@@ -80,44 +102,72 @@ class Lane:
     def send(self, call: Call) -> None:
         """Have a call carried out without waiting for it; lost when the server is away."""
         if self.is_open:
-            self._add(call, None)
+            self._add(_Passenger(call, None))
         else:
             self.breaker.skipped()
 
-    def _add(self, call: Call, future: "asyncio.Future[Any] | None") -> None:
-        self._pending.append((call, future))
+    def _add(self, passenger: _Passenger) -> None:
+        self._waiting.append(passenger)
         if not self._scheduled and not self._travelling:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._depart)
 
     def _depart(self) -> None:
-        """Begin a round trip with what waits, unless one is under way."""
+        """Begin a round trip with those who wait, unless one is under way."""
         self._scheduled = False
-        if self._pending and not self._travelling:
-            batch = self._pending[:BATCH]
-            del self._pending[:BATCH]
-            self._travelling = True
-            self._task = asyncio.get_running_loop().create_task(self._travel(batch))
+        if self._travelling or not self._waiting:
+            return
+        self._travelling = travelling = self._waiting[:BATCH]
+        del self._waiting[:BATCH]
+        if not self._link.depart([each.call for each in travelling], self._timeout, self._arrived):
+            self._task = asyncio.get_running_loop().create_task(self._travel(travelling))
 
-    async def _travel(self, batch: Sequence[tuple[Call, "asyncio.Future[Any] | None"]]) -> None:
+    def _arrived(self, results: Sequence[Result]) -> None:
+        """A round trip over a connection that was at hand."""
+        travelling, astray = self._travelling, list[_Passenger]()
+        for passenger, result in zip(travelling, results, strict=True):
+            passenger.result = result
+            if isinstance(result, Exception) and is_astray(result):
+                astray.append(passenger)
+        if astray:
+            self._task = asyncio.get_running_loop().create_task(self._travel(astray))
+            return
+        self._landed()
+        for passenger in travelling:
+            if passenger.bell is not None:
+                passenger.bell.ring()
+
+    async def _travel(self, travelling: Sequence[_Passenger]) -> None:
+        """A round trip that takes more than a connection at hand: of these, who are (some of) those who travel."""
         try:
-            results = await self._link.execute([call for call, _ in batch], self._timeout)
+            results = await self._link.execute([each.call for each in travelling], self._timeout)
         except Exception as error:  # noqa: BLE001 - whatever a library raises, who waits is told, and it counts
-            results = [error] * len(batch)
+            results = [error] * len(travelling)
         except BaseException as error:  # cancelled: who waits is told
-            _answer(batch, [StateUnavailableError(error_text(error))] * len(batch))
+            self._travelling, told = [], self._travelling
+            _tell(told, StateUnavailableError(error_text(error)))
             raise
-        finally:
-            self._travelling = False
-        _answer(batch, results)
-        faults = [(call, result) for (call, _), result in zip(batch, results, strict=True) if _is_fault(result)]
+        for passenger, result in zip(travelling, results, strict=True):
+            passenger.result = result
+        told = self._travelling
+        self._landed()
+        for passenger in told:
+            if passenger.bell is not None:
+                passenger.bell.ring_soon()
+
+    def _landed(self) -> None:
+        """Those who travelled have their results: judge the server by them, and let the next go."""
+        travelling, self._travelling = self._travelling, []
+        faults = [each for each in travelling if _is_fault(each.result)]
         if not faults:
             self.breaker.succeeded()
         else:
-            call, fault = faults[0]
-            self._key = call.keys[0]
+            self._key = faults[0].call.keys[0]
+            fault = faults[0].result
             self.breaker.failed(fault, questions=len(faults), is_certain=not isinstance(fault, TimeoutError))
         self._depart()
+        if self._stopped is not None:
+            self._stopped.ring_soon()
 
     def lose(self, key: str, error: Exception) -> None:
         """Begin with the server away: it could not be reached."""
@@ -127,9 +177,9 @@ class Lane:
     def _away(self, error: Exception) -> None:
         """Fail what waits."""
         log.warning("state unavailable", state=self.name, error=error_text(error))
-        pending, self._pending = self._pending, []
-        self.breaker.skipped(len(pending))
-        _answer(pending, [error] * len(pending))
+        waiting, self._waiting = self._waiting, []
+        self.breaker.skipped(len(waiting))
+        _tell(waiting, error)
 
     def _back(self, seconds: float, unanswered: int) -> None:
         log.info("state available again", state=self.name, seconds=seconds, unanswered=unanswered)
@@ -145,14 +195,17 @@ class Lane:
         """Let what travels arrive, and probe no more."""
         await self.breaker.stop()
         self._depart()
-        while self._travelling and self._task is not None:
-            await asyncio.wait([self._task])
+        while self._travelling:
+            self._stopped = Bell(asyncio.get_running_loop())
+            await self._stopped
 
 
-def _answer(batch: Sequence[tuple[Call, "asyncio.Future[Any] | None"]], results: Sequence[Any]) -> None:
-    for (_, future), result in zip(batch, results, strict=True):
-        if future is not None and not future.done():
-            future.set_result(result)
+def _tell(passengers: Sequence[_Passenger], error: Exception) -> None:
+    """Nothing comes of their calls."""
+    for passenger in passengers:
+        passenger.result = error
+        if passenger.bell is not None:
+            passenger.bell.ring_soon()
 
 
 def _is_fault(result: Any) -> bool:

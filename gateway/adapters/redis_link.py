@@ -1,8 +1,9 @@
 """Connections to Redis: one server, the master that sentinels name, or a cluster.
 
 A ``Link`` carries calls of scripts there and their answers back; those given to it together travel together, in one
-round trip to each server. redis-py connects, authenticates, speaks the protocol and asks the sentinels. Its
-retries are switched off: they take seconds, and a message waits for none of that (``redis_state`` has a breaker).
+round trip to each server. redis-py connects, authenticates and asks the sentinels; what then travels goes over a
+``redis_line``. Retries of redis-py are switched off: they take seconds, and a message waits for none of that
+(``redis_lane`` has a breaker).
 
 Scripts are loaded when a connection is made and called by their digests; one that Redis does not have after all
 (``NOSCRIPT``: somebody flushed them, or a slot has moved) is sent whole.
@@ -13,18 +14,18 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
-from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import AskError, MovedError, NoScriptError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from gateway.adapters.redis_line import LAG, Line, Result
 from gateway.config.state import StateKind, StateOptions
 
 CONNECT: Final = 2.0
@@ -32,14 +33,6 @@ CONNECT: Final = 2.0
 
 SENTINEL: Final = 0.4
 """Seconds that one sentinel has to name the master: several may have to be asked within ``CONNECT``."""
-
-LAG: Final = 0.005
-"""Seconds that a time-out waits once it is due: what came while the event loop was busy is read first."""
-
-IDLE: Final = 1.0
-"""Seconds after which a connection is looked at before it is used: the server may have closed it."""
-
-Result: TypeAlias = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +71,23 @@ class Link(Protocol):
 
     spread: bool
 
+    def depart(self, calls: Sequence[Call], timeout: float, arrived: Callable[[list[Result]], None]) -> bool:
+        """Send calls at once, where a connection is at hand.
+
+        What the server did not carry out because the script or the key is not there is for ``execute``: ``is_astray``.
+
+        Args:
+            calls: Calls whose first keys have the same home.
+            timeout: The seconds that they may take.
+            arrived: Gets the results in a callback of the event loop.
+
+        Returns:
+            Whether they were sent.
+        """
+        ...
+
     async def execute(self, calls: Sequence[Call], timeout: float) -> list[Result]:  # noqa: ASYNC109 - see ``within``
-        """Carry calls out."""
+        """Carry calls out, whatever that takes: a new connection, the whole script, another server."""
         ...
 
     def home(self, key: str) -> str:
@@ -101,6 +109,11 @@ class Link(Protocol):
     async def close(self) -> None:
         """Disconnect."""
         ...
+
+
+def is_astray(result: Result) -> bool:
+    """Whether the server did not carry a call out because the script or the key is not there."""
+    return isinstance(result, NoScriptError | AskError)  # which MovedError is one of
 
 
 class within:  # noqa: N801 - reads like asyncio's
@@ -138,6 +151,7 @@ def _settings(options: StateOptions) -> dict[str, Any]:
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),
         "client_name": "lychgate",
+        "protocol": 2,  # in which nothing comes that was not asked for
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     if place.tls:
@@ -182,12 +196,25 @@ class Server:
     def __init__(self, client: Redis, scripts: Sequence[Script]) -> None:
         self._client: Any = client
         self._scripts = scripts
-        self._idle: list[tuple[Any, float]] = []
+        self._idle: list[Line] = []
 
     @property
     def is_connected(self) -> bool:
-        """Whether a connection is at hand that was good when it was last used."""
-        return bool(self._idle)
+        """Whether a connection is at hand."""
+        return any(line.fault is None for line in self._idle)
+
+    def depart(self, calls: Sequence[Call], timeout: float, arrived: Callable[[list[Result]], None]) -> bool:
+        """See ``Link``."""
+        line = self._at_hand()
+        if line is None:
+            return False
+
+        def landed(results: list[Result]) -> None:
+            self._keep(line)
+            arrived(results)
+
+        line.exchange([call.command() for call in calls], timeout, landed)
+        return True
 
     async def run(self, calls: Sequence[Call], before: Sequence[tuple[Any, ...]] = ()) -> list[Result]:
         """Carry calls out on one connection, one after the other without waiting between them.
@@ -199,30 +226,22 @@ class Server:
         Raises:
             Exception: The server can't be reached.
         """
-        connection = await self._connection()
-        try:
-            results = await _called(connection, calls, before, whole=False)
-            again = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
-            if again:
-                repeated = await _called(connection, [calls[index] for index in again], before, whole=True)
-                for index, result in zip(again, repeated, strict=True):
-                    results[index] = result
-        except BaseException:  # cancelled, too: see _lose
-            await self._lose(connection)
-            raise
-        self._keep(connection)
+        line = self._at_hand() or await self._connect()
+        results = await _called(line, calls, before, whole=False)
+        again = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
+        if again:
+            repeated = await _called(line, [calls[index] for index in again], before, whole=True)
+            for index, result in zip(again, repeated, strict=True):
+                results[index] = result
+        self._keep(line)
         return results
 
     async def ask(self, *command: object) -> Result:
         """Carry one command out, within ``CONNECT``, or raise."""
         async with within(CONNECT):
-            connection = await self._connection()
-            try:
-                (result,) = await _exchange(connection, [command])
-            except BaseException:  # cancelled, too: see _lose
-                await self._lose(connection)
-                raise
-        self._keep(connection)
+            line = self._at_hand() or await self._connect()
+            (result,) = await line.ask([command], CONNECT)
+        self._keep(line)
         if isinstance(result, Exception):
             raise result
         return result
@@ -239,72 +258,48 @@ class Server:
 
     async def renew(self) -> None:
         """Have one new connection ready, and none else."""
-        await self._drop()
+        self._drop()
         async with within(CONNECT):
-            self._idle.append((await self._connect(), asyncio.get_running_loop().time()))
+            self._idle.append(await self._connect())
 
     async def close(self) -> None:
         """Disconnect."""
-        await self._drop()
+        self._drop()
         await self._client.aclose()
 
-    async def _connection(self) -> Any:
-        """A kept connection or a new one."""
+    def _at_hand(self) -> Line | None:
+        """A kept connection."""
         while self._idle:
-            connection, since = self._idle.pop()
-            if asyncio.get_running_loop().time() - since < IDLE or not await _is_stale(connection):
-                return connection
-            await self._lose(connection)
-        return await self._connect()
+            line = self._idle.pop()
+            if line.fault is None:
+                return line
+        return None
 
-    def _keep(self, connection: Any) -> None:
-        if connection.is_connected:
-            self._idle.append((connection, asyncio.get_running_loop().time()))
+    def _keep(self, line: Line) -> None:
+        if line.fault is None:
+            self._idle.append(line)
 
-    async def _lose(self, connection: Any) -> None:
-        """Whatever went wrong, cancelled too: an answer that comes later must not be taken for another's."""
-        await connection.disconnect(nowait=True)
-
-    async def _connect(self) -> Any:
+    async def _connect(self) -> Line:
         connection = self._client.connection_pool.make_connection()
         try:
             await connection.connect()
-            await _exchange(connection, [("SCRIPT", "LOAD", script.text) for script in self._scripts])
         except BaseException:  # cancelled, too: nobody else knows of the connection
             await connection.disconnect(nowait=True)
             raise
-        return connection
+        line = Line(connection._writer)  # noqa: SLF001 - no public way
+        connection._writer = connection._reader = None  # noqa: SLF001 - it would close what is the line's now
+        await line.ask([("SCRIPT", "LOAD", script.text) for script in self._scripts], CONNECT)
+        return line
 
-    async def _drop(self) -> None:
+    def _drop(self) -> None:
         while self._idle:
-            await self._idle.pop()[0].disconnect()
+            self._idle.pop().close()
 
 
-async def _called(
-    connection: Any, calls: Sequence[Call], before: Sequence[tuple[Any, ...]], *, whole: bool
-) -> list[Result]:
+async def _called(line: Line, calls: Sequence[Call], before: Sequence[tuple[Any, ...]], *, whole: bool) -> list[Result]:
     commands = [command for call in calls for command in (*before, call.command(whole=whole))]
-    results = await _exchange(connection, commands)
+    results = await line.ask(commands, CONNECT)
     return results[len(before) :: len(before) + 1]
-
-
-async def _exchange(connection: Any, commands: Sequence[tuple[Any, ...]]) -> list[Result]:
-    await connection.send_packed_command([*map(pack_command, commands)], check_health=False)
-    results: list[Result] = []
-    for _ in commands:
-        try:
-            results.append(await connection.read_response())
-        except ResponseError as error:
-            results.append(error)
-    return results
-
-
-async def _is_stale(connection: Any) -> bool:
-    """Whether something came unasked: the connection's end."""
-    try:
-        return bool(await connection.can_read())
-    except (RedisError, OSError):
-        return True
 
 
 class ServerLink:
@@ -320,6 +315,10 @@ class ServerLink:
     def __init__(self, server: Server, sentinels: Sequence[Redis] = ()) -> None:
         self._server = server
         self._sentinels = sentinels
+
+    def depart(self, calls: Sequence[Call], timeout: float, arrived: Callable[[list[Result]], None]) -> bool:
+        """See ``Link``."""
+        return self._server.depart(calls, timeout, arrived)
 
     async def execute(self, calls: Sequence[Call], timeout: float) -> list[Result]:  # noqa: ASYNC109 - see ``within``
         """See ``Link``."""
@@ -370,6 +369,11 @@ class ClusterLink:
         self._make = make
         self._servers: dict[str, Server] = {}
         self._homes = [""] * REDIS_CLUSTER_HASH_SLOTS
+
+    def depart(self, calls: Sequence[Call], timeout: float, arrived: Callable[[list[Result]], None]) -> bool:
+        """See ``Link``."""
+        server = self._servers.get(self.home(calls[0].keys[0]))
+        return server is not None and server.depart(calls, timeout, arrived)
 
     async def execute(self, calls: Sequence[Call], timeout: float) -> list[Result]:  # noqa: ASYNC109 - see ``within``
         """All on the server that has the first key; what it does not have (any more) where it says."""
