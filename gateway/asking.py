@@ -6,14 +6,15 @@ its finding of its own answers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from gateway.state import Answer, Asking, Operation, State, StateUnavailableError
 from gateway.verdict import Finding
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """One policy's asking.
 
     Attributes:
@@ -24,13 +25,6 @@ class Question:
     asking: Asking
     binds: bool = True
 
-    @property
-    def operations(self) -> Sequence[Operation]:
-        """The operations as they are asked."""
-        if self.binds:
-            return self.asking.operations
-        return [replace(operation, binding=False) for operation in self.asking.operations]
-
 
 async def ask(state: State, questions: Sequence[Question]) -> list[Finding | Exception | None]:
     """Ask for all.
@@ -38,15 +32,19 @@ async def ask(state: State, questions: Sequence[Question]) -> list[Finding | Exc
     Returns:
         What each policy found, in order; the exception of one that could not: ``StateUnavailableError``, or its own.
     """
-    operations = [operation for question in questions for operation in question.operations]
+    operations: list[Operation] = []
+    for asking, binds in questions:
+        operations += asking.operations if binds else [replace(each, binding=False) for each in asking.operations]
     try:
-        answers = iter(await state.ask(operations) if operations else ())
+        answers = await state.ask(operations) if operations else ()
     except Exception as error:  # noqa: BLE001 - not an outage, but what is wrong with an entry; on_error holds all the same
         return [error] * len(questions)
     found: list[Finding | Exception | None] = []
-    for question in questions:
-        own = [next(answers) for _ in question.asking.operations]
-        found.append(_concluded(question.asking, own))
+    start = 0
+    for asking, _ in questions:
+        end = start + len(asking.operations)
+        found.append(_concluded(asking, answers[start:end]))
+        start = end
     return found
 
 

@@ -22,6 +22,8 @@ from enum import StrEnum
 from typing import Final, Protocol, TypeAlias
 from urllib.parse import quote
 
+import msgspec
+
 from gateway.verdict import Finding, Outcome
 
 SCHEMA: Final = 1
@@ -80,8 +82,7 @@ def _escaped(text: str) -> str:
     return text if _PLAIN(text) else quote(text, safe=_SAFE, errors="surrogateescape")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Take:
+class Take(msgspec.Struct, frozen=True, kw_only=True):
     """Counts in a bucket: it holds ``burst`` and loses ``rate`` a second; what does not fit is not granted.
 
     A cost larger than the bucket is granted when the bucket is empty, and then takes as long as it needs to run out: it
@@ -110,8 +111,7 @@ class Take:
     approximate: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Enter:
+class Enter(msgspec.Struct, frozen=True, kw_only=True):
     """Counts a connection for as long as it lasts: until ``State.leave``, or ``LEASE`` after its worker has died.
 
     Attributes:
@@ -134,8 +134,7 @@ class Enter:
 Operation: TypeAlias = Take | Enter
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What came of an operation.
 
     Attributes:
@@ -151,8 +150,7 @@ class Answer:
     approximate: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
+class Asking(msgspec.Struct, frozen=True):
     """What a hook returns that wants to know of limits; the chain asks and calls ``conclude`` with the answers.
 
     Attributes:

@@ -7,6 +7,7 @@ cases apart, and who is counted must not get another bucket by writing ``Bob@``.
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from gateway.mailauth.results import DkimResult, SpfResult
@@ -95,9 +96,9 @@ class Subjects:
     """
 
     def __init__(self, keys: Sequence[Key], ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> None:
-        self._keys = keys
+        self._keys = tuple(keys)
         self._prefixes = (ipv4_prefix, ipv6_prefix)
-        self._parts = [(key.value, self._part(key)) for key in keys]
+        self._parts = [self._part(key) for key in keys]
 
     @property
     def asks_dns(self) -> bool:
@@ -108,13 +109,13 @@ class Subjects:
         self, session: Session, transaction: Transaction | None = None, recipient: Recipient | None = None
     ) -> str | None:
         """The subject; None where a part of it is not there."""
-        parts: dict[str, str] = {}
-        for name, part in self._parts:
+        values: list[str] = []
+        for part in self._parts:
             value = part(session, transaction, recipient)
             if value is None:
                 return None
-            parts[name] = value
-        return subject(**parts)
+            values.append(value)
+        return _text(self._keys, tuple(values))
 
     def _part(self, key: Key) -> "_Part":
         """What finds the value of a key: chosen once, because a message asks for it at each limit."""
@@ -128,6 +129,12 @@ class Subjects:
             return lambda _session, transaction, _recipient: of_transaction(transaction) if transaction else None
         of_recipient = _OF_RECIPIENT[key]
         return lambda _session, _transaction, recipient: of_recipient(recipient.path) if recipient else None
+
+
+@lru_cache(maxsize=4096)
+def _text(keys: tuple[Key, ...], values: tuple[str, ...]) -> str:
+    """The subject of these values; remembered, because who sends one message often sends more."""
+    return subject(**dict(zip(keys, values, strict=True)))
 
 
 def _client_name(session: Session) -> str | None:

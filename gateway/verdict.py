@@ -43,7 +43,11 @@ class Action(StrEnum):
     @property
     def ends_stage(self) -> bool:
         """Whether later policies of the stage do not run."""
-        return self not in {Action.PASS, Action.TAG}
+        return self is not _PASS and self is not _TAG
+
+
+_PASS: Final = Action.PASS  # members of an enum are slow to find before Python 3.12
+_TAG: Final = Action.TAG
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,7 @@ class Outcome:
         return Finding(self, evidence, reply or self.reply)
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """An outcome that was found, with what was seen."""
 
     outcome: Outcome

@@ -316,11 +316,9 @@ class RateLimit(Policy[RateLimitOptions]):
 
     def _conclude(self, takes: Sequence[Take], answers: Sequence[Answer]) -> Finding:
         """The fullest bucket speaks for all."""
-        fullest = max(
-            range(len(takes)),
-            key=lambda at: (not answers[at].granted, answers[at].wait, answers[at].level / takes[at].burst),
-        )
-        take, answer = takes[fullest], answers[fullest]
+        take, answer = takes[0], answers[0]
+        if len(takes) > 1:
+            take, answer = max(zip(takes, answers, strict=True), key=_fullness)
         evidence: dict[str, object] = {
             "key": take.subject,
             "count": self.options.count.value,
@@ -335,6 +333,12 @@ class RateLimit(Policy[RateLimitOptions]):
         seconds = max(1, math.ceil(answer.wait))
         told = Reply(450, "4.7.1", f"Too many {_WORDS[self.options.count]}, try again in {seconds} seconds")
         return self.exceeded(reply=told, wait=seconds, **evidence)
+
+
+def _fullness(asked: tuple[Take, Answer]) -> tuple[bool, float, float]:
+    """What is refused comes first, and of that what has to wait longest."""
+    take, answer = asked
+    return not answer.granted, answer.wait, answer.level / take.burst
 
 
 _WORDS: Final[Mapping[Count, str]] = {count: count.value for count in Count} | {

@@ -8,8 +8,10 @@ the worker ends.
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
+
+from msgspec.structs import replace
 
 from gateway.policy import Clock
 from gateway.state import (

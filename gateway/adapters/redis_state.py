@@ -12,10 +12,11 @@ Redis that was restarted empty, and forgotten by Redis ``LEASE`` seconds after i
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
+from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from gateway.adapters.memory_state import MemoryState
@@ -48,6 +49,8 @@ from gateway.state import (
 log = structlog.get_logger("lychgate.state")
 
 MICRO: Final = 1_000_000
+_RATE: Final = Kind.RATE  # members of an enum are slow to find before Python 3.12
+_CONCURRENCY: Final = Kind.CONCURRENCY
 _ASK: Final = Script.of(ASK)
 _GREET: Final = Script.of(GREET)
 _LEAVE: Final = Script.of(LEAVE)
@@ -121,17 +124,18 @@ class RedisState:
 
     async def ask(self, operations: Sequence[Operation]) -> Sequence[Answer | StateUnavailableError]:
         """See ``State``."""
-        for operation in operations:
-            if isinstance(operation, Enter):
-                self._hold(operation)
+        entering = [operation for operation in operations if isinstance(operation, Enter)]
+        for enter in entering:
+            self._hold(enter)
         if not self._link.spread or len({operation.subject for operation in operations}) == 1:
             answers = await self._ask(operations)
         else:
             answers = await self._ask_apart(operations)
-        refused = is_refused(operations, answers)
-        for operation, answer in zip(operations, answers, strict=True):
-            if isinstance(operation, Enter) and isinstance(answer, Answer) and (refused or not answer.granted):
-                self._release(operation)
+        if entering:
+            refused = is_refused(operations, answers)
+            for operation, answer in zip(operations, answers, strict=True):
+                if isinstance(operation, Enter) and isinstance(answer, Answer) and (refused or not answer.granted):
+                    self._release(operation)
         return answers
 
     async def _ask(self, operations: Sequence[Operation]) -> Sequence[Answer | StateUnavailableError]:
@@ -318,7 +322,7 @@ class RedisState:
         return self._prefix + entry_key(kind, about, name)
 
     def _key_of(self, operation: Operation) -> str:
-        kind = Kind.CONCURRENCY if isinstance(operation, Enter) else Kind.RATE
+        kind = _CONCURRENCY if isinstance(operation, Enter) else _RATE
         return self._key(kind, operation.subject, operation.name)
 
     def _lane(self, key: str) -> Lane:

@@ -3,7 +3,8 @@
 A whole worker as ``make bench`` runs it, but its transports are no sockets: the client's octets are handed to the
 conversation, what it writes is looked at and thrown away, and the backend answers at once. So the figures hardly waver,
 and a change of a few per cent shows. ``--profile`` prints where the calls go. With ``--authentication`` messages are
-signed, and SPF, DKIM and DMARC are checked, with all answers of the DNS in the resolver's cache.
+signed, and SPF, DKIM and DMARC are checked, with all answers of the DNS in the resolver's cache. With ``--limits`` two
+rate limits are asked of a real Redis, over a real socket.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -33,6 +35,7 @@ from tests.bench.authentication import signed, zone
 from tests.bench.load import HELO, message
 from tests.bench.servers import RECIPIENT, SENDER
 from tests.support.dns_server import DnsServer
+from tests.support.redis import RedisServer
 
 _CONFIG: Final = {
     "hostname": "gateway.example",
@@ -45,6 +48,10 @@ _CONFIG: Final = {
     "policies": ["relay", "recipient", "size"],
 }
 _CHECKED: Final = ["relay", "recipient", "size", {"spf": {"trusted": []}}, "dkim", {"dmarc": {"trusted": []}}]
+_LIMITS: Final = [
+    {"rate_limit": {"id": "per-client", "key": "client_address", "limit": "100000000/w"}},
+    {"rate_limit": {"id": "per-sender", "key": ["client_address", "reverse_path_domain"], "limit": "100000000/w"}},
+]
 _SIZE: Final = 4096
 _ANSWERS: Final = {b"MAIL": b"250 2.1.0 Ok\r\n", b"RCPT": b"250 2.1.5 Ok\r\n", b"DATA": b"354 End data\r\n"}
 
@@ -166,12 +173,14 @@ async def _send(worker: Worker, data: bytes, count: int, *, kept: bool, sessions
     await asyncio.gather(*(_Client(worker, data, count // sessions, kept=kept).done for _ in range(sessions)))
 
 
-async def _measure(folder: Path, arguments: argparse.Namespace) -> None:
-    settings = _CONFIG | {"spool": {"directory": str(folder)}}
+async def _measure(folder: Path, redis: RedisServer | None, arguments: argparse.Namespace) -> None:
+    settings: dict[str, Any] = _CONFIG | {"spool": {"directory": str(folder)}}
     data = message(_SIZE)
     if arguments.authentication:
         settings |= {"policies": _CHECKED}
         data = signed().data
+    if redis is not None:
+        settings |= {"policies": [*settings["policies"], *_LIMITS], "state": redis.url}
     worker_config = loads(json.dumps(settings), folder / "lychgate.yaml")
     async with DnsServer(zone([("example.org", HELO)]), ttl=86_400) as dns:
         worker = Worker(worker_config, [[]], resolver=DnsResolver([dns.address]))
@@ -218,14 +227,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=80)
     parser.add_argument("--only", choices=("new", "kept"))
     parser.add_argument("--authentication", action="store_true", help="check who sent the messages, which are signed")
+    parser.add_argument("--limits", action="store_true", help="two rate limits in Redis")
     parser.add_argument("--profile", action="store_true", help="print where the calls go")
     arguments = parser.parse_args()
     print(sys.version)  # noqa: T201 - a script
-    with (
-        tempfile.TemporaryDirectory(prefix="lychgate-bench-") as folder,
-        patch.object(Opener, "_connect", _connect),
-    ):
-        uvloop.run(_measure(Path(folder), arguments))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lychgate-bench-")))
+        stack.enter_context(patch.object(Opener, "_connect", _connect))
+        redis = stack.enter_context(RedisServer()) if arguments.limits else None
+        uvloop.run(_measure(folder, redis, arguments))
 
 
 if __name__ == "__main__":
