@@ -17,7 +17,6 @@ it need not.
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol, TypeAlias
 from urllib.parse import quote
@@ -184,8 +183,7 @@ class Greeted(StrEnum):
         return self not in {Greeted.NEW, Greeted.EARLY}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Greet:
+class Greet(msgspec.Struct, frozen=True, kw_only=True):
     """Greylists a triplet.
 
     Attributes:
@@ -205,8 +203,7 @@ class Greet:
     passes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Greeting:
+class Greeting(msgspec.Struct, frozen=True):
     """What came of greylisting.
 
     Attributes:
@@ -222,8 +219,7 @@ class Greeting:
     passes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of the state, for people.
 
     Attributes:

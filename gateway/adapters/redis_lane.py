@@ -84,6 +84,7 @@ class Lane:
         Raises:
             StateUnavailableError: The server is away, or did not answer in time.
             ResponseError: The call itself is wrong.
+        ValueError: It can't be put into octets.
         """
         if not self.is_open:
             self.breaker.skipped()
@@ -119,7 +120,11 @@ class Lane:
             return
         self._travelling = travelling = self._waiting[:BATCH]
         del self._waiting[:BATCH]
-        if not self._link.depart([each.call for each in travelling], self._timeout, self._arrived):
+        try:
+            departed = self._link.depart([each.call for each in travelling], self._timeout, self._arrived)
+        except Exception:  # noqa: BLE001 - whatever a library raises, it raises again where there is somebody to tell
+            departed = False
+        if not departed:
             self._task = asyncio.get_running_loop().create_task(self._travel(travelling))
 
     def _arrived(self, results: Sequence[Result]) -> None:
@@ -144,16 +149,14 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - whatever a library raises, who waits is told, and it counts
             results = [error] * len(travelling)
         except BaseException as error:  # cancelled: who waits is told
-            self._travelling, told = [], self._travelling
-            _tell(told, StateUnavailableError(error_text(error)))
+            told, self._travelling = self._travelling, []
+            _fail(told, StateUnavailableError(error_text(error)))
             raise
         for passenger, result in zip(travelling, results, strict=True):
             passenger.result = result
         told = self._travelling
         self._landed()
-        for passenger in told:
-            if passenger.bell is not None:
-                passenger.bell.ring_soon()
+        _wake(told)
 
     def _landed(self) -> None:
         """Those who travelled have their results: judge the server by them, and let the next go."""
@@ -179,7 +182,7 @@ class Lane:
         log.warning("state unavailable", state=self.name, error=error_text(error))
         waiting, self._waiting = self._waiting, []
         self.breaker.skipped(len(waiting))
-        _tell(waiting, error)
+        _fail(waiting, error)
 
     def _back(self, seconds: float, unanswered: int) -> None:
         log.info("state available again", state=self.name, seconds=seconds, unanswered=unanswered)
@@ -200,19 +203,25 @@ class Lane:
             await self._stopped
 
 
-def _tell(passengers: Sequence[_Passenger], error: Exception) -> None:
+def _fail(passengers: Sequence[_Passenger], error: Exception) -> None:
     """Nothing comes of their calls."""
     for passenger in passengers:
         passenger.result = error
+    _wake(passengers)
+
+
+def _wake(passengers: Sequence[_Passenger]) -> None:
+    """Their results are there; the next turn of the loop is theirs, because a task may be running now."""
+    for passenger in passengers:
         if passenger.bell is not None:
             passenger.bell.ring_soon()
 
 
 def _is_fault(result: Any) -> bool:
-    """Whether the server is to blame; an error of the call itself begins with ERR or WRONGTYPE."""
+    """Whether the server is to blame; an error of the call itself begins with ERR or WRONGTYPE, or kept it here."""
     if isinstance(result, ResponseError):
         return not str(result).startswith(("ERR ", "WRONGTYPE ", "wrong number", "unknown command"))
-    return isinstance(result, Exception)
+    return isinstance(result, Exception) and not isinstance(result, ValueError)
 
 
 def error_text(error: BaseException) -> str:

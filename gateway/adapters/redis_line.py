@@ -9,7 +9,7 @@ One exchange at a time. A line that had a fault, or whose answer did not come in
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 from hiredis import ProtocolError, Reader, pack_command
@@ -25,6 +25,11 @@ Result: TypeAlias = Any
 
 _NEVER: Final = float("inf")
 _NOTHING: Final = object()
+
+
+def packed(commands: Iterable[tuple[Any, ...]]) -> bytes:
+    """Commands as they travel."""
+    return b"".join(map(pack_command, commands))
 
 
 class Line(asyncio.Protocol):
@@ -54,22 +59,21 @@ class Line(asyncio.Protocol):
         if self._transport.is_closing():
             self.fault = RedisConnectionError("the server closed the connection")
 
-    def exchange(
-        self, commands: Sequence[tuple[Any, ...]], within: float, arrived: Callable[[list[Result]], None]
-    ) -> None:
+    def exchange(self, octets: bytes, count: int, within: float, arrived: Callable[[list[Result]], None]) -> None:
         """Send commands.
 
         Args:
-            commands: At least one.
+            octets: The commands, ``packed``.
+            count: How many they are.
             within: The seconds that all replies together may take.
             arrived: Gets the results, one for each command, as the last thing in a callback of the loop.
         """
-        self._wanted = len(commands)
+        self._wanted = count
         self._arrived = arrived
         self._deadline = self._loop.time() + within
         if self._timer is None or self._timer.when() > self._deadline:
             self._set_timer()
-        self._transport.write(b"".join(map(pack_command, commands)))
+        self._transport.write(octets)
 
     async def ask(self, commands: Sequence[tuple[Any, ...]], within: float) -> list[Result]:
         """Send commands and await their results.
@@ -83,7 +87,7 @@ class Line(asyncio.Protocol):
             if not future.done():
                 future.set_result(results)
 
-        self.exchange(commands, within, arrived)
+        self.exchange(packed(commands), len(commands), within, arrived)
         try:
             results = await future
         except BaseException:  # cancelled
@@ -119,6 +123,7 @@ class Line(asyncio.Protocol):
             self.fail(error)
             return
         if self._arrived is None or len(results) > self._wanted:
+            results.clear()  # which of them answers what?
             self.fail(InvalidResponse("a reply to nothing"))
         elif len(results) == self._wanted:
             self._land()

@@ -25,7 +25,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from gateway.adapters.redis_line import LAG, Line, Result
+from gateway.adapters.redis_line import LAG, Line, Result, packed
 from gateway.config.state import StateKind, StateOptions
 
 CONNECT: Final = 2.0
@@ -205,6 +205,7 @@ class Server:
 
     def depart(self, calls: Sequence[Call], timeout: float, arrived: Callable[[list[Result]], None]) -> bool:
         """See ``Link``."""
+        octets = packed([call.command() for call in calls])
         line = self._at_hand()
         if line is None:
             return False
@@ -213,7 +214,7 @@ class Server:
             self._keep(line)
             arrived(results)
 
-        line.exchange([call.command() for call in calls], timeout, landed)
+        line.exchange(octets, len(calls), timeout, landed)
         return True
 
     async def run(self, calls: Sequence[Call], before: Sequence[tuple[Any, ...]] = ()) -> list[Result]:
@@ -227,12 +228,16 @@ class Server:
             Exception: The server can't be reached.
         """
         line = self._at_hand() or await self._connect()
-        results = await _called(line, calls, before, whole=False)
-        again = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
-        if again:
-            repeated = await _called(line, [calls[index] for index in again], before, whole=True)
-            for index, result in zip(again, repeated, strict=True):
-                results[index] = result
+        try:
+            results = await _called(line, calls, before, whole=False)
+            again = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
+            if again:
+                repeated = await _called(line, [calls[index] for index in again], before, whole=True)
+                for index, result in zip(again, repeated, strict=True):
+                    results[index] = result
+        except BaseException:  # cancelled, too: nobody else knows of the line
+            line.close()
+            raise
         self._keep(line)
         return results
 
@@ -240,7 +245,11 @@ class Server:
         """Carry one command out, within ``CONNECT``, or raise."""
         async with within(CONNECT):
             line = self._at_hand() or await self._connect()
-            (result,) = await line.ask([command], CONNECT)
+            try:
+                (result,) = await line.ask([command], CONNECT)
+            except BaseException:  # cancelled, too: nobody else knows of the line
+                line.close()
+                raise
         self._keep(line)
         if isinstance(result, Exception):
             raise result

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from gateway.adapters.memory_state import MemoryState
@@ -173,6 +173,18 @@ async def test_subjects_and_names_are_counted_apart(state: State) -> None:
     assert [await granted(state, take(burst=1.0)) for _ in range(2)] == [[True], [False]]
     for other in others:
         assert [await granted(state, replace(other, burst=1.0)) for _ in range(2)] == [[True], [False]]
+
+
+async def test_what_cannot_be_sent_stops_nothing(servers: Callable[[str], str], clock: SettableClock) -> None:
+    """A name that is no text fails by itself; the server is not taken to be away."""
+    state = _made("server", servers, clock)
+    assert isinstance(state, RedisState)
+    await state.start()
+    with pytest.raises(UnicodeEncodeError):
+        await state.ask([take(name="\ud800")])
+    assert [lane.breaker.health.outages for lane in state.lanes.values()] == [0]
+    assert await granted(state, take()) == [True]
+    await state.stop()
 
 
 async def test_connections_are_counted_while_they_last(state: State) -> None:
