@@ -54,3 +54,18 @@ async def test_clients_of_a_name_are_counted_together() -> None:
     policy = site.policy(Concurrency, {"limit": 1, "key": "client_name"})
     findings = [await run(policy, Stage.CONNECT, site.session(f"192.0.2.{last}")) for last in (1, 2)]
     assert [finding and finding.outcome.name for finding in findings] == ["within", "exceeded"]
+
+
+async def test_clients_of_an_organization_are_counted_together() -> None:
+    """A host called as the organization itself is one of its hosts, and shares nothing with others below ``co.uk``."""
+    names = {1: "example.co.uk", 2: "mail.example.co.uk", 3: "other.co.uk"}
+    zone = {name: {"A": [f"192.0.2.{last}"]} for last, name in names.items()}
+    zone |= {f"{last}.2.0.192.in-addr.arpa": {"PTR": [name]} for last, name in names.items()}
+    site = Site(zone=zone)
+    policy = site.policy(Concurrency, {"limit": 1, "key": "client_domain"})
+    findings = [await run(policy, Stage.CONNECT, site.session(f"192.0.2.{last}")) for last in names]
+    assert [(finding.outcome.name, finding.evidence["key"]) for finding in findings if finding] == [
+        ("within", "client_domain=example.co.uk"),
+        ("exceeded", "client_domain=example.co.uk"),
+        ("within", "client_domain=other.co.uk"),
+    ]

@@ -87,7 +87,7 @@ async def test_messages_are_counted_by_each_key(key: str | list[str], subject: s
     assert await subjects(at) == {subject: 1.0}
 
 
-@pytest.mark.parametrize("key", ["login", "spf_domain", "client_name", ["client_address", "login"]])
+@pytest.mark.parametrize("key", ["login", "spf_domain", "client_name", "client_domain", ["client_address", "login"]])
 async def test_what_is_not_there_is_not_counted(key: str | list[str]) -> None:
     """Without a login, a pass of SPF or a name there is nothing to count by."""
     at = site()
