@@ -28,6 +28,7 @@ from gateway.session import Domain, Message, Recipient, Session, Transaction
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, ReversePath
 from gateway.state import Asking, StateUnavailableError
+from gateway.units import format_duration
 from gateway.verdict import Action, Check, Finding, Outcome, Response, Stage
 
 log = structlog.get_logger("lychgate.chain")
@@ -119,7 +120,7 @@ class Step:
         except Exception as error:  # noqa: BLE001 - as above
             if timer is not None and timer.expired():
                 log.warning("policy timed out", policy=self.id, stage=stage.value, timeout=self.timeout)
-                return ERROR(error=f"no result within {self.timeout:g} seconds")
+                return ERROR(error=f"no result within {format_duration(self.timeout)}")
             return self.failed(stage, error)
 
     async def asking(self, stage: Stage, arguments: tuple[object, ...]) -> Finding | Asking | None:

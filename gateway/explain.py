@@ -27,6 +27,7 @@ from gateway.smtp.events import Chunk, EndOfData, Fatal, Hello, Mail, Rcpt, Refu
 from gateway.smtp.reply import Reply
 from gateway.smtp.server import ServerConnection, TlsState
 from gateway.spool import Spool
+from gateway.units import counted
 from gateway.verdict import Action, Check, Verdict
 
 
@@ -274,7 +275,7 @@ class _Walk:
         spool = Spool(self._config.spool.memory, self._config.spool.directory, self._chain.signatures)
         try:
             event = await self._receive(content, spool)
-            what = f"the message, {len(content)} octets"
+            what = f"the message, {counted(len(content), 'octet')}"
             if event.problem is not None:
                 await self._finish(self._reception.problem(event.problem), what)
                 return

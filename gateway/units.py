@@ -76,6 +76,17 @@ def rough_duration(seconds: float) -> str:
     return " ".join(parts[:2])
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """How many there are: ``1 entry``, ``2 entries``.
+
+    Args:
+        count: How many.
+        noun: The name of one.
+        plural: The name of several; with an ``s`` behind it by default.
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 Duration: TypeAlias = Annotated[
     float,
     BeforeValidator(parse_duration),

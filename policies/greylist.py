@@ -33,7 +33,7 @@ from gateway.smtp.reply import Reply
 from gateway.state import Greet, Greeted, Greeting, subject
 from gateway.subjects import dkim_domain, network, spf_domain
 from gateway.tables import AddressTable, NameTable, NetworkTable
-from gateway.units import Duration
+from gateway.units import Duration, counted
 from gateway.verdict import Action, Finding, Outcome, Stage
 
 _NUMBERS: Final = re.compile(r"(?<![a-z0-9])[0-9a-f]{8,}(?![a-z0-9])|[0-9]+")
@@ -172,7 +172,7 @@ class Greylist(Policy[GreylistOptions]):
         if greeting.status.may_pass:
             return self.known(reply=None, **evidence)
         seconds = max(1, math.ceil(greeting.wait))
-        told = Reply(450, "4.7.1", f"Greylisted, try again in {seconds} seconds")
+        told = Reply(450, "4.7.1", f"Greylisted, try again in {counted(seconds, 'second')}")
         return self.greylisted(reply=told, wait=seconds, **evidence)
 
 

@@ -34,7 +34,7 @@ from gateway.smtp.reply import Reply
 from gateway.state import Answer, Asking, Counting, Take
 from gateway.subjects import ORDER, Key, Subjects, known_at
 from gateway.tables import AddressTable, NameTable, NetworkTable
-from gateway.units import Duration, Rate, Size
+from gateway.units import Duration, Rate, Size, counted
 from gateway.verdict import Action, Finding, Outcome, Stage
 
 _CLIENT_KEYS: Final = frozenset({Key.CLIENT_ADDRESS, Key.CLIENT_NAME, Key.CLIENT_DOMAIN})
@@ -331,7 +331,7 @@ class RateLimit(Policy[RateLimitOptions]):
         if answer.granted:
             return self.within(reply=None, **evidence)
         seconds = max(1, math.ceil(answer.wait))
-        told = Reply(450, "4.7.1", f"Too many {_WORDS[self.options.count]}, try again in {seconds} seconds")
+        told = Reply(450, "4.7.1", f"Too many {_WORDS[self.options.count]}, try again in {counted(seconds, 'second')}")
         return self.exceeded(reply=told, wait=seconds, **evidence)
 
 

@@ -22,7 +22,7 @@ from gateway.config.load import load
 from gateway.config.model import ChainSettings, Config, DomainOptions, Listener, Mode
 from gateway.config.problems import ConfigError, Problem, listed
 from gateway.config.recipients import RecipientOptions
-from gateway.units import format_size
+from gateway.units import counted, format_size
 
 MAX_DOMAINS = 40
 """Domains that are listed one by one; ``--json`` has all."""
@@ -83,7 +83,7 @@ def _print(out: Console, config: Config, listeners: list[Listener], told: list[P
     _print_domains(out, config)
     _print_backends(out, config)
     if config.exceptions:
-        out.print(f"\n{len(config.exceptions)} exceptions")
+        out.print(f"\n{counted(len(config.exceptions), 'exception')}")
         for entry in config.exceptions:
             written = entry.model_dump(mode="json", exclude_none=True)
             out.print("  " + ", ".join(f"{key}: {value}" for key, value in written.items()), soft_wrap=True)
@@ -120,7 +120,8 @@ def _print_differences(out: Console, config: Config, chain: ChainSettings) -> No
         for policy_id, changed in found.items():
             out.print(f"  for {name}: {policy_id} has {', '.join(_written(changed))}", soft_wrap=True)
     if len(names) > MAX_DOMAINS:
-        out.print(f"  and {len(names) - MAX_DOMAINS} more domains differ; --json has all")
+        rest = counted(len(names) - MAX_DOMAINS, "more domain differs", "more domains differ")
+        out.print(f"  and {rest}; --json has all")
 
 
 def _written(changed: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -145,8 +146,7 @@ def _action(response: Any) -> str:
 def _print_domains(out: Console, config: Config) -> None:
     if not config.domains:
         return
-    count = len(config.domains)
-    out.print(Text(f"\n{count} domain{'s' if count > 1 else ''}", style="bold"))
+    out.print(Text(f"\n{counted(len(config.domains), 'domain')}", style="bold"))
     listing = table("Domain", "Backend", "Recipients", "Message size")
     for domain in list(config.domains.values())[:MAX_DOMAINS]:
         name = domain.name if domain.alias_of is None else f"{domain.name} (as {domain.alias_of})"

@@ -21,7 +21,7 @@ from gateway.lookup.answer import UnverifiableError
 from gateway.session import without_detail
 from gateway.smtp.grammar import GrammarError, parse_domain, parse_mailbox
 from gateway.smtp.path import Mailbox
-from gateway.units import rough_duration
+from gateway.units import counted, rough_duration
 
 recipients = typer.Typer(
     name="recipients",
@@ -60,8 +60,9 @@ def list_(
         for source in sources:
             away = "" if source["away"] is None else f"away for {rough_duration(source['away'])}, "
             out.print(
-                f"Worker {worker}, {source['source']}: {away}{source['remembered']} remembered, {source['hits']} "
-                f"answers from memory, {source['asked']} from the source, {source['failures']} of these unknown",
+                f"Worker {worker}, {source['source']}: {away}{source['remembered']} remembered, "
+                f"{counted(source['hits'], 'answer')} from memory, {source['asked']} from the source, "
+                f"{source['failures']} of these unknown",
                 soft_wrap=True,
             )
             if source["entries"]:
@@ -85,7 +86,7 @@ def flush(
         raise typer.BadParameter("give an address or a domain, or --all", param_hint="WHAT")
     settings = load_config(config)
     replies = ask_workers(settings, {"command": "flush_recipients", **_chosen(what)})
-    console().print(f"{sum(replies.values())} forgotten, in {len(replies)} workers")
+    console().print(f"{sum(replies.values())} forgotten, in {counted(len(replies), 'worker')}")
 
 
 @recipients.command()

@@ -13,7 +13,7 @@ from gateway.cli.control import ask_workers
 from gateway.config.model import Config
 from gateway.log import printable
 from gateway.state import Kind, StateUnavailableError
-from gateway.units import rough_duration
+from gateway.units import counted, rough_duration
 
 state = typer.Typer(name="state", help="What workers and machines count together.", invoke_without_command=True)
 
@@ -45,7 +45,7 @@ def show(
         print_json({"state": str(settings.state.place), **found})
         return
     out = console()
-    out.print(f"{settings.state.place}: {found['total']} entries", soft_wrap=True)
+    out.print(f"{settings.state.place}: {counted(found['total'], 'entry', 'entries')}", soft_wrap=True)
     if found["entries"]:
         out.print(_listing(found["entries"]))
     if found["total"] > len(found["entries"]):
@@ -88,8 +88,9 @@ def workers(config: ConfigPath = DEFAULT_CONFIG, *, json: AsJson = False) -> Non
         for server in servers:
             away = "available" if server["away"] is None else f"away for {rough_duration(server['away'])}"
             console().print(
-                f"Worker {worker}, {server['server']}: {away}, {server['outages']} outages so far, "
-                f"{server['unanswered']} questions without an answer",
+                f"Worker {worker}, {server['server']}: {away}, "
+                f"{counted(server['outages'], 'outage')} so far, "
+                f"{counted(server['unanswered'], 'question')} without an answer",
                 soft_wrap=True,
             )
 

@@ -89,7 +89,7 @@ def test_what_workers_remember_is_seen_and_flushed(postfix: Postfix, tmp_path: P
         assert "550 5.1.1" in shown
         (source,) = json.loads(recipients(gateway, "list", "--json"))[0]["sources"]
         assert (source["source"], source["asked"], source["hits"], source["failures"]) == ("probe backend", 2, 1, 0)
-        assert "1 forgotten, in 1 workers" in recipients(gateway, "flush", "nobody@example.com")
+        assert "1 forgotten, in 1 worker\n" in recipients(gateway, "flush", "nobody@example.com")
         assert list(listed(gateway).values()) == [[("alice@example.com", "yes")]]
         assert "0 forgotten" in recipients(gateway, "flush", "example.net")
         assert "1 forgotten" in recipients(gateway, "flush", "--all")

@@ -68,6 +68,7 @@ def test_it_shows_the_fullest_first_and_clears_one(tmp_path: Path) -> None:
         assert told["total"] == 4
         status, text = _run("--config", config, "--kind", "rate", "--subject", "192.0.2.1", "--limit", "1")
         assert (status, "per-client:10/h" in text, "full" in text, "secret-word" in text) == (0, True, False, False)
+        assert f"{redis.url}: 1 entry\n" in text
         status, text = _run("--config", config, "--subject", "carol@")
         assert (status, "sender=carol@a" in text, "0 passed, waiting for" in text) == (0, True, True)
         assert "192.0.2.1" not in text
@@ -95,11 +96,13 @@ async def test_it_shows_how_each_worker_gets_on_with_redis(tmp_path: Path) -> No
             state: Any = site.worker._state
             await state.ask([TAKE])
             status, text = await asyncio.to_thread(_run, "workers", "--config", file)
-            assert (status, f"{redis.url}: available, 0 outages so far" in text) == (0, True)
+            assert (status, f"{redis.url}: available, 0 outages so far, 0 questions without" in text) == (0, True)
             await asyncio.to_thread(redis.stop)
             await state.ask([TAKE])
             status, text = await asyncio.to_thread(_run, "workers", "--config", file, "--json")
             (servers,) = json.loads(text).values()
+            status, words = await asyncio.to_thread(_run, "workers", "--config", file)
+            assert (status, "1 outage so far, 1 question without an answer" in words) == (0, True)
             assert (servers[0]["outages"], servers[0]["unanswered"], servers[0]["away"] >= 0) == (1, 1, True)
 
 

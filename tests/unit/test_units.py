@@ -5,7 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from gateway.units import Duration, Rate, Size, format_duration, format_size, parse_duration, parse_size, rough_duration
+from gateway.units import (
+    Duration,
+    Rate,
+    Size,
+    counted,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+    rough_duration,
+)
 
 
 class Model(BaseModel):
@@ -93,3 +103,13 @@ def test_models_take_them_and_schemas_show_how_they_are_written() -> None:
     assert set(Model.model_json_schema()["properties"]) == {"wait", "limit", "rate"}
     with pytest.raises(ValidationError, match="not a rate"):
         Model.model_validate({"rate": "soon"})
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "plural", "text"),
+    [(0, "entry", "entries", "0 entries"), (1, "entry", "entries", "1 entry"), (2, "entry", "entries", "2 entries"),
+     (1, "worker", "", "1 worker"), (12, "worker", "", "12 workers")],
+)  # fmt: skip
+def test_what_is_counted_reads_right(count: int, noun: str, plural: str, text: str) -> None:
+    """One is one, and none or several are not."""
+    assert counted(count, noun, plural) == text

@@ -72,6 +72,7 @@ def test_what_a_configuration_comes_to(path: Path) -> None:
     assert "example.org (as example.net) postfix the backend decides" in lines
     assert "example.com postfix 1 listed 25MB" in lines
     assert "postfix (default): 127.0.0.1:10025 (smtp, tls off, client_info xclient)" in lines
+    assert {"3 domains", "1 exception"} <= set(lines)
     assert "policy: size, client: 192.0.2.0/24, until: 2020-01-31, reason: a partner" in lines
 
 
