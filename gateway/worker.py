@@ -34,6 +34,7 @@ from gateway.assembly import (
 from gateway.config.model import Config
 from gateway.doors.control import ControlDoor, Handler
 from gateway.doors.metrics import MetricsDoor
+from gateway.doors.places import Places
 from gateway.doors.smtp import SmtpDoor
 from gateway.doors.tls import Certificate, certificate_of
 from gateway.policy import Clock, SystemClock
@@ -90,7 +91,7 @@ class Worker:
         self._chains = build_chains(config, domain=domain, resolver=self._resolver, clock=clock, state=self._state)
         if certificates is None:
             certificates = [certificate_of(listener) for listener in config.listeners]
-        spool_memory = SpoolMemory(config.spool.memory_total)
+        places, spool_memory = Places(config), SpoolMemory(config.spool.memory_total)
         self.doors = [
             SmtpDoor(
                 config,
@@ -104,6 +105,7 @@ class Worker:
                 resolver=self._resolver,
                 sink=self._metrics or self._sink,
                 clock=clock,
+                places=places,
                 spool_memory=spool_memory,
             )
             for listener, sockets, certificate, chain in zip(

@@ -175,6 +175,8 @@ class ClientLink(asyncio.Protocol):
         return self._transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002, D102 - asyncio.Protocol
+        if not self.is_gone:
+            self._door.lost(self)
         self.is_gone = self._writable = True
         self._bell.ring()
 
@@ -320,8 +322,8 @@ class ClientLink(asyncio.Protocol):
                 loop.call_soon(self._hand_over, enciphered)
                 self._diverted = deciphered
             transport = await handshake
-        except OSError:  # ssl.SSLError and TimeoutError, too
-            self.is_gone = True
+        except BaseException:  # the transport is closed, and asyncio says nothing of one that is lost in its handshake
+            self.connection_lost(None)
             raise
         finally:
             self._diverted = None

@@ -9,11 +9,10 @@ clients 421 (RFC 5321 3.8).
 import asyncio
 import socket
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
-from ipaddress import IPv6Address, ip_network
 from typing import Final
 
 import structlog
@@ -24,6 +23,7 @@ from gateway.config.model import Config, DelayReject, Listener, TlsMode
 from gateway.doors.conversation import Conversation
 from gateway.doors.link import ClientLink
 from gateway.doors.listening import BACKLOG, address_of
+from gateway.doors.places import Places
 from gateway.doors.proxy_protocol import Addresses, ProxyError, read_header
 from gateway.doors.tls import Certificate
 from gateway.policy import Clock
@@ -72,6 +72,7 @@ class SmtpDoor:
         resolver: Asks the DNS.
         sink: Takes the records.
         clock: Tells the time.
+        places: The connections of all listeners.
         spool_memory: What the messages of all listeners take in memory.
 
     Attributes:
@@ -82,6 +83,7 @@ class SmtpDoor:
         engine_options: For each connection's engine.
         timeouts: The time limits.
         clock: Tells the time.
+        connections: Connections that are open now, those that are being closed among them.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class SmtpDoor:
         resolver: Resolver,
         sink: RecordSink,
         clock: Clock,
+        places: Places,
         spool_memory: SpoolMemory,
     ) -> None:
         self.name = listener.name
@@ -127,9 +130,9 @@ class SmtpDoor:
         self._spool_memory = spool_memory
         self._groups = groups
         self._resolver = resolver
-        self._limit = -(-config.limits.connections // config.workers)
+        self.connections = 0
+        self._places = places
         self._conversations: set[Conversation] = set()
-        self._clients: Counter[str] = Counter()
         self._names: OrderedDict[str, tuple[float, ClientName]] = OrderedDict()
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -188,38 +191,31 @@ class SmtpDoor:
         for work in self._tasks:
             work.cancel()
 
-    @property
-    def connections(self) -> int:
-        """Connections that are open now."""
-        return len(self._conversations)
-
     # What a connection and its conversation ask of their door.
 
     def begin(self, link: ClientLink) -> None:
         """A client has connected: begin the conversation with it."""
         conversation = Conversation(self, link)
-        refusal = self._admit(conversation)
+        self._conversations.add(conversation)
+        refusal = self._admit(link)
         conversation.task = asyncio.get_running_loop().create_task(conversation.run(refusal))
 
-    def _admit(self, conversation: Conversation) -> Reply | None:
+    def _admit(self, link: ClientLink) -> Reply | None:
         """Count a new connection; a reply refuses it."""
-        self._conversations.add(conversation)
-        address = _counted_as(conversation.link.client_address)
-        self._clients[address] += 1
+        self.connections += 1
+        has_place = self._places.take(link.client_address)
         if self._draining:
             return replies.SHUTTING_DOWN
-        most = self._config.limits.connections_per_client
-        if len(self._conversations) > self._limit or (most and self._clients[address] > most):
-            return replies.TOO_MANY_CONNECTIONS
-        return None
+        return None if has_place else replies.TOO_MANY_CONNECTIONS
 
     def forget(self, conversation: Conversation) -> None:
-        """A connection has ended."""
+        """A conversation is over; its connection may still take a while to close."""
         self._conversations.discard(conversation)
-        address = _counted_as(conversation.link.client_address)
-        self._clients[address] -= 1
-        if self._clients[address] <= 0:
-            del self._clients[address]
+
+    def lost(self, link: ClientLink) -> None:
+        """A connection is gone."""
+        self.connections -= 1
+        self._places.leave(link.client_address)
 
     def reception(self, session: Session, client: str) -> Reception:
         """The way of a session through the chain; ``client`` is its address as text."""
@@ -348,7 +344,7 @@ class SmtpDoor:
                 log.warning("accept failed", listener=self.name, error=str(error))
                 await asyncio.sleep(0.1)
                 continue
-            if self._proxying >= self._limit:
+            if self._proxying >= self._places.limit:
                 connection.close()
                 continue
             self._proxying += 1
@@ -377,17 +373,6 @@ class SmtpDoor:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)  # uvloop may still refer to the socket: then close says nothing
             connection.close()
-
-
-def _counted_as(address: str) -> str:
-    """By what connections are counted: an IPv4 address, or the /64 of an IPv6 one, which is one site (RFC 6177).
-
-    An IPv4-mapped one, as load balancers may tell it, is the IPv4 address.
-    """
-    if ":" not in address:
-        return address
-    full = IPv6Address(address.partition("%")[0])
-    return str(full.ipv4_mapped or ip_network((full, 64), strict=False))
 
 
 def engine_options(config: Config, listener: Listener) -> ServerOptions:

@@ -124,9 +124,19 @@ async def test_a_client_that_vanishes_under_tls_is_no_longer_counted(tmp_path: P
                 await client.writer.start_tls(context_of(authority), server_hostname="localhost")
                 assert (await client.say("EHLO client.example.org")).startswith("250")
             await site.empty()
-        assert not site.door._clients
     assert decisions(site)[1::2] == [("none", None, None)] * 3
     assert decisions(site)[0::2] == [("disconnected", "smtp", "too_many_connections")] * 3
+
+
+@pytest.mark.usefixtures("authority")
+async def test_a_handshake_that_is_cut_off_leaves_no_connection(tmp_path: Path) -> None:
+    """A client that does not begin it holds up no shutdown, and is no longer counted then."""
+    async with serving(tmp_path, tls("implicit")) as site, site.client(greeting=None) as client:
+        client.writer.write(b"\x16")  # the first octet of a handshake
+        while not site.door.connections:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0)
+        await site.door.drain(0)
+        await site.empty()
 
 
 async def test_what_comes_with_the_end_of_the_handshake_came_through_tls(tmp_path: Path, authority: trustme.CA) -> None:

@@ -5,7 +5,7 @@ import json
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from gateway.config.load import loads
 from gateway.doors import link
 from gateway.records import DecisionRecord
 from gateway.worker import Worker
+from tests.support.gateway import poll
 from tests.support.loops import on_uvloop
 
 _WITHIN = 30.0
@@ -147,10 +148,7 @@ async def test_a_connection_too_many_gets_no_handshake(tmp_path: Path) -> None:
 async def test_a_client_that_does_not_close_its_tls_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After QUIT the connection ends soon, though the client never answers the closing of TLS (uvloop waits 30 s)."""
     monkeypatch.setattr(link, "LAST_WORDS", 0.05)
-    authority = trustme.CA()
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "mx.pem")
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
+    trusting = _certified(tmp_path)
 
     def leave(port: int) -> bytes:
         with (
@@ -169,3 +167,41 @@ async def test_a_client_that_does_not_close_its_tls_is_cut_off(tmp_path: Path, m
     listener = {"tls": {"mode": "implicit", "certificate": "mx.pem"}}
     async with _serving(tmp_path, _Sink(), listener) as port:
         assert await asyncio.to_thread(leave, port) == b"closed"
+
+
+@on_uvloop
+async def test_a_connection_that_is_being_closed_counts_until_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients that quit and never answer the closing of TLS hold no more connections than are allowed."""
+    monkeypatch.setattr(link, "LAST_WORDS", 600.0)
+    trusting = _certified(tmp_path)
+
+    def quits(port: int, clients: ExitStack) -> bool:
+        """One more client, which stays as it is after the reply to QUIT; returns whether it was served."""
+        client = clients.enter_context(socket.create_connection(("127.0.0.1", port), _WITHIN))
+        try:
+            client = clients.enter_context(trusting.wrap_socket(client, server_hostname="localhost"))
+        except OSError:  # closed without a word
+            return False
+        client.sendall(b"QUIT\r\n")
+        while b"221 " not in client.recv(4096):
+            pass
+        return True
+
+    listener = {"tls": {"mode": "implicit", "certificate": "mx.pem"}}
+    async with _serving(tmp_path, _Sink(), listener, limits={"connections": 3}) as port:
+        with ExitStack() as clients:
+            served = [await asyncio.to_thread(quits, port, clients) for _ in range(5)]
+        assert served == [True] * 3 + [False] * 2
+        with ExitStack() as clients:
+            assert await asyncio.to_thread(poll, lambda: quits(port, clients))
+
+
+def _certified(folder: Path) -> ssl.SSLContext:
+    """Make ``mx.pem``; returns what trusts it."""
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(folder / "mx.pem")
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    return trusting

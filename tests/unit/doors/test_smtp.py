@@ -137,6 +137,20 @@ async def test_one_connection_too_many_is_told_to_come_again(tmp_path: Path, lim
     ]
 
 
+@pytest.mark.parametrize("limit", ["connections", "connections_per_client"])
+async def test_listeners_count_together(tmp_path: Path, limit: str) -> None:
+    """A limit is one for all listeners; a connection to one takes a place that another would have given."""
+    config = {"listeners": [{"smtp": "127.0.0.1:0"}] * 2, "limits": {limit: 1}}
+    async with serving(tmp_path, config) as site:
+        for _ in range(2):
+            async with (
+                site.client(port=site.ports[0]),
+                site.client(port=site.ports[1], greeting="421 4.7.0 Too many connections"),
+            ):
+                pass
+            await site.empty()
+
+
 async def _greeted(site: Site, address: str, greeting: str) -> None:
     async with site.client(greeting=None) as client:
         client.writer.write(f"PROXY TCP4 {address} 198.51.100.25 40000 25\r\n".encode())
