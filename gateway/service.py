@@ -4,7 +4,8 @@ The supervisor does no mail. It binds the listeners' addresses, loads their cert
 forks the workers, and then waits for signals:
 
 * a worker that dies is replaced, at once the first time and with growing pauses if it keeps dying;
-* SIGHUP loads the configuration again. An invalid file changes nothing and is said in the log. A valid one is served
+* SIGHUP loads the configuration again, and so does ``lychgate reload``, which asks by the supervisor's control socket
+  and is told the outcome. An invalid file changes nothing and is said in the log. A valid one is served
   by new workers, which begin with the configuration whole; when they are ready the old ones retire: they accept
   nothing more, and their sessions go on to their end. It counts as reloaded when every old worker has said that it
   accepts nothing more, so that every new session is one of the new configuration;
@@ -26,19 +27,22 @@ import socket
 import ssl
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import uvloop
 
 from gateway import worker
 from gateway.adapters.metrics import SharedFolder
+from gateway.config.advice import file_problems
 from gateway.config.load import load
 from gateway.config.model import Config, Endpoint
 from gateway.config.problems import ConfigError
+from gateway.doors.control import SupervisorDoor
 from gateway.doors.listening import ListenError, bind
 from gateway.doors.tls import Certificate, certificate_of
 from gateway.log import configure as configure_log
@@ -54,7 +58,7 @@ RETIRED_WITHIN: Final = 10.0
 STEADY: Final = 60.0
 """Seconds after which a worker's death is one of its own, and not the next in a row."""
 
-_SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+_SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO}
 
 
 class ServiceError(Exception):
@@ -140,6 +144,7 @@ class Generation:
     Attributes:
         config: The configuration.
         listening: The sockets of each listener.
+        metrics: Those for Prometheus.
         certificates: Each listener's certificate, None without TLS.
         workers: By process id the time of their start.
         pipes: By process id what tells that a worker is ready, and by its end that it accepts nothing more.
@@ -148,9 +153,9 @@ class Generation:
     """
 
     config: Config
-    listening: list[list[socket.socket]]
-    certificates: list[Certificate | None]
+    listening: list[list[socket.socket]] = field(default_factory=list)
     metrics: list[socket.socket] = field(default_factory=list)
+    certificates: list[Certificate | None] = field(default_factory=list)
     workers: dict[int, float] = field(default_factory=dict)
     pipes: dict[int, int] = field(default_factory=dict)
     deaths: int = 0
@@ -171,8 +176,9 @@ class Supervisor:
         self._retired: set[int] = set()
         self._lifeline, self._lifeline_end = os.pipe()
         self._pid_file: int | None = None
-        self._current = Generation(config, [], [])
+        self._current = Generation(config)
         self._numbers: SharedFolder | None = None
+        self._control: SupervisorDoor | None = None
 
     def run(self) -> None:
         """Serve until told to stop.
@@ -195,6 +201,7 @@ class Supervisor:
         if not self._start(self._current):
             self._stop()
             raise ServiceError("the workers did not become ready")
+        self._open_control(config.runtime_folder)
         log.info("service ready", workers=config.workers, listeners=[listener.name for listener in config.listeners])
         notify(f"READY=1\nMAINPID={os.getpid()}\nSTATUS=serving {self._path}")
         try:
@@ -218,6 +225,9 @@ class Supervisor:
                 self._reap()
             elif received.si_signo == signal.SIGHUP:
                 self._reload()
+            elif received.si_signo == signal.SIGIO:
+                if self._control is not None:
+                    self._control.answer()
             else:
                 log.info("service stopping", signal=signal.Signals(received.si_signo).name)
                 return
@@ -246,6 +256,8 @@ class Supervisor:
             os.close(self._lifeline_end)
             if self._pid_file is not None:
                 os.close(self._pid_file)  # or the lock would outlive the supervisor
+            if self._control is not None:
+                self._control.leave_to_supervisor()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             self._serve(generation, writer)
             status = 0
@@ -309,34 +321,73 @@ class Supervisor:
 
     # Reload and stop.
 
-    def _reload(self) -> None:
+    def _open_control(self, folder: Path | None) -> None:
+        """Listen for commands in a folder, and no longer in another."""
+        if self._control is not None:
+            self._control.close()
+        self._control = None if folder is None else SupervisorDoor(folder, {"reload": self._asked_to_reload})
+        if self._control is not None:
+            self._control.open()
+
+    def _asked_to_reload(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Reload for a command; tells what came of it.
+
+        Raises:
+            ValueError: It means another configuration file.
+        """
+        if Path(str(request.get("path"))).resolve() != self._path.resolve():
+            raise ValueError(f"the service runs with another file, {self._path}")
+        problems = self._reload()
+        listeners = self._current.config.listeners
+        policies = {settings.id for listener in listeners for settings in listener.chain.policies}
+        return {"problems": problems, "listeners": len(listeners), "policies": len(policies)}
+
+    def _reload(self) -> list[str]:
+        """Load the configuration again; returns why the old one stays, nothing when the new one is in force."""
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        old = self._current
         try:
-            config = load(self._path)
-            certificates = [certificate_of(listener) for listener in config.listeners]
-            listening, metrics = self._bind(config)
-            new = Generation(config, listening, certificates, metrics)
+            self._replace(self._loaded())
         except (ConfigError, ServiceError, OSError, ssl.SSLError) as error:
             self._close_unused()
             problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
             log.error("reload refused: the old configuration stays", problems=problems)  # noqa: TRY400 - not a fault here
         else:
-            self._current = new
-            if self._start(new):
-                self._retire(old)
-                self._close_unused()
-                configure_log(config.log.level, config.log.format)
-                log.info("configuration reloaded", path=str(self._path), workers=config.workers)
-            else:
-                self._current = old
-                for pid in new.workers:
-                    _kill(pid, signal.SIGTERM)
-                    _close(new.pipes, pid)
-                self._retired |= set(new.workers)
-                self._close_unused()
-                log.error("reload refused: the new workers did not become ready; the old configuration stays")
+            problems = []
+            log.info("configuration reloaded", path=str(self._path), workers=self._current.config.workers)
         notify("READY=1")
+        return problems
+
+    def _loaded(self) -> Generation:
+        """What the configuration file says now, with no workers yet.
+
+        Raises:
+            ConfigError, ServiceError, OSError, ssl.SSLError: It can't be used.
+        """
+        config = load(self._path)
+        if problems := file_problems(config):
+            raise ConfigError(problems)
+        certificates = [certificate_of(listener) for listener in config.listeners]
+        return Generation(config, *self._bind(config), certificates=certificates)
+
+    def _replace(self, new: Generation) -> None:
+        """Serve by another generation, and let the workers of the current one retire.
+
+        Raises:
+            ServiceError: The new workers did not become ready; the current generation stays.
+        """
+        old, self._current = self._current, new
+        if not self._start(new):
+            self._current = old
+            for pid in new.workers:
+                _kill(pid, signal.SIGTERM)
+                _close(new.pipes, pid)
+            self._retired |= set(new.workers)
+            raise ServiceError("the new workers did not become ready")
+        self._retire(old)
+        self._close_unused()
+        configure_log(new.config.log.level, new.config.log.format)
+        if new.config.runtime_folder != old.config.runtime_folder:
+            self._open_control(new.config.runtime_folder)
 
     def _retire(self, generation: Generation) -> None:
         """Let a generation's workers accept nothing more; return when they do not."""
@@ -351,6 +402,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Drain every worker and wait for them, a little longer than they may take."""
+        self._open_control(None)
         for sockets in self._sockets.values():  # or the kernel would take connections that nobody serves any more
             for listening in sockets:
                 listening.close()
@@ -433,7 +485,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def _write_pid_file(path: Path) -> int:
-    """Write the process id, and lock the file for as long as the service runs: by that ``reload`` knows it."""
+    """Write the process id, and lock the file for as long as the service runs: no other one can have it then."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -444,18 +496,3 @@ def _write_pid_file(path: Path) -> int:
     except OSError as error:
         raise ServiceError(f"can not write the pid file {path}: {error.strerror or error}") from error
     return descriptor
-
-
-def running(path: Path) -> int | None:
-    """The process id of the service that holds a pid file, None where the file was left behind: it is not locked then.
-
-    Raises:
-        OSError: The file can't be read.
-        ValueError: It is no pid file.
-    """
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return int(file.read())
-    return None

@@ -1,7 +1,7 @@
 """What the commands share: exit codes, the option ``--config``, loading with readable errors, printing.
 
 Exit codes: 0 all is well; 1 the configuration can't be used (or the command's own failure); 2 the command was called
-wrongly.
+wrongly; 3 it can't be told.
 """
 
 import json
@@ -34,6 +34,7 @@ class ExitCode(IntEnum):
     FINE = 0
     CONFIG = 1
     USAGE = 2
+    UNKNOWN = 3
 
 
 ConfigPath: TypeAlias = Annotated[
@@ -83,7 +84,7 @@ def load_config(path: Path, *, to_serve: bool = False) -> Config:
     return config
 
 
-def print_problems(problems: Iterable[Problem]) -> None:
+def print_problems(problems: Iterable[Problem | str]) -> None:
     """Print problems to standard error, one a line, as ``file:line:column: path: what is wrong``."""
     out = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     for problem in problems:

@@ -1,4 +1,4 @@
-"""Asking the workers of the running service, by their control sockets (``gateway/doors/control.py``)."""
+"""Asking the processes of the running service, by their control sockets (``gateway/doors/control.py``)."""
 
 import json
 import socket
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gateway.cli.common import ExitCode
 from gateway.config.model import Config
+from gateway.doors.control import SUPERVISOR
 
 ANSWER_WITHIN: Final = 15.0
 """Seconds a worker may take: a busy one is late, one that hangs must not hold up the command."""
@@ -21,9 +22,7 @@ def ask_workers(config: Config, request: dict[str, Any]) -> dict[int, Any]:
     Raises:
         typer.Exit: There is no service to be asked, or a worker refused; with ``ExitCode.CONFIG``.
     """
-    folder = config.runtime_folder
-    if folder is None:
-        raise _failed("the configuration names no runtime_folder, by which the workers could be asked")
+    folder = _folder(config)
     replies: dict[int, Any] = {}
     try:
         paths = sorted(path for path in folder.iterdir() if path.match("worker-*.sock"))
@@ -42,24 +41,54 @@ def ask_workers(config: Config, request: dict[str, Any]) -> dict[int, Any]:
     return replies
 
 
-def _ask(path: Path, request: dict[str, Any]) -> Any:
-    """One worker's reply.
+def ask_supervisor(config: Config, request: dict[str, Any], within: float) -> Any:
+    """The supervisor's reply, within so many seconds.
 
     Raises:
-        OSError: It can't be asked.
+        typer.Exit: There is none to be asked, or it refused; with ``ExitCode.CONFIG``. It did not answer in time; with
+            ``ExitCode.UNKNOWN``.
+    """
+    path = _folder(config) / SUPERVISOR
+    try:
+        return _ask(path, request, within)
+    except (ConnectionRefusedError, FileNotFoundError):
+        raise _failed(f"no service answers at {path}: none is running, or one that must be restarted first") from None
+    except TimeoutError:
+        reason = f"the service has not answered within {within:g} s; what becomes of it, its log tells"
+        raise _failed(reason, ExitCode.UNKNOWN) from None
+    except ValueError as error:
+        raise _failed(str(error)) from error
+    except OSError as error:
+        raise _failed(f"the service can't be asked at {path}: {error.strerror or error}") from error
+
+
+def _folder(config: Config) -> Path:
+    if config.runtime_folder is None:
+        raise _failed("the configuration names no runtime_folder, by which the service could be asked")
+    return config.runtime_folder
+
+
+def _ask(path: Path, request: dict[str, Any], within: float = ANSWER_WITHIN) -> Any:
+    """One process's reply.
+
+    Raises:
+        OSError: It can't be asked, or it ended before it answered.
         ValueError: It refused, or what it says is no reply.
     """
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(ANSWER_WITHIN)
+        connection.settimeout(within)
         connection.connect(str(path))
         connection.sendall(json.dumps(request).encode() + b"\n")
         with connection.makefile("rb") as file:
-            answer = json.loads(file.readline())
+            line = file.readline()
+    if not line:
+        raise ConnectionError("it ended without an answer")
+    answer = json.loads(line)
     if "error" in answer:
         raise ValueError(answer["error"])
     return answer["reply"]
 
 
-def _failed(reason: str) -> typer.Exit:
+def _failed(reason: str, code: ExitCode = ExitCode.CONFIG) -> typer.Exit:
     Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"lychgate: {reason}")
-    return typer.Exit(ExitCode.CONFIG)
+    return typer.Exit(code)

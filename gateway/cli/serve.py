@@ -1,16 +1,15 @@
 """``lychgate serve`` and ``lychgate reload``: the service and its configuration."""
 
-import os
-import signal
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from gateway.cli.common import DEFAULT_CONFIG, ConfigPath, ExitCode, load_config
+from gateway.cli.common import DEFAULT_CONFIG, ConfigPath, ExitCode, console, load_config, print_problems
+from gateway.cli.control import ask_supervisor
 from gateway.log import configure
-from gateway.service import ServiceError, Supervisor, running
+from gateway.service import ServiceError, Supervisor
+from gateway.units import counted
 
 
 def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
@@ -30,29 +29,18 @@ def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
 
 def reload(
     config: ConfigPath = DEFAULT_CONFIG,
-    pid_file: Annotated[
-        Path | None, typer.Option(help="The supervisor's pid file, if the configuration names none.")
-    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the outcome.", min=0.1)] = 90.0,
 ) -> None:
-    """Check the configuration and tell the running service to load it again.
+    """Let the running service take the configuration over, and tell whether it has.
 
-    A wrong configuration is told here and changes nothing. The exit status is 1 then, and when no service is running.
+    The exit status is 0 when the configuration is in force, 1 when it is not: with an error the old one stays. It is 3
+    when the service does not answer in time. Needs `runtime_folder` in the configuration, and the service's user or
+    root.
     """
-    settings = load_config(config, to_serve=True)
-    file = pid_file or settings.pid_file
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    if file is None:
-        console.print(
-            "lychgate: the configuration names no pid_file; give --pid-file, or use your service manager's reload"
-        )
-        raise typer.Exit(ExitCode.USAGE)
-    try:
-        pid = running(file)
-        if pid is None:
-            console.print(f"lychgate: no service is running by {file}: the file was left behind")
-            raise typer.Exit(ExitCode.CONFIG)
-        os.kill(pid, signal.SIGHUP)
-    except (OSError, ValueError) as error:
-        console.print(f"lychgate: no service is running by {file}: {error}")
-        raise typer.Exit(ExitCode.CONFIG) from error
-    console.print(f"lychgate: process {pid} was told to reload {settings.path}; its log tells when it has")
+    settings = load_config(config)
+    told = ask_supervisor(settings, {"command": "reload", "path": str(settings.path)}, timeout)
+    if told["problems"]:
+        print_problems([*told["problems"], "lychgate: not reloaded: the old configuration stays in force"])
+        raise typer.Exit(ExitCode.CONFIG)
+    policies = counted(told["policies"], "policy", "policies")
+    console().print(f"reloaded: {counted(told['listeners'], 'listener')}, {policies}")

@@ -403,8 +403,8 @@ class FileOptions(Section):
     group: str | None = None
     """The group to become; the user's own without it."""
     pid_file: File | None = None
-    """A file for the supervisor's process id, which `lychgate reload` uses."""
+    """A file for the supervisor's process id, locked while it runs."""
     runtime_folder: Annotated[File, AfterValidator(_short)] | None = None
-    """A folder of the service's own, such as `/run/lychgate`, for the sockets by which commands ask the workers."""
+    """A folder of the service's own, such as `/run/lychgate`, for the sockets by which commands ask the service."""
     metrics: Endpoint | None = None
     """Where Prometheus fetches numbers, such as `127.0.0.1:9893`; nowhere without it."""

@@ -1,12 +1,14 @@
-"""The control socket of a worker: by it commands look at what the worker holds in memory, and change it.
+"""The control sockets: by them commands ask the processes of the service, and tell them what to do.
 
-Each worker has a UNIX socket of its own, ``worker-PID.sock`` in the folder that ``runtime_folder`` names. Only the
-service's own user and root can use it: the folder, if it is made here, and the socket are theirs alone. A connection
-carries one request and its reply, each a line of JSON: ``{"command": NAME, ...}``, and ``{"reply": ...}`` or
-``{"error": TEXT}``. That the socket can't be opened is told in the log, and mail goes on without it.
+Each worker has a UNIX socket of its own, ``worker-PID.sock`` in the folder that ``runtime_folder`` names, for what it
+holds in memory; the supervisor has ``supervisor.sock``. Only the service's own user and root can use them: the folder,
+if it is made here, and the sockets are theirs alone. A connection carries one request and its reply, each a line of
+JSON: ``{"command": NAME, ...}``, and ``{"reply": ...}`` or ``{"error": TEXT}``. That a socket can't be opened is told
+in the log, and mail goes on without it.
 """
 
 import asyncio
+import fcntl
 import json
 import os
 import socket
@@ -25,12 +27,18 @@ MAX_REQUEST: Final = 65_536
 REQUEST_WITHIN: Final = 10.0
 """Seconds that a client has for its request, and for taking the reply."""
 
+SUPERVISOR: Final = "supervisor.sock"
+"""The name of the supervisor's socket."""
+
+SAID_AT_ONCE: Final = 1.0
+"""Seconds that a client of the supervisor has, which does nothing else meanwhile."""
+
 Handler: TypeAlias = Callable[[Mapping[str, Any]], Any]
 """Carries a command out: takes the request, returns what JSON can hold. Raises ``ValueError`` for a wrong request."""
 
 
 class ControlDoor:
-    """The control socket of this process.
+    """The control socket of a worker.
 
     Args:
         folder: Where it is.
@@ -46,12 +54,10 @@ class ControlDoor:
     async def open(self) -> None:
         """Listen."""
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
-            self._sweep()
-            listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            for path in self._folder.glob("worker-*.sock"):
+                _sweep(path)
+            listening = _bound(self.path)
             try:
-                listening.bind(str(self.path))
-                self.path.chmod(0o600)  # before it listens, so that nobody else can ever connect
                 self._server = await asyncio.start_unix_server(self._serve, sock=listening, limit=MAX_REQUEST)
             except BaseException:
                 listening.close()
@@ -66,19 +72,10 @@ class ControlDoor:
             with suppress(OSError):
                 self.path.unlink()
 
-    def _sweep(self) -> None:
-        """Remove the sockets that workers left behind which were killed."""
-        for path in self._folder.glob("worker-*.sock"):
-            with socket.socket(socket.AF_UNIX) as tried, suppress(OSError):
-                try:
-                    tried.connect(str(path))
-                except ConnectionRefusedError:
-                    path.unlink()
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(REQUEST_WITHIN):
-                answer = self._answer(await reader.readline())
+                answer = _answer(self._handlers, await reader.readline())
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
                 writer.close()
@@ -86,18 +83,101 @@ class ControlDoor:
         except (TimeoutError, OSError, ValueError):  # ValueError: a line that is too long
             writer.transport.abort()
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+
+class SupervisorDoor:
+    """The control socket of the supervisor, which waits for signals alone: the kernel sends it SIGIO for a connection.
+
+    Args:
+        folder: Where it is.
+        handlers: The commands by name.
+    """
+
+    def __init__(self, folder: Path, handlers: Mapping[str, Handler]) -> None:
+        self.path = folder / SUPERVISOR
+        self._handlers = handlers
+        self._listening: socket.socket | None = None
+        self._asking: socket.socket | None = None
+
+    def open(self) -> None:
+        """Listen."""
         try:
-            request = json.loads(line)
-            handler = self._handlers.get(request["command"])
-        except (ValueError, KeyError, TypeError):
-            return {"error": "no request"}
-        if handler is None:
-            return {"error": f"no command {request['command']!r}"}
+            _sweep(self.path)
+            listening = _bound(self.path)
+        except OSError as error:
+            log.warning("no control socket", path=str(self.path), reason=error.strerror or str(error))
+            return
+        fcntl.fcntl(listening, fcntl.F_SETOWN, os.getpid())  # whom to send SIGIO: fcntl(2)
+        fcntl.fcntl(listening, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+        listening.listen()
+        self._listening = listening
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._listening is not None:
+            with suppress(OSError):
+                self.path.unlink()
+            self._listening.close()
+            self._listening = None
+
+    def leave_to_supervisor(self) -> None:
+        """In a worker: keep nothing open, so that who asks sees the supervisor's end."""
+        for connection in (self._listening, self._asking):
+            if connection is not None:
+                connection.close()
+
+    def answer(self) -> None:
+        """Answer everyone who has asked."""
+        while self._listening is not None:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:  # BlockingIOError: that was everyone
+                return
+            with connection, suppress(OSError):
+                self._asking = connection
+                connection.settimeout(SAID_AT_ONCE)
+                reply = _answer(self._handlers, connection.recv(MAX_REQUEST))
+                connection.sendall(json.dumps(reply).encode() + b"\n")
+            self._asking = None
+
+
+def _bound(path: Path) -> socket.socket:
+    """A socket that does not listen yet.
+
+    Raises:
+        OSError: It can't be made.
+    """
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.bind(str(path))
+        path.chmod(0o600)  # before it listens, so that nobody else can ever connect
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _sweep(path: Path) -> None:
+    """Remove a socket that was left behind by a process that was killed."""
+    with socket.socket(socket.AF_UNIX) as tried, suppress(OSError):
         try:
-            return {"reply": handler(request)}
-        except ValueError as error:
-            return {"error": str(error)}
-        except Exception as error:
-            log.exception("control command failed", command=request["command"])
-            return {"error": f"{type(error).__name__}: {error}"}
+            tried.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+
+
+def _answer(handlers: Mapping[str, Handler], line: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+        handler = handlers.get(request["command"])
+    except (ValueError, KeyError, TypeError):
+        return {"error": "no request"}
+    if handler is None:
+        return {"error": f"no command {request['command']!r}"}
+    try:
+        return {"reply": handler(request)}
+    except ValueError as error:
+        return {"error": str(error)}
+    except Exception as error:
+        log.exception("control command failed", command=request["command"])
+        return {"error": f"{type(error).__name__}: {error}"}

@@ -78,10 +78,10 @@ def test_a_child_becomes_the_user_for_good() -> None:
 def test_the_pid_file_is_written_or_the_fault_is_told(tmp_path: Path) -> None:
     """With the supervisor's own number."""
     descriptor = service._write_pid_file(tmp_path / "pid")
-    assert service.running(tmp_path / "pid") == os.getpid()
+    assert int((tmp_path / "pid").read_text()) == os.getpid()
     with pytest.raises(ServiceError, match="another service"):
         service._write_pid_file(tmp_path / "pid")
     os.close(descriptor)
-    assert service.running(tmp_path / "pid") is None
+    os.close(service._write_pid_file(tmp_path / "pid"))
     with pytest.raises(ServiceError, match="can not write the pid file"):
         service._write_pid_file(tmp_path / "missing" / "pid")

@@ -1,11 +1,10 @@
 """``lychgate serve`` and ``lychgate reload``: what they say before there is a service."""
 
-import fcntl
-import os
-import signal
+import json
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,42 +57,35 @@ def test_a_wrong_configuration_is_told_and_nothing_done(file: Path, command: str
     assert f"{file}:1:12: listeners:" in result.output.replace("\n", "")
 
 
-def test_reload_signals_the_process_of_the_pid_file(file: Path, tmp_path: Path) -> None:
-    """SIGHUP, and the file's own pid_file unless another is given."""
-    code = "import signal; signal.pthread_sigmask(0, {1}); print(flush=True); print(int(signal.sigwait({1})))"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as service:
-        assert service.stdout is not None
-        service.stdout.readline()  # it waits for the signal
-        (tmp_path / "pid").write_text(f"{service.pid}\n")
-        file.write_text(CONFIG % 2525 + "pid_file: pid\n")
-        with (tmp_path / "pid").open() as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
+def test_reload_without_a_service_says_so(file: Path, tmp_path: Path) -> None:
+    """Where nothing listens, where something was left behind, and where the file does not say where to ask."""
+    result = run("reload", "--config", file)
+    assert (result.exit_code, "names no runtime_folder" in result.output) == (1, True)
+    file.write_text(CONFIG % 2525 + "runtime_folder: run\n")
+    result = run("reload", "--config", file)
+    assert (result.exit_code, f"no service answers at {tmp_path}/run/supervisor.sock" in result.output) == (1, True)
+    (tmp_path / "run").mkdir()
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(tmp_path / "run" / "supervisor.sock"))
+    result = run("reload", "--config", file)
+    assert (result.exit_code, "no service answers at" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize("answer", [b"", b"nonsense\n", b'{"error": "no command \'reload\'"}\n'])
+def test_reload_takes_no_other_answer_for_a_success(file: Path, tmp_path: Path, answer: bytes) -> None:
+    """A supervisor that ends while it is asked, or says what it should not."""
+    file.write_text(CONFIG % 2525 + "runtime_folder: .\n")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "supervisor.sock"))
+        listening.listen()
+
+        def serve() -> None:
+            with listening.accept()[0] as connection:
+                assert json.loads(connection.recv(65_536)) == {"command": "reload", "path": str(file)}
+                connection.sendall(answer)
+
+        with ThreadPoolExecutor(1) as pool:
+            served = pool.submit(serve)
             result = run("reload", "--config", file)
-        assert result.exit_code == 0
-        assert f"process {service.pid} was told to reload" in result.output.replace("\n", " ")
-        assert int(service.stdout.read()) == signal.SIGHUP
-
-
-@pytest.mark.parametrize(
-    ("content", "status", "told"),
-    [(None, 2, "names no pid_file"), ("nonsense", 1, "no service"), ("", 1, "no service")],
-)
-def test_reload_without_a_service_says_so(
-    file: Path, tmp_path: Path, content: str | None, status: int, told: str
-) -> None:
-    """A missing pid file setting is a wrong call, a pid file that leads nowhere a failure."""
-    more: list[str | Path] = []
-    if content is not None:
-        (tmp_path / "pid").write_text(content)
-        more = ["--pid-file", tmp_path / "pid"]
-    result = run("reload", "--config", file, *more)
-    assert result.exit_code == status
-    assert told in result.output.replace("\n", " ")
-
-
-def test_reload_signals_no_stranger(file: Path, tmp_path: Path) -> None:
-    """A pid file that was left behind is not locked; the process that has its number now is let alone."""
-    (tmp_path / "pid").write_text(str(os.getpid()))
-    result = run("reload", "--config", file, "--pid-file", tmp_path / "pid")
-    assert result.exit_code == 1
-    assert "left behind" in result.output.replace("\n", " ")
+            served.result()
+    assert (result.exit_code, result.output[:10]) == (1, "lychgate: ")
