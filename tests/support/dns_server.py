@@ -7,17 +7,21 @@ It can also misbehave as servers on the Internet do, see its attributes.
 
 A name's value maps record types to lists of records in zone file notation, and may be a word instead, for the whole
 name or one type: ``SERVFAIL`` or ``TIMEOUT`` (no answer at all). Names that are not in the zone do not exist. Every
-negative answer has an SOA.
+negative answer has an SOA. Answers that are too large for who asks over UDP are truncated.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from typing import Self, cast
 
 import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdata
+import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
@@ -40,7 +44,8 @@ class DnsServer:
         rcode: What it answers everything with, None for answers from the zone.
         spoofs: Makes of the right answer what is sent before it, over UDP and as datagrams of their own.
         rewrite: Makes of the right answer what is sent instead, over UDP and TCP.
-        single_octets: Send over TCP an octet at a time.
+        single_octets: Send over TCP an octet at a time, others having their turn between two.
+        slow: Names whose answers are truncated over UDP and come an octet at a time over TCP.
         silent_over: The transports over which nothing is answered: ``udp``, ``tcp``.
         asked: Set once the first question has come.
         questions: What was asked, in order: ``udp`` or ``tcp``, name, type.
@@ -61,6 +66,7 @@ class DnsServer:
         self.spoofs: Callable[[bytes], Iterable[bytes]] = lambda _: ()
         self.rewrite: Callable[[bytes], bytes] = bytes
         self.single_octets = False
+        self.slow: set[str] = set()
         self.silent_over: set[str] = set()
         self.queries: list[tuple[bytes, int]] = []
         self.questions: list[tuple[str, str, str]] = []
@@ -102,13 +108,17 @@ class DnsServer:
     async def _serve_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             size = int.from_bytes(await reader.readexactly(2))
-            answer = await self._answer("tcp", await reader.readexactly(size))
+            question = await reader.readexactly(size)
+            answer = await self._answer("tcp", question)
             if answer is not None:
                 answer = self.rewrite(answer)
                 octets = len(answer).to_bytes(2) + answer
-                for piece in (octets[at : at + 1] for at in range(len(octets))) if self.single_octets else (octets,):
-                    writer.write(piece)
-                    await writer.drain()
+                step = 1 if self.single_octets or _asked_name(question) in self.slow else len(octets)
+                with suppress(ConnectionError):  # who asked has left
+                    for at in range(0, len(octets), step):
+                        writer.write(octets[at : at + step])
+                        await writer.drain()
+                        await asyncio.sleep(0)
         finally:
             writer.close()
 
@@ -127,12 +137,15 @@ class DnsServer:
         if self.rcode is not None or (question.edns >= 0 and not self.edns):
             response.set_rcode(dns.rcode.FORMERR if self.rcode is None else self.rcode)
             return response.to_wire()
-        if transport == "udp" and self.truncate:
-            response.flags |= dns.flags.TC
-            return response.to_wire()
         if not self._fill(response, name, record_type):
             return None
-        return response.to_wire(max_size=65_535)
+        octets = response.to_wire(max_size=65_535)
+        if transport == "udp" and (self.truncate or text in self.slow or len(octets) > max(question.payload, 512)):
+            response.flags |= dns.flags.TC
+            for section in response.sections[1:]:
+                section.clear()
+            return response.to_wire()
+        return octets
 
     def _fill(self, response: dns.message.Message, name: dns.name.Name, record_type: dns.rdatatype.RdataType) -> bool:
         """Put the records into the response; False for no answer at all."""
@@ -145,7 +158,7 @@ class DnsServer:
                 response.set_rcode(dns.rcode.SERVFAIL)
                 return True
             if records:
-                response.answer.append(dns.rrset.from_text(name, self.ttl, "IN", record_type, *records))
+                response.answer.append(dns.rrset.from_rdata_list(name, self.ttl, _read(record_type, tuple(records))))
                 return True
             if found is None:
                 response.set_rcode(dns.rcode.NXDOMAIN)
@@ -157,6 +170,16 @@ class DnsServer:
         soa = f"ns.invalid. hostmaster.invalid. 1 3600 600 86400 {self.ttl}"
         response.authority.append(dns.rrset.from_text(".", self.soa_ttl, "IN", "SOA", soa))
         return True
+
+
+@cache
+def _read(record_type: dns.rdatatype.RdataType, records: tuple[str, ...]) -> tuple[dns.rdata.Rdata, ...]:
+    """Records; read once, because dnspython takes a while to read long ones."""
+    return tuple(dns.rdata.from_text(dns.rdataclass.IN, record_type, record) for record in records)
+
+
+def _asked_name(message: bytes) -> str:
+    return dns.message.from_wire(message).question[0].name.to_text(omit_final_dot=True).lower()
 
 
 class _Udp(asyncio.DatagramProtocol):
