@@ -39,7 +39,7 @@ class Line(asyncio.Protocol):
         writer: Of a connection that redis-py has made, and does not know any more.
 
     Attributes:
-        fault: Why it is of no use any more, None while it is.
+        fault: Why it is of no use any more, None as long as that is not known.
     """
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
@@ -53,11 +53,17 @@ class Line(asyncio.Protocol):
         self._arrived: Callable[[list[Result]], None] | None = None
         self._wanted = 0
         self._results: list[Result] = []
-        self._deadline = _NEVER
+        self._deadline = self._due = _NEVER
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = _NEVER  # one of uvloop's that is due at once can't say
         self._transport.set_protocol(self)
         if self._transport.is_closing():
             self.fault = RedisConnectionError("the server closed the connection")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is of use: it is not between the server's last octet and the end of the connection, either."""
+        return self.fault is None and not self._transport.is_closing()
 
     def exchange(self, octets: bytes, count: int, within: float, arrived: Callable[[list[Result]], None]) -> None:
         """Send commands.
@@ -71,8 +77,8 @@ class Line(asyncio.Protocol):
         self._wanted = count
         self._arrived = arrived
         self._deadline = self._loop.time() + within
-        if self._timer is None or self._timer.when() > self._deadline:
-            self._set_timer()
+        if self._timer_at > self._deadline:
+            self._set_timer(self._deadline)
         self._transport.write(octets)
 
     async def ask(self, commands: Sequence[tuple[Any, ...]], within: float) -> list[Result]:
@@ -142,25 +148,22 @@ class Line(asyncio.Protocol):
 
     # Time-outs.
 
-    def _set_timer(self) -> None:
+    def _set_timer(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._deadline, self._due)
+        self._timer = self._loop.call_at(at, self._on_timer)
+        self._timer_at = at
 
-    def _due(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
+        self._timer_at = _NEVER
         if self._arrived is None:
             return
-        if self._loop.time() < self._deadline:
-            self._set_timer()
+        now = self._loop.time()
+        if now < self._deadline:  # of a later exchange; or uvloop, which rounds, is early
+            self._set_timer(self._deadline)
+        elif self._due != self._deadline:
+            self._due = self._deadline
+            self._set_timer(now + LAG)
         else:
-            self._timer = self._loop.call_later(LAG, self._late, self._deadline)
-
-    def _late(self, deadline: float) -> None:
-        self._timer = None
-        if self._arrived is None:
-            return
-        if self._deadline == deadline:
             self.fail(TimeoutError())
-        else:
-            self._set_timer()

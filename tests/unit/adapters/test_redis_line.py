@@ -11,6 +11,7 @@ from redis.exceptions import InvalidResponse, NoScriptError, RedisError
 
 from gateway.adapters.redis_line import Line, Result, packed
 from gateway.bell import Bell
+from tests.support.loops import on_uvloop
 
 PING = ("PING",)
 REPLIES = b"+PONG\r\n*2\r\n:1\r\n$5\r\nhello\r\n-NOSCRIPT No matching script\r\n$-1\r\n"
@@ -174,6 +175,18 @@ async def test_time_outs_are_each_exchanges_own() -> None:
         assert await asked == [2]
 
 
+@on_uvloop
+async def test_an_answer_in_the_last_half_of_a_millisecond_leaves_the_timer_to_the_next() -> None:
+    """What is due so soon uvloop calls at once, and such a timer can't say when it is due."""
+    async with connected() as (line, _):
+        found: list[list[Result]] = []
+        for within in (0.0004, LONG, 0.0004):
+            line.exchange(packed([PING]), 1, within, found.append)
+            line.data_received(b":1\r\n")
+        assert found == [[1]] * 3
+        assert line.is_open
+
+
 async def test_a_busy_event_loop_is_not_taken_for_a_slow_server() -> None:
     """What has come while the loop was busy is read before anybody is late."""
     async with connected() as (line, peer):
@@ -202,3 +215,12 @@ async def test_a_connection_that_is_lost_already_is_known_to_be() -> None:
         writer = first._writer
         writer.transport.abort()
         assert isinstance(Line(writer).fault, RedisConnectionError)
+
+
+async def test_a_connection_whose_end_is_known_takes_no_more() -> None:
+    """The protocol is told one turn of the event loop later; what is sent until then would be lost."""
+    async with connected() as (line, _):
+        assert line.is_open
+        line._transport.close()
+        assert line.fault is None
+        assert not line.is_open
