@@ -11,6 +11,7 @@ away.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from redis.exceptions import ResponseError
 
 from gateway.adapters.breaker import Breaker
 from gateway.adapters.redis_line import Result
-from gateway.adapters.redis_link import Call, Link, is_astray
+from gateway.adapters.redis_link import Call, ElsewhereError, Link, is_astray
 from gateway.bell import Bell
 from gateway.state import StateUnavailableError
 
@@ -27,6 +28,10 @@ log = structlog.get_logger("lychgate.state")
 
 BATCH: Final = 64
 """Calls of one round trip: 2 to 4 ms of Redis's time, far below any time-out."""
+
+
+_WRAPPED: Final = re.compile(r": -(?!ERR |WRONGTYPE )[A-Z]+ ").search
+"""Redis 6 tells by an error of the script what it refused to the script: ``ERR Error running … : -READONLY …``."""
 
 
 class _Passenger:
@@ -83,8 +88,8 @@ class Lane:
 
         Raises:
             StateUnavailableError: The server is away, or did not answer in time.
-            ResponseError: The call itself is wrong.
-        ValueError: It can't be put into octets.
+            ResponseError: The call itself is wrong, or what is kept under its key.
+            ValueError: It can't be put into octets.
         """
         if not self.is_open:
             self.breaker.skipped()
@@ -96,7 +101,9 @@ class Lane:
         result = passenger.result
         if not isinstance(result, Exception):
             return result
-        if _is_fault(result):
+        if isinstance(result, ElsewhereError):
+            self.breaker.skipped()
+        if isinstance(result, ElsewhereError) or _is_fault(result):
             raise StateUnavailableError(f"the state is unavailable: {error_text(result)}") from result
         raise result
 
@@ -151,6 +158,7 @@ class Lane:
         except BaseException as error:  # cancelled: who waits is told
             told, self._travelling = self._travelling, []
             _fail(told, StateUnavailableError(error_text(error)))
+            self._ring_who_stops()
             raise
         for passenger, result in zip(travelling, results, strict=True):
             passenger.result = result
@@ -169,6 +177,9 @@ class Lane:
             fault = faults[0].result
             self.breaker.failed(fault, questions=len(faults), is_certain=not isinstance(fault, TimeoutError))
         self._depart()
+        self._ring_who_stops()
+
+    def _ring_who_stops(self) -> None:
         if self._stopped is not None:
             self._stopped.ring_soon()
 
@@ -196,11 +207,11 @@ class Lane:
 
     async def stop(self) -> None:
         """Let what travels arrive, and probe no more."""
-        await self.breaker.stop()
         self._depart()
         while self._travelling:
             self._stopped = Bell(asyncio.get_running_loop())
             await self._stopped
+        await self.breaker.stop()  # which the last of them may have tripped
 
 
 def _fail(passengers: Sequence[_Passenger], error: Exception) -> None:
@@ -218,10 +229,12 @@ def _wake(passengers: Sequence[_Passenger]) -> None:
 
 
 def _is_fault(result: Any) -> bool:
-    """Whether the server is to blame; an error of the call itself begins with ERR or WRONGTYPE, or kept it here."""
+    """Whether the server is to blame: not for what is wrong with the call, or with what is kept under its key."""
     if isinstance(result, ResponseError):
-        return not str(result).startswith(("ERR ", "WRONGTYPE ", "wrong number", "unknown command"))
-    return isinstance(result, Exception) and not isinstance(result, ValueError)
+        text = str(result)
+        is_own = result.status_code == "ERR" or text.startswith("WRONGTYPE ")
+        return not is_own or _WRAPPED(text) is not None
+    return isinstance(result, Exception) and not isinstance(result, ValueError | ElsewhereError)
 
 
 def error_text(error: BaseException) -> str:

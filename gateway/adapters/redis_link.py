@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import AskError, MovedError, NoScriptError, RedisError
+from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
@@ -33,6 +33,9 @@ CONNECT: Final = 2.0
 
 SENTINEL: Final = 0.4
 """Seconds that one sentinel has to name the master: several may have to be asked within ``CONNECT``."""
+
+REDIRECTS: Final = 5
+"""Servers of a cluster to which one call is sent on: one that has moved on, and some that have not heard of it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,10 @@ class Call:
         """The command, with the digest or with the whole script."""
         how = ("EVAL", self.script.text) if whole else ("EVALSHA", self.script.digest)
         return (*how, len(self.keys), *self.keys, *self.arguments)
+
+
+class ElsewhereError(Exception):
+    """A call was not carried out because its key is moving, or because of another server than the one it was for."""
 
 
 class Link(Protocol):
@@ -113,7 +120,7 @@ class Link(Protocol):
 
 def is_astray(result: Result) -> bool:
     """Whether the server did not carry a call out because the script or the key is not there."""
-    return isinstance(result, NoScriptError | AskError)  # which MovedError is one of
+    return isinstance(result, NoScriptError | AskError | TryAgainError)  # MovedError is an AskError
 
 
 class within:  # noqa: N801 - reads like asyncio's
@@ -197,11 +204,12 @@ class Server:
         self._client: Any = client
         self._scripts = scripts
         self._idle: list[Line] = []
+        self._closed = False
 
     @property
     def is_connected(self) -> bool:
         """Whether a connection is at hand."""
-        return any(line.fault is None for line in self._idle)
+        return any(line.is_open for line in self._idle)
 
     def depart(self, calls: Sequence[Call], timeout: float, arrived: Callable[[list[Result]], None]) -> bool:
         """See ``Link``."""
@@ -269,10 +277,11 @@ class Server:
         """Have one new connection ready, and none else."""
         self._drop()
         async with within(CONNECT):
-            self._idle.append(await self._connect())
+            self._keep(await self._connect())
 
     async def close(self) -> None:
-        """Disconnect."""
+        """Disconnect; connections that are in use when that is over."""
+        self._closed = True
         self._drop()
         await self._client.aclose()
 
@@ -280,12 +289,14 @@ class Server:
         """A kept connection."""
         while self._idle:
             line = self._idle.pop()
-            if line.fault is None:
+            if line.is_open:
                 return line
         return None
 
     def _keep(self, line: Line) -> None:
-        if line.fault is None:
+        if self._closed:
+            line.close()
+        elif line.is_open:
             self._idle.append(line)
 
     async def _connect(self) -> Line:
@@ -390,19 +401,35 @@ class ClusterLink:
             async with within(timeout):
                 home = await self._home(calls[0].keys[0])
                 results = await self._server(home).run(calls)
-                for index, result in enumerate(results):
-                    if isinstance(result, AskError):
-                        results[index] = await self._redirected(calls[index], home, result)
+                for _ in range(REDIRECTS):
+                    if not await self._follow(calls, results, home):
+                        break
         except (RedisError, OSError, TimeoutError) as error:
             return [error] * len(calls)
-        return results
+        return [
+            ElsewhereError(str(result)) if isinstance(result, AskError | TryAgainError) else result
+            for result in results
+        ]
 
-    async def _redirected(self, call: Call, home: str, told: AskError) -> Result:
-        name = f"{told.host or home.rpartition(':')[0]}:{told.port}"
-        if isinstance(told, MovedError):
-            self._homes[told.slot_id] = name
-            return (await self._server(name).run([call]))[0]
-        return (await self._server(name).run([call], before=[("ASKING",)]))[0]
+    async def _follow(self, calls: Sequence[Call], results: list[Result], home: str) -> bool:
+        """Send what is with other servers there, and put in what comes of it; says whether there was any."""
+        groups: dict[tuple[str, bool], list[int]] = {}
+        for index, result in enumerate(results):
+            if isinstance(result, AskError):
+                name = f"{result.host or home.rpartition(':')[0]}:{result.port}"
+                has_moved = isinstance(result, MovedError)
+                if has_moved:
+                    self._homes[result.slot_id] = name
+                groups.setdefault((name, has_moved), []).append(index)
+        for (name, has_moved), indexes in groups.items():
+            some = [calls[index] for index in indexes]
+            try:
+                found = await self._server(name).run(some, () if has_moved else [("ASKING",)])
+            except (RedisError, OSError) as error:
+                found = [ElsewhereError(f"{name}: {error}")] * len(some)
+            for index, result in zip(indexes, found, strict=True):
+                results[index] = result
+        return bool(groups)
 
     def home(self, key: str) -> str:
         """The server that has the key's slot, as far as is known."""
@@ -444,7 +471,9 @@ class ClusterLink:
             homes[first : last + 1] = [name] * (last + 1 - first)
         self._homes = homes
         for name in set(self._servers) - set(homes) - set(self._first):
-            await self._servers.pop(name).close()
+            server = self._servers.pop(name, None)
+            if server is not None:  # nobody else did meanwhile
+                await server.close()
 
     async def renew(self, key: str) -> None:
         """Learn the slots anew, and connect to the server that has the key's."""
@@ -465,5 +494,5 @@ class ClusterLink:
 
     async def close(self) -> None:
         """Disconnect."""
-        for server in self._servers.values():
+        for server in list(self._servers.values()):
             await server.close()

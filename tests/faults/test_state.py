@@ -253,8 +253,8 @@ async def test_the_next_master_takes_over_when_the_sentinels_agree() -> None:
 
 
 async def test_an_entry_that_is_none_of_ours_refuses_nobody(tmp_path: Path) -> None:
-    """What somebody wrote by hand under a limit's key is an error of the policy: its ``on_error`` lets mail pass."""
-    with RedisServer() as redis:
+    """What somebody wrote by hand under a limit's key is an error of the policy, not an outage: others are counted."""
+    with RedisServer() as redis, capture_logs() as lines:
         config = {"state": {"url": redis.url, "timeout": "5s"}, "policies": [{"rate_limit": {"limit": "10/d"}}]}
         async with serving(tmp_path, config, registry=Registry.installed()) as site:
             for wrong in ("set", "rpush"):
@@ -265,6 +265,7 @@ async def test_an_entry_that_is_none_of_ours_refuses_nobody(tmp_path: Path) -> N
                     assert (await client.send("Subject: one\r\n\r\ntext")).startswith("250")
             outcomes = [check.outcome for record in site.records for check in record.checks]
             assert outcomes == ["error", "error"]
+        assert {line["event"] for line in lines if line["log_level"] in {"warning", "error"}} == {"policy failed"}
 
 
 @pytest.mark.peer("redis-sentinel")

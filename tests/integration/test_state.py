@@ -1,6 +1,8 @@
 """The shared state: memory, a Redis, a Redis behind sentinels and a cluster keep one contract."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -11,13 +13,27 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 from gateway.adapters.memory_state import MemoryState
 from gateway.adapters.redis_state import RedisState
 from gateway.config.state import StateOptions
-from gateway.state import Answer, Counting, Enter, Greet, Greeted, Kind, Operation, State, Take, subject
+from gateway.state import (
+    Answer,
+    Counting,
+    Enter,
+    Greet,
+    Greeted,
+    Kind,
+    Operation,
+    State,
+    StateUnavailableError,
+    Take,
+    subject,
+)
 from gateway.testing import SettableClock
+from tests.support.gateway import poll
 from tests.support.redis import ClusterSetup, RedisServer, SentinelSetup
 
 _PREFIXES = count()
@@ -264,12 +280,12 @@ async def test_entries_are_listed_and_cleared_by_their_keys(state: State) -> Non
 
 @pytest.mark.peer("redis-server")
 async def test_what_somebody_wrote_by_hand_is_passed_over(servers: Callable[[str], str]) -> None:
-    """Entries that are none of ours are not listed, and keep no connection from being renewed."""
+    """Entries that are none of ours are not listed, keep no connection from being renewed, and are no outage."""
     state = _made("server", servers, None)
     await state.start()
     await ask(state, enter("a"), enter("b", name="other"))
     client = redis.Redis.from_url(servers("server"))
-    for key in ("rate:{x}:limit", "greylist:{x}:client", "greylist:{x}:y"):
+    for key in ("rate:{client_address=192.0.2.1}:limit", "rate:{x}:limit", "greylist:{x}:client", "greylist:{x}:y"):
         client.set(f"{state._prefix}{key}", "x", ex=60)
     room = f"{state._prefix}concurrency:{{client_address=192.0.2.1}}:room"
     client.delete(room)
@@ -277,6 +293,11 @@ async def test_what_somebody_wrote_by_hand_is_passed_over(servers: Callable[[str
     with capture_logs() as lines:
         await state.renew()
     assert [line["event"] for line in lines] == ["connections not renewed"]
+    with pytest.raises(ResponseError):
+        await state.ask([take()])
+    with pytest.raises(ResponseError):
+        await state.greet(replace(GREET, client="x", envelope="y"))
+    assert [lane.breaker.health.outages for lane in state.lanes.values()] == [0]
     assert [entry.name async for entry in state.entries()] == ["other"]
     client.close()
     await state.stop()
@@ -323,6 +344,45 @@ async def test_a_dead_workers_connections_end_and_a_living_ones_stay(
     follower = _made(kind, servers, clock)
     assert [entry async for entry in follower.entries(Kind.CONCURRENCY)] == []
     await follower.stop()
+
+
+@pytest.mark.peer("redis-server")
+async def test_nothing_is_left_of_a_state_that_stops_as_its_redis_does() -> None:
+    """A call that is lost while the state stops begins an outage; nobody probes for its end."""
+    with RedisServer() as server:
+        state = RedisState(StateOptions(url=server.url, timeout="30s"))
+        await state.start()
+        server.pause()
+        asked = asyncio.create_task(state.ask([take()]))
+        await asyncio.sleep(0)
+        (lane,) = state.lanes.values()
+        stopped = asyncio.create_task(lane.stop())
+        await asyncio.sleep(0)
+        os.kill(server.pid, signal.SIGKILL)  # paused as it is, so that it answers no more
+        assert [isinstance(answer, StateUnavailableError) for answer in await asked] == [True]
+        await stopped
+        assert not lane.is_open
+        assert asyncio.all_tasks() == {asyncio.current_task(), state._renewing}
+        await state.stop()
+
+
+@pytest.mark.peer("redis-server")
+async def test_connections_in_use_are_closed_when_the_state_has_stopped() -> None:
+    """Whoever reads for people does not keep a connection that nobody would close."""
+    with RedisServer() as server:
+        state = RedisState(StateOptions(url=server.url, timeout="5s"))
+        await state.start()
+        server.pause()
+        cleared = asyncio.create_task(state.clear("rate:{x}:y"))
+        await asyncio.sleep(0)
+        await state.stop()
+        server.resume()
+        assert not await cleared
+        await asyncio.to_thread(poll, lambda: not _connections(server))
+
+
+def _connections(server: RedisServer) -> int:
+    return sum(client["name"] == "lychgate" for client in server.client.client_list())
 
 
 STEPS = st.lists(

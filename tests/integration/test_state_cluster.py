@@ -1,7 +1,7 @@
 """The state in a Redis Cluster: slots that move, a server that is away, a replica that takes over."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from gateway.adapters.redis_state import RedisState
 from gateway.config.state import StateOptions
-from gateway.state import Answer, Take
+from gateway.state import Answer, Greet, Greeted, StateUnavailableError, Take
 from tests.support.redis import ClusterSetup, RedisServer
 
 pytestmark = pytest.mark.peer("redis-server")
@@ -51,27 +51,84 @@ async def test_what_moves_to_another_server_is_followed() -> None:
     with ClusterSetup() as cluster:
         async with counting(cluster) as state:
             assert await level(state, 1) == 1
-            slot = key_slot(key(1).encode())
             here = next(one for one in cluster.servers if state._link.home(key(1)).endswith(f":{one.port}"))
             there = next(one for one in cluster.servers if one is not here)
-            ids = {one: one.client.execute_command("CLUSTER MYID").decode() for one in (here, there)}
-
-            def tell(server: RedisServer, *words: object) -> None:
-                server.client.execute_command("CLUSTER SETSLOT", slot, *words)
-
-            tell(there, "IMPORTING", ids[here])
-            tell(here, "MIGRATING", ids[there])
+            tell = _told(cluster, key_slot(key(1).encode()))
+            tell(there, "IMPORTING", here)
+            tell(here, "MIGRATING", there)
             assert await level(state, 1) == 2
             here.client.execute_command("MIGRATE", "127.0.0.1", there.port, key(1), 0, 5000)
             assert await level(state, 1) == 3
             assert state._link.home(key(1)).endswith(f":{here.port}")
             for server in (there, here):
-                tell(server, "NODE", ids[there])
+                tell(server, "NODE", there)
             assert await level(state, 1) == 4
             assert state._link.home(key(1)).endswith(f":{there.port}")
             assert there.client.exists(key(1)) == 1
             assert await state.clear(key(1).removeprefix("lychgate:1:"))
             assert there.client.exists(key(1)) == 0
+
+
+def _told(cluster: ClusterSetup, slot: int) -> Callable[..., None]:
+    """Tells a server about the slot: the words of CLUSTER SETSLOT, with another server for its name."""
+    ids = {one: one.client.execute_command("CLUSTER MYID").decode() for one in cluster.servers}
+
+    def tell(server: RedisServer, word: str, other: RedisServer) -> None:
+        server.client.execute_command("CLUSTER SETSLOT", slot, word, ids[other])
+
+    return tell
+
+
+async def test_a_call_is_sent_on_as_often_as_it_takes() -> None:
+    """A slot has moved on and moves again; what is half here and half there can't be told, and is nobody's outage."""
+    with ClusterSetup() as cluster:
+        async with counting(cluster) as state:
+            assert await level(state, 1) == 1
+            here = next(one for one in cluster.servers if state._link.home(key(1)).endswith(f":{one.port}"))
+            there, beyond = (one for one in cluster.servers if one is not here)
+            tell = _told(cluster, key_slot(key(1).encode()))
+            tell(there, "IMPORTING", here)
+            tell(here, "MIGRATING", there)
+            here.client.execute_command("MIGRATE", "127.0.0.1", there.port, key(1), 0, 5000)
+            for one in (there, here, beyond):
+                tell(one, "NODE", there)
+            tell(beyond, "IMPORTING", there)
+            tell(there, "MIGRATING", beyond)
+            assert await level(state, 1) == 2
+            there.client.execute_command("MIGRATE", "127.0.0.1", beyond.port, key(1), 0, 5000)
+            state._link._homes[key_slot(key(1).encode())] = f"127.0.0.1:{here.port}"
+            assert await level(state, 1) == 3
+            greet = Greet(client="client_address=192.0.2.1", envelope="e", delay=1, window=60, keep=60, passes=0)
+            with pytest.raises(StateUnavailableError):
+                await state.greet(greet)
+            for one in (beyond, there, here):
+                tell(one, "NODE", beyond)
+            assert (await state.greet(greet)).status is Greeted.NEW
+            assert await level(state, 1) == 4
+            assert [lane.breaker.health.outages for lane in state.lanes.values()] == [0] * len(state.lanes)
+
+
+async def test_a_server_is_not_to_blame_for_another_one() -> None:
+    """A slot has moved to a server that is away then: who had it is asked on for what it has."""
+    with ClusterSetup({"cluster-require-full-coverage": "no"}) as cluster:
+        async with counting(cluster) as state:
+            here = next(one for one in cluster.servers if state._link.home(key(1)).endswith(f":{one.port}"))
+            there = next(one for one in cluster.servers if one is not here)
+            number = next(
+                each
+                for each in range(2, 100)
+                if state._link.home(key(each)) == state._link.home(key(1))
+                and key_slot(key(each).encode()) != key_slot(key(1).encode())
+            )
+            assert [await level(state, each) for each in (1, number)] == [1, 1]
+            tell = _told(cluster, key_slot(key(1).encode()))
+            here.client.delete(key(1))
+            for one in (there, here):
+                tell(one, "NODE", there)
+            await asyncio.to_thread(there.stop)
+            assert list(await asyncio.gather(level(state, 1), level(state, number))) == [None, 2]
+            assert await level(state, number) == 3
+            assert state.lanes[state._link.home(key(number))].breaker.health.outages == 0
 
 
 @pytest.mark.parametrize("pause", [True, False], ids=["frozen", "stopped"])
