@@ -7,6 +7,9 @@ that refuses the connection, is down: it is asked after the others, and now and 
 back, so that no question waits for it. A server's failure (SERVFAIL, REFUSED, what can't be read) leads to the next
 server at once, and when all have failed the question has. Late answers count as long as the question is open.
 
+There are so many places for questions in flight. One that has no answer for a while gives its place to the next that
+waits, and goes on without: so those who ask for names whose servers are silent do not keep others waiting.
+
 Owned state: the questions in flight and those that wait for a place; the sockets are those of ``dns_server``.
 Nothing is raised for what servers or the network do.
 """
@@ -23,6 +26,11 @@ from gateway.resolver import Answer, RecordType, Status
 
 PATIENCE: Final = 1.5
 """Seconds after which another server, or the same again, is asked; less with many servers or a short time-out."""
+SLOW: Final = 0.5
+"""Seconds without an answer after which a question is slow: nearly all answers of a resolver nearby come before."""
+SLOW_SHARE: Final = 4
+"""How many times as many questions as there are places may go on without one."""
+_TICK: Final = 0.001  # the resolution of the loop's clock
 _TOO_LATE: Final = 0.01  # seconds before its deadline, in which a question that waited for a place is not worth asking
 
 
@@ -245,6 +253,7 @@ class Exchange:
         servers: The name servers.
         loop: The event loop of the first question.
         patience: Seconds for which one server is waited for before another is asked.
+        slow: Seconds without an answer after which a question leaves its place to one that waits.
         started: How many questions went to the servers.
     """
 
@@ -254,15 +263,18 @@ class Exchange:
         Args:
             servers: Whom to ask, at least one.
             timeout: Seconds for one question in all, and for waiting until it may be asked.
-            concurrency: How many questions are in flight at once; those above wait.
+            concurrency: How many places there are for questions in flight; those above wait.
         """
         self.servers = tuple(servers)
         self.loop: asyncio.AbstractEventLoop
         self.patience = min(PATIENCE, timeout / (len(self.servers) + 1))
+        self.slow = SLOW
         self.started = 0
         self._timeout = timeout
         self._places = concurrency
-        self._open: set[_Question] = set()
+        self._open: dict[_Question, float] = {}  # those in a place, with the loop's time at which each began
+        self._slow: set[_Question] = set()  # those that go on without
+        self._timer: asyncio.TimerHandle | None = None  # when the first in a place becomes slow, while others wait
         self._queue: deque[_Question] = deque()
         self._filling = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -278,31 +290,58 @@ class Exchange:
         self.loop = asyncio.get_running_loop()
         now = self.loop.time()
         question = _Question(self, octets, record_type, done, now + self._timeout)
-        if len(self._open) < self._places:
+        if self._has_place(now):
             self._start(question, now)
         else:
             question.wait()
             self._queue.append(question)
+            self._watch()
 
     def ended(self, question: _Question) -> None:
         """A question has ended: the next that waits takes its place."""
-        if question not in self._open:
+        if question in self._slow:
+            self._slow.remove(question)
+        elif self._open.pop(question, None) is None:
             with suppress(ValueError):  # it is not there when it was too late to start it
                 self._queue.remove(question)
             return
-        self._open.remove(question)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Begin with those that wait, as far as there are places."""
         if self._filling:
             return
         self._filling = True
         try:
-            while self._queue and len(self._open) < self._places:
-                following, now = self._queue.popleft(), self.loop.time()
+            while self._queue and self._has_place(now := self.loop.time()):
+                following = self._queue.popleft()
                 if now < following.deadline - _TOO_LATE:
                     self._start(following, now)
                 else:
                     following.late()
         finally:
             self._filling = False
+        self._watch()
+
+    def _has_place(self, now: float) -> bool:
+        """Whether there is a place, perhaps because one that is slow leaves its own."""
+        if len(self._open) < self._places:
+            return True
+        question, began = next(iter(self._open.items()))
+        if began + self.slow > now or len(self._slow) >= SLOW_SHARE * self._places:
+            return False
+        del self._open[question]
+        self._slow.add(question)
+        return True
+
+    def _watch(self) -> None:
+        """While others wait, look again when the first in a place becomes slow."""
+        if self._queue and self._timer is None and len(self._slow) < SLOW_SHARE * self._places:
+            self._timer = self.loop.call_at(next(iter(self._open.values())) + self.slow + _TICK, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self._fill()
 
     def probe(self, now: float) -> NameServer | None:
         """A server that is down, if it is time to look whether it is back; then not again for a while."""
@@ -321,15 +360,18 @@ class Exchange:
 
     async def close(self) -> None:
         """Give up all questions, without a word to who asked, and close all sockets."""
-        for question in (*self._open, *self._queue):
+        for question in (*self._open, *self._slow, *self._queue):
             question.give_up()
+        if self._timer is not None:
+            self._timer.cancel()
         self._open.clear()
+        self._slow.clear()
         self._queue.clear()
         for server in self.servers:
             server.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _start(self, question: _Question, now: float) -> None:
-        self._open.add(question)
+        self._open[question] = now
         self.started += 1
         question.start(now)

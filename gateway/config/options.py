@@ -231,7 +231,8 @@ class DnsOptions(Section):
     failure_ttl: FailureTtl = 5.0
     """How long a failure or a time-out is remembered."""
     concurrency: Positive = 1000
-    """How many questions a worker has in flight at once; those above it wait."""
+    """How many questions a worker has in flight at once; those above it wait. One that has no answer for half a second
+    leaves its place to one that waits; four times as many may go on so."""
     session_queries: Positive = 1000
     """How many questions a session may ask in all; answers that are remembered are free."""
     session_time: Duration = 60.0

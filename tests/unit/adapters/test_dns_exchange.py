@@ -14,6 +14,7 @@ import dns.rcode
 import pytest
 
 from gateway.adapters.dns import DnsResolver
+from gateway.adapters.dns_exchange import SLOW_SHARE
 from gateway.adapters.dns_server import PORT_QUESTIONS, PORTS, PROBING
 from gateway.resolver import Answer, RecordType, Status
 from tests.support.dns_server import DnsServer, Zone
@@ -259,6 +260,25 @@ async def test_those_who_wait_for_a_place_get_it(make: Make) -> None:
         assert {answer.status for answer in await ask(make(server.address, concurrency=3), *names)} == {Status.FOUND}
     dead = make(f"127.0.0.1:{free_port()}", concurrency=3)
     assert {answer.status for answer in await ask(dead, *names)} == {Status.SERVFAIL}
+
+
+async def test_silent_names_keep_nobody_waiting(make: Make) -> None:
+    """Questions that get no answer leave their places to others, and go on; there is a bound for them, too."""
+    silent = [f"silent{number}.example" for number in range(2 + 2 * SLOW_SHARE)]
+    async with DnsServer({**ZONE, **dict.fromkeys(silent, "TIMEOUT")}) as server:
+        resolver = make(server.address, concurrency=2, timeout=3600, patience=0.3)
+        resolver._exchange.slow = 0.02
+        names = (*silent[1:], "n1.example", "n2.example")
+        *asking, one, two = [asyncio.create_task(ask(resolver, name)) for name in names]
+        assert [(await each)[0].status for each in (one, two)] == [Status.FOUND] * 2
+        assert resolver._exchange.started == len(silent) + 1
+        first = asyncio.create_task(ask(resolver, silent[0]))
+        late = asyncio.create_task(ask(resolver, "n3.example"))
+        await asyncio.wait([*asking, first, late], timeout=0.2)
+        assert resolver._exchange.started == len(silent) + 2
+        assert not late.done()
+        server.zone = {**ZONE, **{key: {"A": ["192.0.2.7"]} for key in silent}}  # they are asked again
+        assert [(await each)[0].status for each in (*asking, first, late)] == [Status.FOUND] * (len(silent) + 1)
 
 
 async def test_sockets_are_given_back(make: Make) -> None:
