@@ -27,6 +27,9 @@ PARKED_GRACE: Final = 0.05
 """Seconds for which a parked delivery keeps its connection: most clients have sent their data by then."""
 
 
+_NEVER: Final = float("inf")
+
+
 class Parked(Protocol):
     """A delivery that waits for its client."""
 
@@ -55,6 +58,7 @@ class Pool:
         self._parked: dict[Parked, float] = {}
         self._waiters: deque[tuple[asyncio.Future[Connection | None], dict[str, str] | None]] = deque()
         self._reaper: asyncio.TimerHandle | None = None
+        self._reap_at = _NEVER  # uvloop's handle for what is due at once can't say
         self._caller: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -186,11 +190,10 @@ class Pool:
         keep = self._idle_time if connection.is_neutral else min(self._idle_time, ANNOUNCED_IDLE)
         connection.idle_until = loop.time() + keep
         self._idle.append(connection)
-        if self._reaper is None:
-            self._reaper = loop.call_at(connection.idle_until, self._reap)
-        elif self._reaper.when() > connection.idle_until:
-            self._reaper.cancel()
-            self._reaper = loop.call_at(connection.idle_until, self._reap)
+        if self._reap_at > connection.idle_until:
+            if self._reaper is not None:
+                self._reaper.cancel()
+            self._reap_later(loop, connection.idle_until)
 
     def drop(self) -> None:
         """Close the free connections at once: the server is down."""
@@ -222,12 +225,17 @@ class Pool:
 
     def _reap(self) -> None:
         self._reaper = None
+        self._reap_at = _NEVER
         loop = asyncio.get_running_loop()
         now = loop.time() + 0.001  # the resolution of the loop's clock
         for connection in [each for each in self._idle if each.idle_until <= now]:
             connection.quit()
         if self._idle:
-            self._reaper = loop.call_at(min(each.idle_until for each in self._idle), self._reap)
+            self._reap_later(loop, min(each.idle_until for each in self._idle))
+
+    def _reap_later(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        self._reaper = loop.call_at(at, self._reap)
+        self._reap_at = at
 
     def _call_back(self) -> None:
         """Give the waiters the connections of the deliveries that are parked longest."""

@@ -9,6 +9,7 @@ from gateway.smtp import reply as replies
 from tests.support import backend
 from tests.support.backend import ADDED, Bytes, short
 from tests.support.fault_server import FaultServer, stall
+from tests.support.loops import on_uvloop
 
 
 async def test_connections_are_kept_and_limited() -> None:
@@ -49,6 +50,21 @@ async def test_nothing_is_kept_with_idle_0() -> None:
         for _ in range(2):
             assert (await backend.deliver(servers))[0].code == 250
         assert server.connections == before + 2
+
+
+@on_uvloop
+async def test_connections_can_be_given_back_while_others_are_about_to_be_closed() -> None:
+    """Uvloop's handle for what is due at once can't say when that is; a message that was taken must not fail by it."""
+    async with FaultServer() as server, backend.group(server.port, connections=2) as servers:
+        await asyncio.gather(*(backend.deliver(servers) for _ in range(2)))
+        pool = servers.servers[0].pool
+        connections = [pool.take(None), pool.take(None)]
+        pool._idle_time = 0.0001
+        for connection in connections:
+            assert connection is not None
+            pool.give_back(connection)
+        assert pool.idle == 2
+        await server.until_open(0)
 
 
 async def test_stopping_says_quit() -> None:
