@@ -38,6 +38,8 @@ _RCPT: Final = Stage.RCPT  # members of an enum are slow to find before Python 3
 EARLY: Final = (Stage.CONNECT, Stage.HELO, Stage.MAIL)
 """The stages at which no recipient is known yet, so that the common settings hold."""
 
+_DATA_STAGES: Final = frozenset({Stage.DATA, Stage.MESSAGE})
+
 ERROR: Final = Outcome("error", Action.DEFER, replies.POLICY_UNAVAILABLE, "The policy could not run.")
 """What a policy comes to that raised or ran out of time; ``on_error`` maps it."""
 
@@ -198,15 +200,15 @@ class Variant:
         by_id: Every policy of the chain.
         after_data: What distinguishes it from other variants once the data has come: recipients whose values differ
             can not share a transaction, because the end of data has one answer for all.
-        anew: The steps whose options are not the common ones, with the early stages at which they run: what the common
-            options found there says nothing about these domains.
+        anew: The early stages and ids of the policies whose options are not the common ones: what the common options
+            found there says nothing about these domains.
         ahead: The policies that look ahead when a message has come.
     """
 
     steps: Mapping[Stage, Sequence[Step]]
     by_id: Mapping[str, Step]
     after_data: object
-    anew: Mapping[tuple[Stage, str], Step]
+    anew: frozenset[tuple[Stage, str]]
     ahead: Sequence[Step]
 
 
@@ -292,7 +294,8 @@ class Chain:
             seen: What exceptions are matched against.
             arguments: What the hooks of this stage take.
             checks: Where each run leaves its check.
-            to_the_end: Go on behind a refusal that a recipient's own settings or exceptions may lift.
+            to_the_end: Go on behind a refusal that a recipient's own settings or exceptions may lift. Behind a discard
+                of the early stages it goes on in any case.
 
         Returns:
             The rulings in order; ``pass`` only where a recipient's settings may say something else.
@@ -326,6 +329,8 @@ class Chain:
             if ruling.response.action is Action.PASS and (stage not in EARLY or step.id not in self._varied):
                 continue
             rulings.append(ruling)
+            # What is discarded must look accepted: it waits for RCPT, where it may be lifted, whatever else does.
+            to_the_end = to_the_end or (stage in EARLY and ruling.applies and ruling.response.action is Action.DISCARD)
             if self.is_final(ruling) if to_the_end else ruling.applies and ruling.response.action.ends_stage:
                 break
         return rulings
@@ -385,7 +390,7 @@ class Chain:
         transaction: Transaction,
         found: dict[tuple[Stage, int], Finding | None],
     ) -> list[Ruling]:
-        """What the early stages come to for a recipient.
+        """What the early stages come to for a recipient, in the chain's order and to the first that ends one.
 
         Args:
             variant: The settings that hold for it.
@@ -395,39 +400,54 @@ class Chain:
             found: What policies with options of the domain's own found earlier in this transaction; added to here.
         """
         rulings: list[Ruling] = []
-        checks = transaction.checks
-        for ruling in held:
-            if (ruling.stage, ruling.step.id) not in variant.anew:
-                again = self.rule_again(ruling, variant, seen, checks)
-                if again is not None:
-                    rulings.append(again)
-        for (stage, _), step in variant.anew.items():
-            check = Check(policy=step.id, stage=stage, recipient=seen.recipient.text if seen.recipient else None)
-            checks.append(check)
-            check.exempted = step.exemption(seen, self.today()) if step.exemptions else None
-            if check.exempted is not None:
-                continue
-            key = (stage, id(step))
-            if key not in found:
-                started = perf_counter_ns()
-                arguments = (transaction if stage is Stage.MAIL else transaction.session,)
-                if step.policy.asks:
-                    found[key] = (await self._ask([step], stage, seen, arguments))[id(step)]
+        known = {(ruling.stage, ruling.step.id): ruling for ruling in held}
+        for stage in EARLY:
+            for step in variant.steps.get(stage, ()):
+                if (stage, step.id) in variant.anew:
+                    ruling = await self._anew(step, stage, seen, transaction, found)
                 else:
-                    waits = stage in step.waits
-                    found[key] = await step.wait(stage, arguments) if waits else step.run(stage, arguments)
-                check.duration_us = (perf_counter_ns() - started) // 1000
-            finding = found[key]
-            if finding is not None:
-                rulings.append(self._rule(step, stage, finding, check))
+                    ruling = known.get((stage, step.id))
+                    if ruling is not None:
+                        ruling = self._rule_again(ruling, step, seen, transaction.checks)
+                if ruling is None:
+                    continue
+                rulings.append(ruling)
+                if ruling.applies and ruling.response.action.ends_stage:
+                    return rulings
         return rulings
 
-    def rule_again(self, ruling: Ruling, variant: Variant, seen: Seen, checks: list[Check]) -> Ruling | None:
-        """What an early stage's ruling comes to for a recipient; None when an exception lifts it.
+    async def _anew(
+        self,
+        step: Step,
+        stage: Stage,
+        seen: Seen,
+        transaction: Transaction,
+        found: dict[tuple[Stage, int], Finding | None],
+    ) -> Ruling | None:
+        """What an early stage's policy comes to with options of the domain's own."""
+        check = Check(policy=step.id, stage=stage, recipient=seen.recipient.text if seen.recipient else None)
+        transaction.checks.append(check)
+        check.exempted = step.exemption(seen, self.today()) if step.exemptions else None
+        if check.exempted is not None:
+            return None
+        key = (stage, id(step))
+        if key not in found:
+            started = perf_counter_ns()
+            arguments = (transaction if stage is Stage.MAIL else transaction.session,)
+            if step.policy.asks:
+                found[key] = (await self._ask([step], stage, seen, arguments))[id(step)]
+            else:
+                waits = stage in step.waits
+                found[key] = await step.wait(stage, arguments) if waits else step.run(stage, arguments)
+            check.duration_us = (perf_counter_ns() - started) // 1000
+        finding = found[key]
+        return None if finding is None else self._rule(step, stage, finding, check)
+
+    def _rule_again(self, ruling: Ruling, step: Step, seen: Seen, checks: list[Check]) -> Ruling | None:
+        """What an early stage's ruling comes to by a recipient's step; None when an exception lifts it.
 
         A check is left only where the recipient's settings say something else than the common ones.
         """
-        step = variant.by_id[ruling.step.id]
         reason = step.exemption(seen, self.today()) if step.exemptions else None
         if reason is None and step is ruling.step:
             return ruling
@@ -469,16 +489,17 @@ class Chain:
             if any(stage in step.hooks for step in steps)
         }
         differing = tuple(
-            (mine.id, _frozen(mine))
+            (mine.id, _behind_data(mine))
             for mine, theirs in zip(own, common, strict=True)
-            if mine != theirs and not set(mine.policy.stages(mine.options)) <= {Stage.RCPT, Stage.CLOSE}
+            if _behind_data(mine) != _behind_data(theirs)
         )
-        anew = {
-            (stage, step.id): step
-            for stage in EARLY
+        anew = frozenset(
+            (stage, step.id)
             for step, mine, theirs in zip(steps, own, common, strict=True)
-            if stage in step.hooks and mine.options != theirs.options
-        }
+            if mine.options != theirs.options
+            for stage in EARLY
+            if stage in step.hooks
+        )
         ahead = tuple(step for step in steps if type(step.policy).look_ahead is not Policy.look_ahead)
         return Variant(by_stage, {step.id: step for step in steps}, differing, anew, ahead)
 
@@ -511,12 +532,17 @@ def _responses(settings: PolicySettings) -> dict[str, Response]:
 
 
 def _looks_at_data(policy: Policy[Any]) -> bool:
-    return not {Stage.DATA, Stage.MESSAGE}.isdisjoint(policy.stages(policy.options))
+    return not _DATA_STAGES.isdisjoint(policy.stages(policy.options))
 
 
-def _frozen(settings: PolicySettings) -> str:
-    """A comparable form of settings: equal settings of two domains must compare equal."""
-    return repr((settings.on, settings.mode, settings.on_error, settings.timeout, settings.options))
+def _behind_data(settings: PolicySettings) -> str | None:
+    """What of a policy's settings matters once the data has come, comparable; None where nothing does."""
+    stages = settings.policy.stages(settings.options)
+    if not _DATA_STAGES.isdisjoint(stages):
+        return repr((settings.on, settings.mode, settings.on_error, settings.timeout, settings.options))
+    if not set(EARLY).isdisjoint(stages):  # later policies may read what it leaves on the transaction
+        return repr(settings.options)
+    return None
 
 
 def recipient_seen(transaction: Transaction, recipient: Recipient) -> Seen:

@@ -344,13 +344,14 @@ class Reception:
         chain = self.chain
         if self._held and self._refusal_stands():
             return GO_ON
-        rulings = await chain.run(stage, chain.common, seen, arguments, checks, to_the_end=self._rules.delay_reject)
-        if not rulings:
-            return GO_ON
-        # What is discarded must look accepted, so it too waits for RCPT.
-        at_once = {Action.DISCONNECT} if self._rules.delay_reject else {Action.DISCONNECT, Action.DEFER, Action.REJECT}
-        for ruling in applied(rulings, *at_once):
-            return self._verdict(ruling)
+        # What is discarded must look accepted, so it too waits for RCPT, and with it what is refused behind it.
+        waits = self._rules.delay_reject or bool(applied(self._held, Action.DISCARD))
+        rulings = await chain.run(stage, chain.common, seen, arguments, checks, to_the_end=waits)
+        for ruling in applied(rulings, Action.DISCONNECT, Action.DEFER, Action.REJECT, Action.DISCARD):
+            if ruling.response.action is Action.DISCARD:
+                waits = True
+            elif not waits or ruling.response.action is Action.DISCONNECT:
+                return self._verdict(ruling)
         self._held += rulings
         return GO_ON
 

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from gateway.chain import Chain, Ruling, Seen, recipient_seen
 from gateway.config.model import ExceptionEntry, Mode, PolicySettings
-from gateway.policy import NoOptions, OnError, Policy
+from gateway.policy import NoOptions, OnError, Options, Policy
 from gateway.session import Message, Session, Transaction
 from gateway.smtp.reply import Reply
 from gateway.testing import Site, domain
@@ -181,24 +181,60 @@ async def test_behind_a_refusal_policies_run_only_where_it_may_be_lifted() -> No
     assert list(ids(rulings)) == ["first", "second"]
 
 
+class AtRcpt(Stub):
+    """Runs at RCPT only."""
+
+    name = "at_rcpt"
+    on_connect = None  # type: ignore[assignment]  # it runs at RCPT only
+
+    def on_rcpt(self, *_: object) -> Finding | None:
+        return None
+
+
+class Where(Options):
+    """The stage at which ``Placed`` runs."""
+
+    stage: Stage
+
+
+class Placed(Policy[Where]):
+    """Runs where its options say."""
+
+    name = "placed"
+    found = Outcome("found", Action.REJECT, REPLY, "Found.")
+
+    def on_connect(self, session: Session) -> Finding | None:
+        return self.found(seen=session.id)
+
+    def on_rcpt(self, *_: object) -> Finding | None:
+        return None
+
+    def on_message(self, *_: object) -> Finding | None:
+        return None
+
+    @classmethod
+    def stages(cls, options: Options) -> Mapping[Stage, str]:
+        assert isinstance(options, Where)
+        return {options.stage: cls.hooks()[options.stage]}
+
+
 def test_domains_with_the_same_settings_share_a_transaction() -> None:
-    """What must agree behind the data is a matter of settings, not of names; RCPT's own policies do not count."""
+    """What must agree behind the data is a matter of settings, not of names; what matters before does not count."""
 
-    class AtRcpt(Stub):
-        name = "at_rcpt"
-        on_connect = None  # type: ignore[assignment]  # it runs at RCPT only
+    class AtMessage(AtRcpt):
+        name = "at_message"
 
-        def on_rcpt(self, *_: object) -> Finding | None:
+        def on_message(self, *_: object) -> Finding | None:
             return None
 
-    common = [settings(), settings(AtRcpt)]
-    other = settings(on={"found": Response(Action.TAG)})
+    tagging = {"found": Response(Action.TAG)}
+    common = [settings(), settings(AtRcpt), settings(AtMessage)]
     made = Chain(
         common,
         {
-            "a.example": [other, common[1]],
-            "b.example": [settings(on={"found": Response(Action.TAG)}), common[1]],
-            "c.example": [common[0], settings(AtRcpt, mode=Mode.OBSERVE)],
+            "a.example": [common[0], common[1], settings(AtMessage, on=tagging)],
+            "b.example": [common[0], common[1], settings(AtMessage, on=tagging)],
+            "c.example": [settings(on=tagging), settings(AtRcpt, mode=Mode.OBSERVE), common[2]],
         },
         [ExceptionEntry(policy="stub", domain="example.com", reason="x")],
         SITE.context,
@@ -208,6 +244,29 @@ def test_domains_with_the_same_settings_share_a_transaction() -> None:
     transaction = SITE.transaction()
     seen = recipient_seen(transaction, SITE.recipient(transaction, "alice@example.com"))
     assert made.after_data(made.common, seen) == (made.common.after_data, ())  # it looks at no data
+
+
+@pytest.mark.parametrize("stages", [(Stage.RCPT, Stage.MESSAGE), (Stage.MESSAGE, Stage.RCPT)])
+def test_recipients_are_split_where_a_policy_runs_behind_the_data_for_some_only(stages: tuple[Stage, Stage]) -> None:
+    """Whichever of them has the options by which it runs there."""
+    common, own = (settings(Placed, options=Where(stage=stage)) for stage in stages)
+    made = Chain([common], {"own.example": [own], "same.example": [common]}, [], SITE.context)
+    keys = [made.variant(domain(name)).after_data for name in ("own.example", "same.example")]
+    assert keys[0] != keys[1] == made.common.after_data
+
+
+async def test_what_a_policy_found_where_it_does_not_run_for_a_domain_is_not_held_against_it() -> None:
+    """The common options look at connect, the domain's own at RCPT."""
+    common, own = (settings(Placed, options=Where(stage=stage)) for stage in (Stage.CONNECT, Stage.RCPT))
+    made = Chain([common], {"own.example": [own]}, [], SITE.context)
+    transaction = SITE.transaction()
+    session = transaction.session
+    held = await made.run(Stage.CONNECT, made.common, Seen(session), (session,), [], to_the_end=True)
+    for address, ids in (("alice@own.example", []), ("alice@example.com", ["placed"])):
+        recipient = SITE.recipient(transaction, address)
+        variant = made.variant(recipient.domain)
+        rulings = await made.early(variant, held, recipient_seen(transaction, recipient), transaction, {})
+        assert [ruling.step.id for ruling in rulings] == ids
 
 
 async def test_policies_look_ahead_before_any_looks_at_the_message() -> None:
