@@ -6,10 +6,10 @@ The worker and ``explain`` build the same things here, so that what is explained
 import asyncio
 from collections.abc import Callable, Mapping
 
-from gateway.adapters.memory_state import MemoryState
 from gateway.adapters.recipients.sources import RecipientSources
 from gateway.adapters.records import FileSink, StdoutSink
-from gateway.adapters.redis_state import RedisState
+from gateway.adapters.state.memory import MemoryState
+from gateway.adapters.state.redis import RedisState
 from gateway.backend import ServerGroup
 from gateway.backend.probe import BackendProbe
 from gateway.chain import Chain

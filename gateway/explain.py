@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TypeVar
 
-from gateway.adapters.memory_state import MemoryState
+from gateway.adapters.state.memory import MemoryState
 from gateway.assembly import build_chains, build_sources, identity_of, our_domains
 from gateway.config.backend import BackendProtocol
 from gateway.config.model import Config, DelayReject, Listener

@@ -2,8 +2,8 @@
 
 A policy that must know what other workers and machines have seen asks here: how full a bucket is, how many connections
 a client has, whether a triplet was greylisted. Each operation is atomic wherever it is carried out, so any number of
-workers together let through exactly what one would. ``adapters.memory_state`` keeps it in one worker's memory,
-``adapters.redis_state`` in Redis; the time is the state's own, so clocks of machines need not agree.
+workers together let through exactly what one would. ``adapters.state.memory`` keeps it in one worker's memory,
+``adapters.state.redis`` in Redis; the time is the state's own, so clocks of machines need not agree.
 
 Limits (``Take``, ``Enter``) are asked together: ``ask`` grants all or counts none, in one round trip. A hook of a
 policy does not call it but returns an ``Asking``; the chain joins the askings of policies that stand next to one

@@ -22,8 +22,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from gateway.adapters.memory_state import MemoryState
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
+from gateway.adapters.state.memory import MemoryState
 from gateway.asking import Question, ask
 from gateway.policy import Context, Policy
 from gateway.resolver import ClientName, client_name
@@ -117,7 +117,7 @@ class Site:
 
     Args:
         domains: Our domains: names, or what ``domain`` makes.
-        zone: The DNS, in the form of ``gateway.adapters.zone``.
+        zone: The DNS, in the form of ``gateway.adapters.dns.zone``.
         hostname: The gateway's own name.
         folder: Where relative file names in options start.
         message_size: The gateway's limit in octets, 0 for none.

@@ -16,12 +16,12 @@ from typing import Final
 
 import structlog
 
-from gateway.adapters import state_view
-from gateway.adapters.dns import DnsResolver
-from gateway.adapters.memory_state import MemoryState
+from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.metrics import INTERVAL, Metrics
 from gateway.adapters.recipients import view as recipient_view
-from gateway.adapters.redis_state import RedisState
+from gateway.adapters.state import view as state_view
+from gateway.adapters.state.memory import MemoryState
+from gateway.adapters.state.redis import RedisState
 from gateway.assembly import (
     build_chains,
     build_groups,

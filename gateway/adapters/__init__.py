@@ -1,1 +1,1 @@
-"""The real dependencies behind the interfaces: DNS, record files."""
+"""The real dependencies behind the interfaces: DNS, the state, sources of recipients, record files, Prometheus."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from gateway.adapters.redis_lane import Lane
+from gateway.adapters.state.lane import Lane
 from gateway.records import DecisionRecord, RecordSink
 
 _VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway import records
-from gateway.adapters.dns import DnsResolver
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.resolver import DnsResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, load_config
 from gateway.config.model import Config, Listener
 from gateway.explain import Attempt, Explanation, Step

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from gateway.adapters.dns import DnsResolver
+from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.recipients.cache import CachedSource
 from gateway.adapters.recipients.sources import RecipientSources, address_list
 from gateway.assembly import build_groups, build_sources

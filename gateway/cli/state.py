@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from gateway.adapters.redis_state import RedisState
-from gateway.adapters.state_view import entry_json, is_about, nearest
+from gateway.adapters.state.redis import RedisState
+from gateway.adapters.state.view import entry_json, is_about, nearest
 from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, ExitCode, console, load_config, print_json, table
 from gateway.cli.control import ask_workers
 from gateway.config.model import Config

@@ -25,7 +25,7 @@ from unittest.mock import patch
 
 import uvloop
 
-from gateway.adapters.dns import DnsResolver
+from gateway.adapters.dns.resolver import DnsResolver
 from gateway.backend.connection import Connection
 from gateway.backend.opening import Opener
 from gateway.config.load import loads

@@ -16,7 +16,7 @@ import dkim
 from rich.console import Console
 from rich.table import Table
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.header import header_fields
 from gateway.mailauth.body import BodyHashes
 from gateway.mailauth.canonicalization import BLOCK, Canonicalization

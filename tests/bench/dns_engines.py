@@ -29,9 +29,9 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from gateway.adapters import dns_exchange
-from gateway.adapters.dns import DnsResolver
-from gateway.adapters.dns_wire import Kind, Reply
+from gateway.adapters.dns import exchange
+from gateway.adapters.dns.resolver import DnsResolver
+from gateway.adapters.dns.wire import Kind, Reply
 from gateway.resolver import Answer, RecordType, Status
 from tests.support.ports import free_port
 
@@ -109,7 +109,7 @@ async def _ours_with_dnspython(port: int) -> AsyncIterator[Ask]:
         records = tuple(rdata.to_text() for rdata in chain.answer or ())
         return Reply(Kind.ANSWER, Answer(Status.FOUND, records, chain.minimum_ttl))
 
-    module: Any = dns_exchange
+    module: Any = exchange
     kept = module.encode_query, module.read
     module.encode_query, module.read = encode, read
     try:

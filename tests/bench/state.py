@@ -23,8 +23,8 @@ import uvloop
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from gateway.adapters.redis_scripts import ASK
-from gateway.adapters.redis_state import RedisState
+from gateway.adapters.state.redis import RedisState
+from gateway.adapters.state.scripts import ASK
 from gateway.config.state import StateOptions
 from gateway.state import Enter, Greet, Operation, Take, subject
 from tests.bench import authentication, figures, load

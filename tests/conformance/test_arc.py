@@ -10,7 +10,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.mailauth.arc import ArcOptions, verify_chain
 from gateway.mailauth.body import hash_body
 from gateway.mailauth.results import Arc, ArcResult

@@ -56,7 +56,7 @@ def cases() -> list[dict[str, Any]]:
 
 
 def zone_of(vector: dict[str, Any]) -> dict[str, object]:
-    """The zone of a case, in the form of ``gateway.adapters.zone``."""
+    """The zone of a case, in the form of ``gateway.adapters.dns.zone``."""
     zone: dict[str, object] = {}
     for name, types in vector["zone"].items():
         zone[name] = {

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.adapters.redis_state import RedisState
+from gateway.adapters.state.redis import RedisState
 from gateway.config.registry import Registry
 from gateway.config.state import StateOptions
 from gateway.state import Answer, StateUnavailableError, Take

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spf import PermError
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.mailauth import spf_record
 from gateway.mailauth.results import SpfCheck
 from gateway.mailauth.spf import Limits, check_host, check_sender

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.adapters.dns import DnsResolver
+from gateway.adapters.dns.resolver import DnsResolver
 from gateway.resolver import RecordType, Status
 from tests.support.dns_server import DnsServer, Zone
 from tests.support.dns_thread import Unbound, dns_thread

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 
-from gateway.adapters.dns import DnsResolver
+from gateway.adapters.dns.resolver import DnsResolver
 from gateway.config.registry import Registry
 from gateway.records import DecisionRecord
 from tests.support.calls import CallCount

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
-from gateway.adapters.memory_state import MemoryState
-from gateway.adapters.redis_state import RedisState
+from gateway.adapters.state.memory import MemoryState
+from gateway.adapters.state.redis import RedisState
 from gateway.config.state import StateOptions
 from gateway.state import (
     Answer,

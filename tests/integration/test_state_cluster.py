@@ -9,7 +9,7 @@ import pytest
 from redis.crc import key_slot
 from structlog.testing import capture_logs
 
-from gateway.adapters.redis_state import RedisState
+from gateway.adapters.state.redis import RedisState
 from gateway.config.state import StateOptions
 from gateway.state import Answer, Greet, Greeted, StateUnavailableError, Take
 from tests.support.redis import ClusterSetup, RedisServer

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from gateway.adapters.redis_state import RedisState
+from gateway.adapters.state.redis import RedisState
 from gateway.cli.app import app
 from gateway.config.state import StateOptions
 from gateway.state import Enter, Greet, Take

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.adapters.redis_state import RedisState
+from gateway.adapters.state.redis import RedisState
 from gateway.config.state import StateOptions
 from gateway.state import Answer, Enter, Operation, Take
 from tests.support.redis import ClusterSetup, RedisServer
@@ -64,7 +64,7 @@ def hammer(url: str, number: int, barrier: Barrier, counts: "Queue[dict[str, int
 def hammered(url: str) -> dict[str, int]:
     """How often all processes together were let through."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gateway.adapters.redis_state"])
+    context.set_forkserver_preload(["gateway.adapters.state.redis"])
     barrier, counts = context.Barrier(PROCESSES), context.Queue()
     processes = [context.Process(target=hammer, args=(url, number, barrier, counts)) for number in range(PROCESSES)]
     for process in processes:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trustme
 
-from gateway.adapters.redis_state import RedisState
+from gateway.adapters.state.redis import RedisState
 from gateway.config.state import StateOptions
 from gateway.state import Answer, Enter, Greet, Kind, Take
 from tests.support.ports import free_port

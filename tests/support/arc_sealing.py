@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.header import header_fields
 from gateway.mailauth.arc import ArcOptions, verify_chain
 from gateway.mailauth.body import BodyHashes

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import Any
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.backend import Delivery, ServerGroup
 from gateway.config.backend import BackendOptions
 from gateway.resolver import Answer, ClientName, NameStatus, RecordType, Status

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.resolver import Answer, RecordType
 
 

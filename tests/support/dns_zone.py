@@ -6,7 +6,7 @@ Nothing is at hand before it was asked for, so that whoever takes answers from `
 import asyncio
 from collections.abc import Mapping
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.resolver import Answer, RecordType
 
 

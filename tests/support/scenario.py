@@ -4,7 +4,7 @@ A file of ``tests/scenarios`` holds one YAML document for each scenario:
 
 ``holds``       what it shows, in a sentence
 ``config``      the configuration, as far as it is not the common one (``_COMMON``); each key replaces the common key
-``zone``        the DNS (``gateway.adapters.zone``)
+``zone``        the DNS (``gateway.adapters.dns.zone``)
 ``clock``       the time, ``2026-01-01T12:00:00Z`` unless given
 ``files``       names and contents of files beside the configuration
 ``backends``    the servers behind the gateway, ``{backend: {}}`` unless given. ``says`` gives replies by the beginning
@@ -43,7 +43,7 @@ from typing import Any, ClassVar, Final, Self, cast
 import trustme
 from ruamel.yaml import YAML
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.config.load import loads
 from gateway.config.model import Config
 from gateway.config.registry import Registry

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.adapters.memory_state import MemoryState
+from gateway.adapters.state.memory import MemoryState
 from gateway.chain import Chain, Seen
 from gateway.config.model import Mode, PolicySettings
 from gateway.policy import OnError, Policy

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from gateway.adapters.memory_state import MemoryState
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
+from gateway.adapters.state.memory import MemoryState
 from gateway.assembly import Sinks, build_chains, build_sink, build_sources, our_domains
 from gateway.records import DecisionRecord
 from gateway.testing import SettableClock

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.config.model import Config
 from gateway.config.registry import Registry
 from gateway.explain import Attempt, Explanation, explain

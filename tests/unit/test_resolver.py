@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.resolver import Answer, ClientName, NameStatus, RecordType, SessionResolver, Status, ask_ahead, client_name
 
 CONFIRMED, UNKNOWN, TEMPORARY = NameStatus.CONFIRMED, NameStatus.UNKNOWN, NameStatus.TEMPORARY

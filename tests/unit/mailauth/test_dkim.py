@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.header import header_fields
 from gateway.mailauth.body import BodyHashes
 from gateway.mailauth.dkim import DkimOptions, overall, verify

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.mailauth.dmarc import MAX_SHOWN, TreeWalks, evaluate, walk_names
 from gateway.mailauth.results import (
     Disposition,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.mailauth.results import SpfCheck, SpfResult
 from gateway.mailauth.spf import Limits, check_host, check_sender
 from gateway.resolver import Answer, RecordType, Resolver, Status

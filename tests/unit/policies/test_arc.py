@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.header import header_fields
 from gateway.mailauth.body import BodyHashes
 from gateway.mailauth.results import ArcResult

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.adapters.zone import ZoneResolver
+from gateway.adapters.dns.zone import ZoneResolver
 from gateway.mailauth.results import (
     Arc,
     ArcResult,

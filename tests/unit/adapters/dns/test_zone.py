@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.adapters.zone import MAX_CNAMES, ZoneResolver
+from gateway.adapters.dns.zone import MAX_CNAMES, ZoneResolver
 from gateway.resolver import RecordType, Status
 
 ZONE: dict[str, object] = {

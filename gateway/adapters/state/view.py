@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.adapters.memory_state import MemoryState
-from gateway.adapters.redis_state import RedisState
+from gateway.adapters.state.memory import MemoryState
+from gateway.adapters.state.redis import RedisState
 from gateway.state import Entry, Kind
 
 

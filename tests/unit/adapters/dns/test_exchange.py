@@ -13,9 +13,9 @@ import dns.name
 import dns.rcode
 import pytest
 
-from gateway.adapters.dns import DnsResolver
-from gateway.adapters.dns_exchange import SLOW_SHARE
-from gateway.adapters.dns_server import PORT_QUESTIONS, PORTS, PROBING
+from gateway.adapters.dns.exchange import SLOW_SHARE
+from gateway.adapters.dns.resolver import DnsResolver
+from gateway.adapters.dns.server import PORT_QUESTIONS, PORTS, PROBING
 from gateway.resolver import Answer, RecordType, Status
 from tests.support.dns_server import DnsServer, Zone
 from tests.support.ports import free_port

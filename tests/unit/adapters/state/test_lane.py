@@ -3,7 +3,7 @@
 import pytest
 from redis.asyncio.connection import DefaultParser
 
-from gateway.adapters.redis_lane import _is_fault
+from gateway.adapters.state.lane import _is_fault
 
 
 @pytest.mark.parametrize(

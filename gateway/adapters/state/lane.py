@@ -19,8 +19,8 @@ import structlog
 from redis.exceptions import ResponseError
 
 from gateway.adapters.breaker import Breaker
-from gateway.adapters.redis_line import Result
-from gateway.adapters.redis_link import Call, ElsewhereError, Link, is_astray
+from gateway.adapters.state.line import Result
+from gateway.adapters.state.link import Call, ElsewhereError, Link, is_astray
 from gateway.bell import Bell
 from gateway.state import StateUnavailableError
 

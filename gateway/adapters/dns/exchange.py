@@ -10,7 +10,7 @@ server at once, and when all have failed the question has. Late answers count as
 There are so many places for questions in flight. One that has no answer for a while gives its place to the next that
 waits, and goes on without: so those who ask for names whose servers are silent do not keep others waiting.
 
-Owned state: the questions in flight and those that wait for a place; the sockets are those of ``dns_server``.
+Owned state: the questions in flight and those that wait for a place; the sockets are those of ``server``.
 Nothing is raised for what servers or the network do.
 """
 
@@ -20,8 +20,8 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
-from gateway.adapters.dns_server import PROBING, NameServer, Port, random_id
-from gateway.adapters.dns_wire import Kind, MalformedError, Reply, StrangerError, encode_query, read
+from gateway.adapters.dns.server import PROBING, NameServer, Port, random_id
+from gateway.adapters.dns.wire import Kind, MalformedError, Reply, StrangerError, encode_query, read
 from gateway.resolver import Answer, RecordType, Status
 
 PATIENCE: Final = 1.5

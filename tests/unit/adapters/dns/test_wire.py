@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.adapters.dns_wire import (
+from gateway.adapters.dns.wire import (
     MAX_ALIASES,
     Kind,
     MalformedError,
@@ -310,7 +310,7 @@ def _steps(work: Callable[[], object]) -> int:
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal steps
         steps += event == "line"
-        return trace if frame.f_code.co_filename.endswith("dns_wire.py") else None
+        return trace if frame.f_code.co_filename.endswith("dns/wire.py") else None
 
     before = sys.gettrace()
     sys.settrace(trace)

@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoScriptError, RedisError
 
-from gateway.adapters.redis_line import Line, Result, packed
+from gateway.adapters.state.line import Line, Result, packed
 from gateway.bell import Bell
 from tests.support.loops import on_uvloop
 

@@ -1,9 +1,9 @@
 """The state in Redis: one server, the master that sentinels name, or a cluster.
 
-Every operation is one script (``redis_scripts``), so it is atomic, and takes its time from Redis. Keys are
+Every operation is one script (``scripts``), so it is atomic, and takes its time from Redis. Keys are
 ``PREFIX:SCHEMA:KIND:{SUBJECT}:NAME``; the braces give all that is about one subject the same slot of a cluster. Every
-key has a time to live. How calls travel, and what happens while Redis is away, is ``redis_lane``'s; how connections are
-made ``redis_link``'s.
+key has a time to live. How calls travel, and what happens while Redis is away, is ``lane``'s; how connections are
+made ``link``'s.
 
 A connection that is counted (``Enter``) is held by its worker: renewed while it lasts, so that it stays counted in a
 Redis that was restarted empty, and forgotten by Redis ``LEASE`` seconds after its worker died.
@@ -19,10 +19,10 @@ import structlog
 from msgspec.structs import replace
 from redis.exceptions import RedisError
 
-from gateway.adapters.memory_state import MemoryState
-from gateway.adapters.redis_lane import Lane, error_text
-from gateway.adapters.redis_link import CONNECT, Call, Link, Script, make_link
-from gateway.adapters.redis_scripts import ASK, BUCKET, GREET, LEAVE, READ, RENEW
+from gateway.adapters.state.lane import Lane, error_text
+from gateway.adapters.state.link import CONNECT, Call, Link, Script, make_link
+from gateway.adapters.state.memory import MemoryState
+from gateway.adapters.state.scripts import ASK, BUCKET, GREET, LEAVE, READ, RENEW
 from gateway.config.state import StateOptions
 from gateway.policy import Clock, SystemClock
 from gateway.state import (

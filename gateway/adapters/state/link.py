@@ -2,8 +2,8 @@
 
 A ``Link`` carries calls of scripts there and their answers back; those given to it together travel together, in one
 round trip to each server. redis-py connects, authenticates and asks the sentinels; what then travels goes over a
-``redis_line``. Retries of redis-py are switched off: they take seconds, and a message waits for none of that
-(``redis_lane`` has a breaker).
+``line``. Retries of redis-py are switched off: they take seconds, and a message waits for none of that (``lane`` has a
+breaker).
 
 Scripts are loaded when a connection is made and called by their digests; one that Redis does not have after all
 (``NOSCRIPT``: somebody flushed them, or a slot has moved) is sent whole.
@@ -25,7 +25,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, Tr
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from gateway.adapters.redis_line import LAG, Line, Result, packed
+from gateway.adapters.state.line import LAG, Line, Result, packed
 from gateway.config.state import StateKind, StateOptions
 
 CONNECT: Final = 2.0

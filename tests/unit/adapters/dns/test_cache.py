@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.adapters.dns_cache import UNIT, AnswerCache, Lifetimes
+from gateway.adapters.dns.cache import UNIT, AnswerCache, Lifetimes
 from gateway.resolver import Answer, RecordType, Status
 
 A = RecordType.A

@@ -1,6 +1,6 @@
 """The state of one worker, in its memory: ``state: memory:``.
 
-It does what ``redis_state`` does, by the same rules and with the injected clock; ``tests/integration/test_state.py``
+It does what ``redis`` does, by the same rules and with the injected clock; ``tests/integration/test_state.py``
 holds both to one contract. It is bounded: above ``entries`` the entry that was not used for the longest time is
 forgotten, so a flood of new senders costs greylisted ones their place, never the worker its memory. All is lost when
 the worker ends.

@@ -1,8 +1,8 @@
 """The DNS: the ``Resolver`` of a running gateway.
 
 Asks recursive name servers, over UDP with EDNS and over TCP where an answer is truncated (RFC 7766). Every way a
-question can end is a ``Status``; ``lookup`` never raises for it. The files beside this one do the work: ``dns_wire``
-reads and writes messages, ``dns_server`` sends and receives them, ``dns_exchange`` fails over, ``dns_cache`` remembers
+question can end is a ``Status``; ``lookup`` never raises for it. The files beside this one do the work: ``wire``
+reads and writes messages, ``server`` sends and receives them, ``exchange`` fails over, ``cache`` remembers
 answers.
 
 Owned state: the cache, and the questions in flight, so that identical ones are asked once. The number of questions in
@@ -24,10 +24,10 @@ import dns.exception
 import dns.resolver
 import structlog
 
-from gateway.adapters.dns_cache import AnswerCache, Key, Lifetimes
-from gateway.adapters.dns_exchange import Exchange
-from gateway.adapters.dns_server import NameServer
-from gateway.adapters.dns_wire import encode_question
+from gateway.adapters.dns.cache import AnswerCache, Key, Lifetimes
+from gateway.adapters.dns.exchange import Exchange
+from gateway.adapters.dns.server import NameServer
+from gateway.adapters.dns.wire import encode_question
 from gateway.config.options import DnsOptions
 from gateway.resolver import Answer, RecordType, Status
 
