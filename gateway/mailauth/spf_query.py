@@ -7,7 +7,8 @@ pyspf's that it can meet. Whoever runs it gets the answers and makes another one
 Raises nothing else: what is wrong with a record is one of pyspf's results.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -207,27 +208,27 @@ class Query(spf.query):  # type: ignore[misc]  # pyspf has no types
         return [address for host in hosts for address in self.dns_a(host, self.A)]
 
     def validated_ptrs(self) -> list[str]:
-        """The client's names that have its address (RFC 7208 5.5); what the DNS does not answer is not one."""
-        if self._names is None:
-            self._names = list(self._confirmed_names())
-        return self._names
+        """The client's names that have its address (RFC 7208 5.5); what the DNS does not answer is not one.
 
-    def _confirmed_names(self) -> Iterator[str]:
+        Each ``ptr`` counts anew what it asks in vain, as other terms do that are written twice.
+        """
         try:
             names = self.dns_ptr(self.i)[: self._max_names]
         except TempError:
-            return
+            return []
         self._ask_ahead(names)
+        confirmed: list[str] = []
         for name in names:
-            try:
+            with suppress(TempError):
                 if self.cidrmatch(self.dns_a(name, self.A), self._bits):
-                    yield name.removesuffix(".").lower()
-            except TempError:
-                continue
+                    confirmed.append(name.removesuffix(".").lower())
+        return confirmed
 
     def _client_name(self) -> str:
         """The value of ``%{p}``: the domain itself if it is one of the client's names, else one below it, else any."""
-        names = self.validated_ptrs()
+        if self._names is None:
+            self._names = self.validated_ptrs()
+        names = self._names
         domain = self.d.lower()
         if domain in names:
             return domain
