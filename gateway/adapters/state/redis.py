@@ -2,8 +2,8 @@
 
 Every operation is one script (``scripts``), so it is atomic, and takes its time from Redis. Keys are
 ``PREFIX:SCHEMA:KIND:{SUBJECT}:NAME``; the braces give all that is about one subject the same slot of a cluster. Every
-key has a time to live. How calls travel, and what happens while Redis is away, is ``lane``'s; how connections are
-made ``link``'s.
+key has a time to live. How calls travel, and what happens while Redis is away, is ``lane``'s; the ways there are made
+by ``ways``.
 
 A connection that is counted (``Enter``) is held by its worker: renewed while it lasts, so that it stays counted in a
 Redis that was restarted empty, and forgotten by Redis ``LEASE`` seconds after its worker died.
@@ -20,9 +20,10 @@ from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from gateway.adapters.state.lane import Lane, error_text
-from gateway.adapters.state.link import CONNECT, Call, Link, Script, make_link
+from gateway.adapters.state.link import CONNECT, Call, Link, Script
 from gateway.adapters.state.memory import MemoryState
 from gateway.adapters.state.scripts import ASK, BUCKET, GREET, LEAVE, READ, RENEW
+from gateway.adapters.state.ways import make_link
 from gateway.config.state import StateOptions
 from gateway.policy import Clock, SystemClock
 from gateway.state import (
