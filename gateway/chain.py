@@ -23,7 +23,7 @@ import structlog
 
 from gateway.asking import Question, ask
 from gateway.config.model import ExceptionEntry, Mode, PolicySettings
-from gateway.policy import Context, OnError, Policy
+from gateway.policy import Context, OnError, Policy, Result
 from gateway.session import Domain, Message, Recipient, Session, Transaction
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, ReversePath
@@ -100,19 +100,19 @@ class Step:
                 return exemption.entry.reason
         return None
 
-    def run(self, stage: Stage, arguments: tuple[object, ...]) -> Finding | None:
+    def run(self, stage: Stage, arguments: tuple[object, ...]) -> Result:
         """Call the hook; an exception becomes a finding of ``ERROR``."""
         try:
-            finding: Finding | None = self.hooks[stage](*arguments)
-            return None if finding is None else self._declared(finding)
+            result: Result = self.hooks[stage](*arguments)
+            return None if result is None else self._declared(result)
         except Exception as error:  # noqa: BLE001 - whatever a policy raises must neither refuse mail nor end the session
             return self.failed(stage, error)
 
-    async def wait(self, stage: Stage, arguments: tuple[object, ...]) -> Finding | None:
+    async def wait(self, stage: Stage, arguments: tuple[object, ...]) -> Result:
         """The same for a hook of ``waits``; running out of time becomes a finding of ``ERROR``, too."""
         timer: asyncio.Timeout | None = None
         try:
-            coroutine: Coroutine[Any, Any, Finding | None] = self.hooks[stage](*arguments)
+            coroutine: Coroutine[Any, Any, Result] = self.hooks[stage](*arguments)
             try:
                 awaited = coroutine.send(None)
             except StopIteration as done:  # it did not have to wait, so it needs no timer
@@ -125,27 +125,13 @@ class Step:
                 return ERROR(error=f"no result within {format_duration(self.timeout)}")
             return self.failed(stage, error)
 
-    async def asking(self, stage: Stage, arguments: tuple[object, ...]) -> Finding | Asking | None:
-        """What a policy that ``asks`` wants to know, or what it finds without asking."""
-        try:
-            result = self.hooks[stage](*arguments)
-            if stage in self.waits:
-                try:
-                    awaited = result.send(None)
-                except StopIteration as done:  # it did not have to wait, so it needs no timer
-                    result = done.value
-                else:
-                    async with asyncio.timeout(self.timeout):
-                        result = await _resume(result, awaited)
-            return result if isinstance(result, Asking) else self._declared(result)
-        except Exception as error:  # noqa: BLE001 - as above
-            return self.failed(stage, error)
-
     def concluded(self, stage: Stage, found: Finding | Exception | None) -> Finding | None:
         """What came of its asking."""
         try:
-            return self.failed(stage, found) if isinstance(found, Exception) else self._declared(found)
-        except ValueError as error:
+            if isinstance(found, Exception):
+                return self.failed(stage, found)
+            return cast("Finding | None", self._declared(found))
+        except Exception as error:  # noqa: BLE001 - as above
             return self.failed(stage, error)
 
     def look_ahead(self, transaction: Transaction, message: Message) -> None:
@@ -159,10 +145,15 @@ class Step:
         """Whether an outcome would end the stage."""
         return not self.observe and self.responses[outcome.name].action.ends_stage
 
-    def _declared(self, finding: Finding | None) -> Finding | None:
-        if finding is not None and finding.outcome.name not in self.responses:
-            raise ValueError(f"the outcome {finding.outcome.name!r} is not declared")
-        return finding
+    def _declared(self, result: Result) -> Result:
+        if result is None:
+            return None
+        if isinstance(result, Asking) and not self.policy.asks:
+            raise TypeError("this policy does not say that it asks")
+        outcome = result.refusal if isinstance(result, Asking) else result.outcome
+        if outcome.name not in self.responses:
+            raise ValueError(f"the outcome {outcome.name!r} is not declared")
+        return result
 
     def failed(self, stage: Stage, error: Exception) -> Finding:
         """What an exception of the policy comes to."""
@@ -177,7 +168,7 @@ class Step:
 
 
 @types.coroutine
-def _resume(coroutine: Coroutine[Any, Any, Finding | None], awaited: Any) -> Generator[Any, Any, Finding | None]:
+def _resume(coroutine: Coroutine[Any, Any, Result], awaited: Any) -> Generator[Any, Any, Result]:
     """Go on with a coroutine that awaits something already."""
     while True:
         try:
@@ -188,7 +179,7 @@ def _resume(coroutine: Coroutine[Any, Any, Finding | None], awaited: Any) -> Gen
             else:
                 awaited = coroutine.send(sent)
         except StopIteration as done:
-            return cast("Finding | None", done.value)
+            return cast("Result", done.value)
 
 
 @dataclass(slots=True)
@@ -319,7 +310,8 @@ class Chain:
                     asked |= await self._ask(steps[index:], stage, seen, arguments)
                 finding = asked[id(step)]
             else:
-                finding = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
+                result = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
+                finding = cast("Finding | None", result)
             ended = perf_counter_ns()
             check.duration_us = (ended - started) // 1000
             started = ended
@@ -351,7 +343,7 @@ class Chain:
         for step in takewhile(lambda step: step.policy.asks, steps):
             if step.exemptions and step.exemption(seen, self.today()) is not None:
                 continue
-            result = await step.asking(stage, arguments)
+            result = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
             if isinstance(result, Asking):
                 waiting.append(step)
                 questions.append(Question(result, step.binds(result.refusal)))
@@ -437,8 +429,8 @@ class Chain:
             if step.policy.asks:
                 found[key] = (await self._ask([step], stage, seen, arguments))[id(step)]
             else:
-                waits = stage in step.waits
-                found[key] = await step.wait(stage, arguments) if waits else step.run(stage, arguments)
+                result = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
+                found[key] = cast("Finding | None", result)
             check.duration_us = (perf_counter_ns() - started) // 1000
         finding = found[key]
         return None if finding is None else self._rule(step, stage, finding, check)

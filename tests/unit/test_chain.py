@@ -13,6 +13,7 @@ from gateway.config.model import ExceptionEntry, Mode, PolicySettings
 from gateway.policy import NoOptions, OnError, Options, Policy
 from gateway.session import Message, Session, Transaction
 from gateway.smtp.reply import Reply
+from gateway.state import Asking
 from gateway.testing import Site, domain
 from gateway.testing import message as message_of
 from gateway.verdict import Action, Check, Finding, Outcome, Response, Stage
@@ -118,7 +119,29 @@ class Nonsense(Stub):
         return session  # type: ignore[return-value]  # that is the point
 
 
-@pytest.mark.parametrize("policy", [Raises, RaisesLater, Foreign, Nonsense])
+class AsksForeign(Stub):
+    """Asks, and refuses by an outcome that it does not declare."""
+
+    asks = True
+
+    async def on_connect(self, session: Session) -> Asking | None:  # type: ignore[override]  # it asks
+        return Asking((), Outcome("foreign", Action.REJECT, REPLY, session.id), lambda _: None)
+
+
+class AsksNonsense(AsksForeign):
+    """Makes of the answers what is no finding."""
+
+    async def on_connect(self, session: Session) -> Asking | None:  # type: ignore[override]  # it asks
+        return Asking((), self.found, lambda _: session)  # type: ignore[arg-type,return-value]  # that is the point
+
+
+class AsksUnannounced(AsksNonsense):
+    """Does not say that it asks."""
+
+    asks = False
+
+
+@pytest.mark.parametrize("policy", [Raises, RaisesLater, Foreign, Nonsense, AsksForeign, AsksNonsense, AsksUnannounced])
 @pytest.mark.parametrize("on_error", OnError)
 async def test_whatever_goes_wrong_in_a_policy_is_what_on_error_says(policy: type[Stub], on_error: OnError) -> None:
     """Never a refusal for good, never silent: 4xx or pass, a check that says 'error', and a line in the log."""
@@ -131,17 +154,18 @@ async def test_whatever_goes_wrong_in_a_policy_is_what_on_error_says(policy: typ
     assert [ruling.finding.reply.code for ruling in rulings] == ([451] if on_error is OnError.DEFER else [])
 
 
-async def test_a_policy_without_an_end_is_cut_off() -> None:
+@pytest.mark.parametrize("policy", [Stub, AsksForeign])
+async def test_a_policy_without_an_end_is_cut_off(policy: type[Stub]) -> None:
     """Its time is over after ``timeout``, and the hook is cancelled."""
     cancelled = asyncio.Event()
 
-    class Stalls(Stub):
+    class Stalls(policy):  # type: ignore[misc,valid-type]  # of either kind
         async def on_connect(self, session: Session) -> Finding | None:
             try:
                 await asyncio.Event().wait()
             finally:
                 cancelled.set()
-            return self.found(seen=session.id)
+            raise AssertionError(session.id)
 
     with capture_logs() as logs:
         (ruling,), (check,) = await run(settings(Stalls, timeout=0.01))
