@@ -96,6 +96,7 @@ class Opener:
             await self._start_tls(connection)
         except BackendError:
             connection.abort("TLS failed")
+            self.connections.discard(connection)  # of a loss in the handshake asyncio may say nothing
             if optional:
                 return await self._greeted()
             raise

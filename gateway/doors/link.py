@@ -304,16 +304,7 @@ class ClientLink(asyncio.Protocol):
         enciphered, deciphered = self._diverted, list[bytes]()
         if enciphered is None:
             self._diverted = deciphered
-        handshake = loop.create_task(
-            loop.start_tls(
-                self._transport,
-                self,
-                context,
-                server_side=True,
-                ssl_handshake_timeout=within,
-                ssl_shutdown_timeout=LAST_WORDS,
-            )
-        )
+        handshake = loop.create_task(self._shake_hands(context, within))
         try:
             if enciphered is not None:
                 # start_tls stops the reading and puts two calls in line, by which it stands between the transport and
@@ -337,8 +328,22 @@ class ClientLink(asyncio.Protocol):
             self.data_received(data)
         return cast("ssl.SSLObject", transport.get_extra_info("ssl_object"))
 
+    async def _shake_hands(self, context: ssl.SSLContext, within: float) -> asyncio.Transport | None:
+        if self._transport.is_closing():  # the TLS layer would never hear of it, and wait for ever
+            raise ConnectionResetError("the client has left")
+        return await self._loop.start_tls(
+            self._transport,
+            self,
+            context,
+            server_side=True,
+            ssl_handshake_timeout=within,
+            ssl_shutdown_timeout=LAST_WORDS,
+        )
+
     def _hand_over(self, enciphered: list[bytes]) -> None:
         """Give the TLS layer what came before it stood."""
+        if self._transport.is_closing():
+            return
         layer = cast("asyncio.BufferedProtocol", self._transport.get_protocol())
         for data in enciphered:
             view = memoryview(data)

@@ -5,6 +5,7 @@ import base64
 import os
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -181,6 +182,26 @@ async def test_a_handshake_that_fails_or_stalls_ends_the_connection(tmp_path: Pa
                 await client.reader.read()
             await site.empty()
             assert decisions(site) == [("disconnected", "smtp", "tls_handshake_failed")]
+
+
+@pytest.mark.usefixtures("authority")
+@pytest.mark.parametrize("mode", ["starttls", "implicit"])
+async def test_a_client_that_resets_before_the_handshake_leaves_nothing_behind(tmp_path: Path, mode: str) -> None:
+    """Its connection is lost before the TLS layer stands, which hears nothing of it: the session ends all the same."""
+    async with serving(tmp_path, tls(mode)) as site:
+        sock = socket.create_connection(("127.0.0.1", site.ports[0]))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if mode == "starttls":
+            await asyncio.to_thread(sock.recv, 1000)
+            sock.sendall(b"EHLO client.example.org\r\n")
+            await asyncio.to_thread(sock.recv, 1000)
+            sock.sendall(b"STARTTLS\r\n")
+        sock.close()  # before the gateway has seen what came last
+        async with asyncio.timeout(20):
+            while not site.records:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0)
+        await site.empty()
+        assert decisions(site) == [("none", None, None)]
 
 
 @pytest.mark.usefixtures("authority")
