@@ -23,7 +23,7 @@ from gateway.doors.link import ClientLink, SessionEnd, protocol_end
 from gateway.doors.tls import tls_info
 from gateway.recording import PROTOCOL, RESULTS, reply_record
 from gateway.records import BackendRecord, Result
-from gateway.resolver import ClientName
+from gateway.resolver import ClientName, NameStatus
 from gateway.session import Address, Session, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.events import (
@@ -119,7 +119,7 @@ class Conversation:
             await self._reception.close(end.verdict, reply, backend)
         finally:
             self._forget_message()
-            self._session.resolve_client_name = _not_asked  # the session was in it: no cycle is left behind
+            self._session.resolve_client_name = _no_longer_asked  # the session was in it: no cycle is left behind
             self._door.forget(self)
             self.link.hang_up_soon(None if end.told else reply)
 
@@ -394,7 +394,7 @@ class Conversation:
             server_address=link.server_address,
             started=now,
             resolver=door.session_resolver(),
-            resolve_client_name=_not_asked,
+            resolve_client_name=_no_longer_asked,
         )
         session.resolve_client_name = _name_finder(session, door.client_name)
         door.name_client(session, client)
@@ -415,8 +415,9 @@ def _backend_record(delivery: Delivery) -> BackendRecord:
     )
 
 
-async def _not_asked() -> ClientName:
-    raise RuntimeError("the session has just begun, or has ended")
+async def _no_longer_asked() -> ClientName:
+    """A session that was refused at once ends before the look-up of its client's name has begun."""
+    return ClientName(None, NameStatus.TEMPORARY)
 
 
 def _name_finder(session: Session, find: Callable[[str], Awaitable[ClientName]]) -> Callable[[], Awaitable[ClientName]]:

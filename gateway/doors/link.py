@@ -91,6 +91,7 @@ class ClientLink(asyncio.Protocol):
         "_session_end",
         "_transport",
         "_turn",
+        "_wire",
         "_writable",
         "client_address",
         "client_port",
@@ -122,6 +123,7 @@ class ClientLink(asyncio.Protocol):
         self._loop = loop
         self._proxied = proxied
         self._transport: asyncio.Transport
+        self._wire: asyncio.Transport  # the same, or what is below it under TLS
         self._bell = Bell(loop)  # rung for whatever the task waits for: octets, or room to write
         self._ended = False  # the client sends nothing more
         self._expired = False
@@ -139,7 +141,7 @@ class ClientLink(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio.Protocol
         if self.client_address:
             return  # the same connection, now under TLS
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        self._transport = self._wire = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         if (proxied := self._proxied) is not None:
             self.client_address, self.client_port = str(proxied.client), proxied.client_port
             self.server_address = f"{proxied.server}:{proxied.server_port}"
@@ -273,8 +275,9 @@ class ClientLink(asyncio.Protocol):
         if last_words is not None and not self.is_gone:
             self._transport.write(last_words.wire)
         self._transport.close()
-        if not self.is_gone and self._transport.get_write_buffer_size():  # one that reads nothing would stay for ever
-            self._loop.call_later(LAST_WORDS, self._transport.abort)
+        # One that reads nothing would stay for ever, also where TLS is closed and has nothing left.
+        if not self.is_gone and self._wire.get_write_buffer_size():
+            self._loop.call_later(LAST_WORDS, self._wire.abort)
 
     def abort(self) -> None:
         """Close at once."""

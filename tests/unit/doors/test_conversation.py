@@ -16,7 +16,8 @@ import trustme
 from structlog.testing import capture_logs
 
 from gateway.config.registry import Registry
-from gateway.doors.link import READ_AHEAD
+from gateway.doors import link
+from gateway.doors.link import READ_AHEAD, ClientLink
 from gateway.policy import NoOptions, Policy
 from gateway.records import DecisionRecord
 from gateway.session import Message, Session, Transaction
@@ -202,6 +203,38 @@ async def test_a_client_that_resets_before_the_handshake_leaves_nothing_behind(t
                 await asyncio.sleep(0)
         await site.empty()
         assert decisions(site) == [("none", None, None)]
+
+
+async def test_a_client_that_closes_its_tls_and_reads_nothing_is_cut_off(
+    tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was sent waits below TLS, which is closed already: the connection does not wait for ever with it."""
+    made = ClientLink.connection_made
+
+    def keep_little(layer: ClientLink, transport: asyncio.BaseTransport) -> None:
+        """The kernel takes little of what the client does not read."""
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        made(layer, transport)
+
+    def flood(port: int) -> ssl.SSLSocket:
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        plain.connect(("127.0.0.1", port))
+        client = context_of(authority).wrap_socket(plain, server_hostname="localhost")
+        client.sendall(b"EHLO client.example.org\r\n" * 150)  # which brings 30 KB of replies
+        client.settimeout(0.0)
+        return client
+
+    monkeypatch.setattr(link, "LAST_WORDS", 0.05)
+    monkeypatch.setattr(ClientLink, "connection_made", keep_little)
+    async with serving(tmp_path, tls("implicit") | {"limits": {"idle_commands": 200}}) as site:
+        with await asyncio.to_thread(flood, site.ports[0]) as client:
+            (conversation,) = site.door._conversations
+            while not conversation.link._wire.get_write_buffer_size():  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0)
+            with suppress(ssl.SSLError):  # what it did not read comes before the gateway's answer to this
+                client.unwrap()
+            await site.empty()
 
 
 @pytest.mark.usefixtures("authority")

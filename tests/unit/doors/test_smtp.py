@@ -1,8 +1,10 @@
 """The door: who is let in, and what is remembered of clients."""
 
 import asyncio
+import gc
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -61,6 +63,21 @@ async def test_without_client_names_nothing_is_asked(tmp_path: Path) -> None:
         await site.empty()
     assert resolver.asked == []
     assert site.records[0].client.name is None
+
+
+async def test_a_client_that_is_refused_at_once_is_not_named(tmp_path: Path) -> None:
+    """Its session ends before the look-up begins, and that is no fault."""
+    resolver = Counting()
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    async with serving(tmp_path, {"limits": {"connections": 1}}, resolver=resolver) as site, site.client():
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.ports[0], local_addr=("127.0.0.2", 0))
+        assert (await reader.readline()).startswith(b"421")
+        writer.close()
+        await writer.wait_closed()
+        gc.collect()  # by which a task's fault that nobody asked for is told
+    assert faults == []
+    assert "2.0.0.127.in-addr.arpa" not in resolver.asked
 
 
 async def test_a_trusted_peer_without_a_header_is_closed_with_a_log_line(tmp_path: Path) -> None:
