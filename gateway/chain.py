@@ -23,6 +23,7 @@ import structlog
 
 from gateway.asking import Question, ask
 from gateway.config.model import ExceptionEntry, Mode, PolicySettings
+from gateway.mailauth.results import Spf
 from gateway.policy import Context, OnError, Policy, Result
 from gateway.session import Domain, Message, Recipient, Session, Transaction
 from gateway.smtp import reply as replies
@@ -214,6 +215,18 @@ class Ruling:
     applies: bool
 
 
+class Found(NamedTuple):
+    """What a policy found at an early stage with a domain's own options.
+
+    Attributes:
+        finding: The finding.
+        spf: What it left on the transaction; a tuple of one, None where it left that alone.
+    """
+
+    finding: Finding | None
+    spf: tuple[Spf | None] | None
+
+
 class Chain:
     """A listener's chain.
 
@@ -380,7 +393,7 @@ class Chain:
         held: Sequence[Ruling],
         seen: Seen,
         transaction: Transaction,
-        found: dict[tuple[Stage, int], Finding | None],
+        found: dict[tuple[Stage, int], Found],
     ) -> list[Ruling]:
         """What the early stages come to for a recipient, in the chain's order and to the first that ends one.
 
@@ -388,7 +401,7 @@ class Chain:
             variant: The settings that hold for it.
             held: What the common settings came to.
             seen: The envelope.
-            transaction: Its transaction, which gets the checks.
+            transaction: Its transaction, which gets the checks; with what the common options left on it.
             found: What policies with options of the domain's own found earlier in this transaction; added to here.
         """
         rulings: list[Ruling] = []
@@ -414,7 +427,7 @@ class Chain:
         stage: Stage,
         seen: Seen,
         transaction: Transaction,
-        found: dict[tuple[Stage, int], Finding | None],
+        found: dict[tuple[Stage, int], Found],
     ) -> Ruling | None:
         """What an early stage's policy comes to with options of the domain's own."""
         check = Check(policy=step.id, stage=stage, recipient=seen.recipient.text if seen.recipient else None)
@@ -426,13 +439,17 @@ class Chain:
         if key not in found:
             started = perf_counter_ns()
             arguments = (transaction if stage is Stage.MAIL else transaction.session,)
+            common = transaction.spf
             if step.policy.asks:
-                found[key] = (await self._ask([step], stage, seen, arguments))[id(step)]
+                finding = (await self._ask([step], stage, seen, arguments))[id(step)]
             else:
                 result = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
-                found[key] = cast("Finding | None", result)
+                finding = cast("Finding | None", result)
+            found[key] = Found(finding, None if transaction.spf is common else (transaction.spf,))
             check.duration_us = (perf_counter_ns() - started) // 1000
-        finding = found[key]
+        finding, spf = found[key]
+        if spf is not None:
+            (transaction.spf,) = spf
         return None if finding is None else self._rule(step, stage, finding, check)
 
     def _rule_again(self, ruling: Ruling, step: Step, seen: Seen, checks: list[Check]) -> Ruling | None:

@@ -18,9 +18,9 @@ describes is sent.
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from gateway.chain import Chain, Ruling, Seen, applied, recipient_seen
+from gateway.chain import Chain, Found, Ruling, Seen, applied, recipient_seen
 from gateway.policy import Clock
 from gateway.recording import PROTOCOL, RESULTS, decision_of, outcome_of, record_of
 from gateway.records import BackendRecord, DecisionPart, RecordSink, Result
@@ -29,7 +29,10 @@ from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import MAX_REPLY_LINE, Reply
 from gateway.trace import Identity, received, remove_forged, sender_authentication
-from gateway.verdict import GO_ON, Action, Check, Finding, Stage, Verdict
+from gateway.verdict import GO_ON, Action, Check, Stage, Verdict
+
+if TYPE_CHECKING:
+    from gateway.mailauth.results import Spf
 
 _PROBLEMS: Final[Mapping[Reply, str]] = {
     replies.NUL_IN_DATA: "nul",
@@ -87,6 +90,7 @@ class Reception:
     """
 
     __slots__ = (
+        "_accepted_spf",
         "_after_data",
         "_anew",
         "_client",
@@ -96,6 +100,7 @@ class Reception:
         "_recorded",
         "_refused",
         "_rules",
+        "_spf",
         "_started",
         "_tags",
         "_written",
@@ -113,7 +118,10 @@ class Reception:
         self._rules = rules
         self._client = client or str(session.client_address)
         self._held: list[Ruling] = []
-        self._anew: dict[tuple[Stage, int], Finding | None] = {}
+        self._anew: dict[tuple[Stage, int], Found] = {}
+        # What was found before RCPT with the options that hold for all, and with those of the accepted recipients.
+        self._spf: Spf | None = None
+        self._accepted_spf: Spf | None = None
         self._pending: list[Ruling] = []  # of the recipient whose answer the backend is asked for
         self._tags: list[bytes] = []
         self._after_data: object = None
@@ -182,6 +190,7 @@ class Reception:
         verdict = self._refused or GO_ON
         if self._refused is None and _MAIL in self.chain.common.steps:
             verdict = await self._early_stage(_MAIL, Seen(session, path), (transaction,), transaction.checks)
+        self._spf = transaction.spf
         if verdict.reply is not None:
             session.refusals += 1
             if verdict.action is Action.REJECT:
@@ -201,6 +210,7 @@ class Reception:
         variant = self.chain.variant(recipient.domain)
         seen = recipient_seen(transaction, recipient)
         rulings: list[Ruling] = []
+        transaction.spf = self._spf
         if self._held or variant.anew:
             rulings = await self.chain.early(variant, self._held, seen, transaction, self._anew)
         if _ending(rulings) is None:
@@ -225,6 +235,7 @@ class Reception:
         recipient.reply = reply
         if reply.is_positive:
             recipient.state = RecipientState.ACCEPTED
+            self._accepted_spf = self._open().spf
             if self._pending:
                 self._tag(self._pending)
             return
@@ -241,6 +252,7 @@ class Reception:
             discarded = (each.verdict for each in transaction.recipients if each.state is RecipientState.DISCARDED)
             verdict = next(discarded, None) or GO_ON
         else:
+            transaction.spf = self._accepted_spf
             verdict = await self._late_stage(_DATA, accepted[0], (transaction,))
         if verdict.action is not Action.DISCARD:
             return verdict

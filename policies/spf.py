@@ -102,6 +102,7 @@ class Spf(Policy[SpfOptions]):
         session = transaction.session
         options = self.options
         if session.login is not None or session.client_address in options.trusted:
+            transaction.spf = None  # which other options may have left
             return None
         path = transaction.reverse_path
         domain = path.domain if isinstance(path, Mailbox) else (session.helo_name or "").lower()
