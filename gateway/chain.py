@@ -544,13 +544,13 @@ def _looks_at_data(policy: Policy[Any]) -> bool:
     return not _DATA_STAGES.isdisjoint(policy.stages(policy.options))
 
 
-def _behind_data(settings: PolicySettings) -> str | None:
-    """What of a policy's settings matters once the data has come, comparable; None where nothing does."""
+def _behind_data(settings: PolicySettings) -> object:
+    """What of a policy's settings matters once the data has come, to be compared; None where nothing does."""
     stages = settings.policy.stages(settings.options)
     if not _DATA_STAGES.isdisjoint(stages):
-        return repr((settings.on, settings.mode, settings.on_error, settings.timeout, settings.options))
+        return (settings.on, settings.mode, settings.on_error, settings.timeout, settings.options)
     if not set(EARLY).isdisjoint(stages):  # later policies may read what it leaves on the transaction
-        return repr(settings.options)
+        return settings.options
     return None
 
 

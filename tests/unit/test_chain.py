@@ -2,10 +2,11 @@
 
 import asyncio
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from gateway.chain import Chain, Ruling, Seen, recipient_seen
@@ -277,6 +278,31 @@ def test_recipients_are_split_where_a_policy_runs_behind_the_data_for_some_only(
     made = Chain([common], {"own.example": [own], "same.example": [common]}, [], SITE.context)
     keys = [made.variant(domain(name)).after_data for name in ("own.example", "same.example")]
     assert keys[0] != keys[1] == made.common.after_data
+
+
+class Keys(Options):
+    """What is not shown, and what has no order."""
+
+    key: SecretStr
+    names: frozenset[str] = frozenset()
+
+
+def test_settings_are_compared_by_what_they_are_and_not_by_what_they_look_like() -> None:
+    """Secrets that look the same are not; sets that were written in another order are."""
+
+    class Keyed(Policy[Keys]):
+        name = "keyed"
+
+        def on_message(self, *_: object) -> Finding | None:
+            return None
+
+    def keyed(key: str, names: Iterable[str]) -> PolicySettings:
+        return settings(Keyed, options=Keys(key=SecretStr(key), names=frozenset(names)))
+
+    overrides = {"a.example": [keyed("a", "xai")], "b.example": [keyed("b", "xai")], "c.example": [keyed("b", "iax")]}
+    made = Chain([keyed("common", "")], overrides, [], SITE.context)
+    keys = [made.variant(domain(name)).after_data for name in overrides]
+    assert keys[0] != keys[1] == keys[2]
 
 
 async def test_what_a_policy_found_where_it_does_not_run_for_a_domain_is_not_held_against_it() -> None:
