@@ -45,7 +45,7 @@ def show(
         print_json({"state": str(settings.state.place), **found})
         return
     out = console()
-    out.print(f"{settings.state.place}: {counted(found['total'], 'entry', 'entries')}", soft_wrap=True)
+    out.print(f"{counted(found['total'], 'entry', 'entries')} in {settings.state.place}", soft_wrap=True)
     if found["entries"]:
         out.print(_listing(found["entries"]))
     if found["total"] > len(found["entries"]):

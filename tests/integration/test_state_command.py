@@ -68,7 +68,7 @@ def test_it_shows_the_fullest_first_and_clears_one(tmp_path: Path) -> None:
         assert told["total"] == 4
         status, text = _run("--config", config, "--kind", "rate", "--subject", "192.0.2.1", "--limit", "1")
         assert (status, "per-client:10/h" in text, "full" in text, "secret-word" in text) == (0, True, False, False)
-        assert f"{redis.url}: 1 entry\n" in text
+        assert f"1 entry in {redis.url}\n" in text
         status, text = _run("--config", config, "--subject", "carol@")
         assert (status, "sender=carol@a" in text, "0 passed, waiting for" in text) == (0, True, True)
         assert "192.0.2.1" not in text
