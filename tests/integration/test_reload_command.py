@@ -1,5 +1,6 @@
 """``lychgate reload``: what it says, and what its exit status says, with a real service."""
 
+import os
 import signal
 import socket
 import stat
@@ -17,6 +18,16 @@ from tests.support.wire import Wire
 
 LYCHGATE = str(Path(sys.executable).with_name("lychgate"))
 REFUSED = "reload refused: the old configuration stays"
+ROOT = Path(__file__).parents[2]
+OUT_OF_ORDER = """
+from gateway.policy import NoOptions, Policy
+class OutOfOrder(Policy[NoOptions]):
+    name = "out_of_order"
+    async def start(self):
+        raise RuntimeError("out of order")
+    def on_mail(self, transaction):
+        return None
+"""
 STAYS = "lychgate: not reloaded: the old configuration stays in force\n"
 
 
@@ -86,6 +97,26 @@ def test_what_only_the_service_can_find_is_told(gateway: Gateway, sink: Sink) ->
     assert gateway.worker().pid == worker
     assert [len(each["problems"]) for each in gateway.lines if each["event"] == REFUSED] == [1, 1]
     assert size(gateway)
+
+
+def test_workers_that_can_not_start_leave_the_old_ones(
+    sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody's policy raises when a worker begins: that is told, and the workers before go on as if nothing was."""
+    (tmp_path / "out_of_order.py").write_text(OUT_OF_ORDER)
+    (information := tmp_path / "out_of_order-1.dist-info").mkdir()
+    (information / "METADATA").write_text("Name: out_of_order\nVersion: 1\n")
+    (information / "entry_points.txt").write_text("[lychgate.policies]\nout_of_order = out_of_order:OutOfOrder\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    with Gateway({"runtime_folder": "run"}, backend=sink.port, expect=[REFUSED, "worker failed"]) as gateway:
+        worker, before = gateway.worker().pid, size(gateway)
+        policies = [*gateway.settings["policies"], "out_of_order"]
+        gateway.write(gateway.settings | {"policies": policies, "limits": {"message_size": 4321}})
+        assert ended(begin(gateway)) == (1, "", f"the new workers did not become ready\n{STAYS}")
+        assert (gateway.worker().pid, size(gateway)) == (worker, before)
+        gateway.write(gateway.settings | {"limits": {"message_size": 4321}})
+        assert ended(begin(gateway))[0] == 0
+        assert size(gateway) == "SIZE 4321"
 
 
 def test_no_service_is_told(gateway: Gateway) -> None:
