@@ -8,6 +8,7 @@ one Redis carries when redis-benchmark does nothing else than call the same scri
 """
 
 import asyncio
+import struct
 import subprocess
 import tempfile
 import time
@@ -24,7 +25,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from gateway.adapters.state.redis import RedisState
-from gateway.adapters.state.scripts import ASK
+from gateway.adapters.state.scripts import ASK, OPERATION
 from gateway.config.state import StateOptions
 from gateway.state import Enter, Greet, Operation, Take, subject
 from tests.bench import authentication, figures, load
@@ -202,7 +203,8 @@ def _redis_benchmark(redis: RedisServer, keys: int, effort: Effort) -> float:
     """How often a second Redis carries out the script that asks for limits, at most."""
     digest = redis.client.script_load(ASK)
     names = [f"rate:{{__rand_int__}}:{number}" for number in range(keys)]
-    arguments = ["", *["t", "1", "27.8", "100000000", "1000000", "0"] * keys]
+    operation = struct.pack(OPERATION, b"t", b"1", 0.0278, 1e8 + 0.3, 1e6 + 0.3, 0.1)  # an argument has no NUL
+    arguments = ["", *[operation] * keys]
     command = ["redis-benchmark", "-p", str(redis.port), "-c", "50", "-n", str(round(100_000 * effort.seconds / 2)),
                "-r", str(CLIENTS), "--csv", "evalsha", digest, str(keys), *names, *arguments]  # fmt: skip
     found = []

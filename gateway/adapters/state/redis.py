@@ -13,6 +13,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 import structlog
@@ -22,7 +23,7 @@ from redis.exceptions import RedisError
 from gateway.adapters.state.lane import Lane, error_text
 from gateway.adapters.state.link import CONNECT, Call, Link, Script
 from gateway.adapters.state.memory import MemoryState
-from gateway.adapters.state.scripts import ASK, BUCKET, GREET, LEAVE, READ, RENEW
+from gateway.adapters.state.scripts import ASK, BUCKET, GREET, LEAVE, OPERATION, READ, RENEW
 from gateway.adapters.state.ways import make_link
 from gateway.config.state import StateOptions
 from gateway.policy import Clock, SystemClock
@@ -57,7 +58,7 @@ _GREET: Final = Script.of(GREET)
 _LEAVE: Final = Script.of(LEAVE)
 _RENEW: Final = Script.of(RENEW)
 _READ: Final = Script.of(READ)
-_LETTERS: Final = {Counting.TAKE: "t", Counting.LOOK: "l", Counting.ADD: "a"}
+_LETTERS: Final = {Counting.TAKE: b"t", Counting.LOOK: b"l", Counting.ADD: b"a"}
 _CHUNK: Final = 500
 """Sessions of one renewal, and keys that are read at a time for people."""
 
@@ -178,16 +179,14 @@ class RedisState:
 
     def _arguments(self, operations: Iterable[Operation]) -> list[object]:
         arguments: list[object] = [self._now()]
-        for operation in operations:
-            binds = "1" if operation.binding else "0"
-            if isinstance(operation, Enter):
-                lease = round(self._lease * MICRO)
-                arguments += ("e", binds, operation.limit, operation.member, lease, 0)
+        for each in operations:
+            if isinstance(each, Enter):
+                arguments.append(_packed(b"e", each.binding, each.limit, self._lease * MICRO) + each.member.encode())
             else:
-                hold = round(operation.hold * MICRO)
-                arguments += (
-                    _LETTERS[operation.counting], binds, operation.rate / MICRO, operation.burst, operation.cost, hold,
-                )  # fmt: skip
+                letter = _LETTERS[each.counting]
+                arguments.append(
+                    _packed(letter, each.binding, each.rate / MICRO, each.burst, each.cost, each.hold * MICRO)
+                )
         return arguments
 
     def _approximated(
@@ -337,10 +336,23 @@ class RedisState:
     def _probe(self, key: str) -> Call:
         """A write to a key in the same slot as one that failed; it is gone within a second."""
         about = key.partition("{")[2].partition("}")[0]
-        return Call(_ASK, [f"{self._prefix}probe:{{{about}}}"], ["", "a", "0", 1 / MICRO, 1, 1, 0])
+        return Call(_ASK, [f"{self._prefix}probe:{{{about}}}"], ["", _packed(b"a", False, 1 / MICRO, 1, 1)])
 
     def _now(self) -> int | str:
         return "" if self._clock is None else round(self._clock.now() * MICRO)
+
+
+@lru_cache(maxsize=1024)
+def _packed(  # remembered, because what a policy asks differs in little else than the key
+    letter: bytes,
+    binds: bool,
+    first: float,
+    second: float,
+    third: float = 0.0,
+    fourth: float = 0.0,  # noqa: FBT001
+) -> bytes:
+    """An operation as ``ASK`` takes it."""
+    return struct.pack(OPERATION, letter, b"1" if binds else b"0", first, second, third, fourth)
 
 
 def is_refused(operations: Iterable[Operation], answers: Iterable[Answer | StateUnavailableError]) -> bool:

@@ -25,64 +25,65 @@ end
 BUCKET: Final = "<5d"
 """How a bucket is packed, in the words of Python; in those of Lua ``<ddddd``."""
 
+OPERATION: Final = "<2c4d"
+"""How an operation of ``ASK`` is packed, in the words of Python; in those of Lua ``<c1c1dddd``."""
+
 ASK: Final = (
     """
--- For each key 6 arguments: 't'ake, 'l'ook, 'a'dd or 'e'nter; whether it binds; and then
+-- For each key an argument: 't'ake, 'l'ook, 'a'dd or 'e'nter; whether it binds, '1' or '0'; and four numbers
 --   t, l, a: rate, burst, cost, hold in microseconds
---   e: limit, member, lease in microseconds, 0
+--   e: limit, lease in microseconds, 0, 0, and behind them the member
 -- Gives for each: whether it is granted, the level in thousandths, the wait in microseconds.
 """
     + _NOW
     + """
-local call, max, min, ceil = redis.call, math.max, math.min, math.ceil
+local call, unpack, max, min, ceil = redis.call, struct.unpack, math.max, math.min, math.ceil
 local levels, waits, helds, granted, refused = {}, {}, {}, {}, false
 for i = 1, #KEYS do
-  local base = i * 6 - 4
+  local what, binds, rate, burst, cost = unpack('<c1c1ddd', ARGV[i + 1])
   local level, wait, held, grants = 0, 0, 0, true
-  if ARGV[base] == 'e' then
+  if what == 'e' then
     call('ZREMRANGEBYSCORE', KEYS[i], '(0', now)
     level = call('ZCOUNT', KEYS[i], '(0', '+inf')
-    grants = level < tonumber(ARGV[base + 2]) or call('ZSCORE', KEYS[i], ARGV[base + 3]) ~= false
+    local limit, member = rate, string.sub(ARGV[i + 1], 35)
+    grants = level < limit or call('ZSCORE', KEYS[i], member) ~= false
   else
     local kept = call('GET', KEYS[i])
-    local rate = tonumber(ARGV[base + 2])
     if kept then
       local was, at
-      was, at, held = struct.unpack('<ddd', kept)
+      was, at, held = unpack('<ddd', kept)
       level = max(0, was - max(0, now - at) * rate)
     end
-    if ARGV[base] ~= 'a' then
-      local burst = tonumber(ARGV[base + 3])
-      local excess = level + min(tonumber(ARGV[base + 4]), burst) - burst
+    if what ~= 'a' then
+      local excess = level + min(cost, burst) - burst
       if excess > 1e-9 or held > now then
         grants = false
         wait = max(excess / rate, held - now)
       end
     end
   end
-  if not grants and ARGV[base + 1] == '1' then refused = true end
+  if not grants and binds == '1' then refused = true end
   levels[i], waits[i], helds[i], granted[i] = level, wait, held, grants
 end
 local answer, n = {}, 0
 for i = 1, #KEYS do
-  local base = i * 6 - 4
-  local what, level, wait, grants = ARGV[base], levels[i], waits[i], granted[i]
+  local what, _, rate, burst, cost, hold = unpack('<c1c1dddd', ARGV[i + 1])
+  local level, wait, grants = levels[i], waits[i], granted[i]
   local counts = grants and not refused
   if what == 'e' then
     if counts then
-      local lease = tonumber(ARGV[base + 4])
-      call('ZADD', KEYS[i], -tonumber(ARGV[base + 2]), '', now + lease, ARGV[base + 3])
+      local limit, lease, member = rate, burst, string.sub(ARGV[i + 1], 35)
+      call('ZADD', KEYS[i], -limit, '', now + lease, member)
       call('PEXPIRE', KEYS[i], ceil(lease / 1000))
       level = call('ZCARD', KEYS[i]) - 1
     end
   else
-    local held, hold, changed = helds[i], 0, true
+    local held, changed = helds[i], true
     if what == 'a' then
-      level = max(0, min(level + tonumber(ARGV[base + 4]), max(level, tonumber(ARGV[base + 3]))))
+      level = max(0, min(level + cost, max(level, burst)))
     elseif counts and what == 't' then
-      level = level + tonumber(ARGV[base + 4])
+      level = level + cost
     else
-      hold = tonumber(ARGV[base + 5])
       changed = not grants and hold > 0 and held <= now
       if changed then
         held = now + hold
@@ -90,10 +91,9 @@ for i = 1, #KEYS do
       end
     end
     if changed then
-      local rate = tonumber(ARGV[base + 2])
       local life = min(ceil(max(level / rate, held - now) / 1000), 1e15)
       if life > 0 then
-        call('SET', KEYS[i], struct.pack('<ddddd', level, now, held, rate, ARGV[base + 3]), 'PX', life)
+        call('SET', KEYS[i], struct.pack('<ddddd', level, now, held, rate, burst), 'PX', life)
       else
         call('DEL', KEYS[i])
       end
