@@ -15,7 +15,6 @@ import types
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from itertools import takewhile
 from time import perf_counter_ns
 from typing import Any, Final, NamedTuple, cast
 
@@ -93,6 +92,11 @@ class Step:
     exemptions: Sequence[Exemption]
     hooks: Mapping[Stage, Callable[..., Any]] = field(default_factory=dict)
     waits: frozenset[Stage] = frozenset()
+    ending: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        ending = (name for name, response in self.responses.items() if response.action.ends_stage)
+        self.ending = frozenset() if self.observe else frozenset(ending)
 
     def exemption(self, seen: Seen, today: date) -> str | None:
         """The reason of the exception that holds, or None."""
@@ -141,10 +145,6 @@ class Step:
             self.policy.look_ahead(transaction, message)
         except Exception:  # what it wanted to know is asked for later
             log.exception("policy failed", policy=self.id, stage="look ahead")
-
-    def binds(self, outcome: Outcome) -> bool:
-        """Whether an outcome would end the stage."""
-        return not self.observe and self.responses[outcome.name].action.ends_stage
 
     def _declared(self, result: Result) -> Result:
         if result is None:
@@ -353,13 +353,15 @@ class Chain:
         found: dict[int, Finding | None] = {}
         waiting: list[Step] = []
         questions: list[Question] = []
-        for step in takewhile(lambda step: step.policy.asks, steps):
+        for step in steps:
+            if not step.policy.asks:
+                break
             if step.exemptions and step.exemption(seen, self.today()) is not None:
                 continue
             result = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
             if isinstance(result, Asking):
                 waiting.append(step)
-                questions.append(Question(result, step.binds(result.refusal)))
+                questions.append(Question(result, result.refusal.name in step.ending))
             else:
                 found[id(step)] = result
         for step, concluded in zip(waiting, await ask(self._context.state, questions), strict=True):
@@ -518,7 +520,7 @@ class Chain:
                 return step
         policy = settings.policy(settings.options, self._context)
         policy.id = settings.id
-        hooks = {stage: getattr(policy, name) for stage, name in policy.stages(settings.options).items()}
+        hooks = {stage: policy.hook(stage, name) for stage, name in policy.stages(settings.options).items()}
         step = Step(
             id=settings.id,
             policy=policy,

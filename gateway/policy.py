@@ -15,6 +15,7 @@ Options are a frozen pydantic model with a description for each field; documenta
 them. What goes wrong in a policy is its own business to raise: the chain does what ``on_error`` says.
 """
 
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -164,6 +165,21 @@ class Policy(Generic[OptionsT]):
         """What must stand before it with these options, besides ``requires``."""
         return ()
 
+    def hook(self, stage: Stage, method: str) -> Callable[..., Any]:
+        """A stage's hook as it is called: behind the look-up of the client's name if it needs that."""
+        hook: Callable[..., Any] = getattr(self, method)
+        if not self.names_clients or stage is Stage.CLOSE:
+            return hook
+
+        async def named(subject: Session | Transaction, *more: object) -> Any:
+            session = subject if isinstance(subject, Session) else subject.session
+            if session.client_name is None:
+                await session.resolve_client_name()
+            found = hook(subject, *more)
+            return await found if inspect.isawaitable(found) else found
+
+        return named
+
     async def start(self) -> None:
         """Prepare; called once in each worker before the first connection."""
 
@@ -176,6 +192,11 @@ class Policy(Generic[OptionsT]):
         What ``on_message`` is going to ask for, whatever others find, can be asked for here (``resolver.ask_ahead``):
         then the answers come while the others wait for theirs. Says nothing; an exception is logged and passed over.
         """
+
+    @property
+    def names_clients(self) -> bool:
+        """Whether its hooks need the client's name, so that it is looked up before them: ``Session.client_name``."""
+        return False
 
     @property
     def watches_refusals(self) -> bool:

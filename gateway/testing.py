@@ -252,7 +252,7 @@ async def run(policy: Policy[Any], stage: Stage, *arguments: object) -> Finding 
     name = policy.hooks().get(stage)
     if name is None:
         raise ValueError(f"{type(policy).__name__} does not run at {stage.value}")
-    result = getattr(policy, name)(*arguments)
+    result = policy.hook(stage, name)(*arguments)
     answer: Finding | Asking | None = await result if inspect.isawaitable(result) else result
     if isinstance(answer, Asking):
         (concluded,) = await ask(policy.context.state, [Question(answer)])

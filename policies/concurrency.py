@@ -95,10 +95,13 @@ class Concurrency(Policy[ConcurrencyOptions]):
         super().__init__(options, context)
         self._subjects = Subjects([Key(key) for key in options.key], options.ipv4_prefix, options.ipv6_prefix)
 
-    async def on_connect(self, session: Session) -> Asking | None:
+    @property
+    def names_clients(self) -> bool:
+        """A part of the key, or a list of clients that are not counted, has names."""
+        return self._subjects.asks_dns or not self.options.allow_names.is_empty
+
+    def on_connect(self, session: Session) -> Asking | None:
         """Come in, if there is room."""
-        if (self._subjects.asks_dns or not self.options.allow_names.is_empty) and session.client_name is None:
-            await session.resolve_client_name()
         enter = self._enter(session)
         if enter is None:
             return None

@@ -23,7 +23,7 @@ each worker counts by itself.
 import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Final, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -136,12 +136,12 @@ class RateLimitOptions(Options):
         return frozenset()
 
 
-class _Template(NamedTuple):
+class _Limit(NamedTuple):
     """A limit in the state's words: its name there, units a second, what it holds; and as it is written."""
 
     name: str
     rate: float
-    burst: float
+    burst: int
     text: str
 
 
@@ -170,6 +170,13 @@ class RateLimit(Policy[RateLimitOptions]):
     def __init__(self, options: RateLimitOptions, context: Context) -> None:
         super().__init__(options, context)
         self._subjects = Subjects(options.key, options.ipv4_prefix, options.ipv6_prefix)
+        self._looked_at = options.looked_at
+        self._count = str(options.count)
+
+    @property
+    def names_clients(self) -> bool:
+        """A part of the key, or a list of clients that are not counted, has names."""
+        return self._subjects.asks_dns or not self.options.allow_names.is_empty
 
     @cached_property
     def _allows(self) -> bool:
@@ -178,17 +185,17 @@ class RateLimit(Policy[RateLimitOptions]):
         return not (options.allow.is_empty and options.allow_names.is_empty and options.allow_senders.is_empty)
 
     @cached_property
-    def _common(self) -> "_Template":
+    def _common(self) -> _Limit:
         """The limit of most clients."""
-        return self._template(self.options.limit, self.options.burst)
+        return self._limit(self.options.limit, self.options.burst)
 
     @cached_property
-    def _own(self) -> "list[tuple[NetworkTable, _Template]]":
+    def _own(self) -> list[tuple[NetworkTable, _Limit]]:
         """The others."""
-        return [(own.clients, self._template(own.limit, own.burst)) for own in self.options.limits]
+        return [(own.clients, self._limit(own.limit, own.burst)) for own in self.options.limits]
 
-    def _template(self, limit: Rate, burst: int | None) -> "_Template":
-        return _Template(f"{self.id}:{limit}", limit.count / limit.period, float(burst or limit.count), str(limit))
+    def _limit(self, limit: Rate, burst: int | None) -> _Limit:
+        return _Limit(f"{self.id}:{limit}", limit.count / limit.period, burst or limit.count, str(limit))
 
     @classmethod
     def stages(cls, options: Options) -> Mapping[Stage, str]:
@@ -204,31 +211,31 @@ class RateLimit(Policy[RateLimitOptions]):
 
     # The stages.
 
-    async def on_connect(self, session: Session) -> Asking | None:
+    def on_connect(self, session: Session) -> Asking | None:
         """Connections, and the refusals of earlier ones."""
-        return await self._ask(Stage.CONNECT, session)
+        return self._ask(Stage.CONNECT, session)
 
-    async def on_helo(self, session: Session) -> Asking | None:
+    def on_helo(self, session: Session) -> Asking | None:
         """Refusals by the HELO name."""
-        return await self._ask(Stage.HELO, session)
+        return self._ask(Stage.HELO, session)
 
-    async def on_mail(self, transaction: Transaction) -> Asking | None:
+    def on_mail(self, transaction: Transaction) -> Asking | None:
         """Messages; whether there is room for octets and refusals."""
-        return await self._ask(Stage.MAIL, transaction.session, transaction)
+        return self._ask(Stage.MAIL, transaction.session, transaction)
 
-    async def on_rcpt(self, transaction: Transaction, recipient: Recipient) -> Asking | None:
+    def on_rcpt(self, transaction: Transaction, recipient: Recipient) -> Asking | None:
         """Recipients; messages and octets by recipient; further refusals."""
         if self.watches_refusals and not transaction.session.refusals and self.options.counted_at is not Stage.RCPT:
             return None  # nothing has changed since MAIL
         if recipient.path in self.options.allow_recipients:
             return None
-        return await self._ask(Stage.RCPT, transaction.session, transaction, [recipient])
+        return self._ask(Stage.RCPT, transaction.session, transaction, [recipient])
 
-    async def on_message(self, transaction: Transaction, message: Message) -> Asking | None:
+    def on_message(self, transaction: Transaction, message: Message) -> Asking | None:
         """Octets, and whatever is counted by a signature's domain."""
         allowed = self.options.allow_recipients
         recipients = [recipient for recipient in transaction.accepted if recipient.path not in allowed]
-        return await self._ask(Stage.MESSAGE, transaction.session, transaction, recipients, message.size)
+        return self._ask(Stage.MESSAGE, transaction.session, transaction, recipients, message.size)
 
     def on_refusal(
         self, session: Session, transaction: Transaction, recipient: Recipient | None, by: str | None
@@ -240,11 +247,11 @@ class RateLimit(Policy[RateLimitOptions]):
             return
         about = self._subjects.of(session, transaction, recipient)
         if about is not None:
-            self.context.state.post(self._take(session, about, Counting.ADD, self.options.cost))
+            self.context.state.post(self._take(self._for(session), about, Counting.ADD, self.options.cost))
 
     # What is asked.
 
-    async def _ask(
+    def _ask(
         self,
         stage: Stage,
         session: Session,
@@ -252,20 +259,17 @@ class RateLimit(Policy[RateLimitOptions]):
         recipients: Sequence[Recipient] = (),
         size: int = 0,
     ) -> Asking | None:
-        options = self.options
-        if (self._subjects.asks_dns or not options.allow_names.is_empty) and session.client_name is None:
-            await session.resolve_client_name()
         if self._is_allowed(session, transaction):
             return None
-        looks = stage in options.looked_at
         abouts = self._abouts(session, transaction, recipients)
         if not abouts:
             return None
+        limit = self._for(session)
+        counting = Counting.LOOK if stage in self._looked_at else Counting.TAKE
         takes = [
-            self._take(session, about, Counting.LOOK if looks else Counting.TAKE, self._cost(stage, number, size))
-            for about, number in abouts.items()
+            self._take(limit, about, counting, self._cost(stage, number, size)) for about, number in abouts.items()
         ]
-        return Asking(takes, self.exceeded, lambda answers: self._conclude(takes, answers))
+        return Asking(takes, self.exceeded, partial(self._conclude, limit, takes))
 
     def _abouts(
         self, session: Session, transaction: Transaction | None, recipients: Sequence[Recipient]
@@ -295,36 +299,36 @@ class RateLimit(Policy[RateLimitOptions]):
             or (transaction is not None and transaction.reverse_path in options.allow_senders)
         )
 
-    def _take(self, session: Session, about: str, counting: Counting, cost: int) -> Take:
-        template = self._for(session)
+    def _take(self, limit: _Limit, about: str, counting: Counting, cost: int) -> Take:
+        options = self.options
         return Take(
-            name=template.name,
+            name=limit.name,
             subject=about,
-            rate=template.rate,
-            burst=template.burst,
-            cost=float(cost),
+            rate=limit.rate,
+            burst=limit.burst,
+            cost=cost,
             counting=counting,
-            hold=self.options.hold,
-            approximate=self.options.approximate,
+            hold=options.hold,
+            approximate=options.approximate,
         )
 
-    def _for(self, session: Session) -> "_Template":
+    def _for(self, session: Session) -> _Limit:
         """The limit that holds for a client."""
         if not self._own:
             return self._common
         return next((own for clients, own in self._own if session.client_address in clients), self._common)
 
-    def _conclude(self, takes: Sequence[Take], answers: Sequence[Answer]) -> Finding:
+    def _conclude(self, limit: _Limit, takes: Sequence[Take], answers: Sequence[Answer]) -> Finding:
         """The fullest bucket speaks for all."""
         take, answer = takes[0], answers[0]
         if len(takes) > 1:
             take, answer = max(zip(takes, answers, strict=True), key=_fullness)
         evidence: dict[str, object] = {
             "key": take.subject,
-            "count": self.options.count.value,
+            "count": self._count,
             "level": round(answer.level, 1),
-            "burst": round(take.burst),
-            "limit": take.name.rpartition(":")[2],
+            "burst": limit.burst,
+            "limit": limit.text,
         }
         if answer.approximate:
             evidence["approximate"] = True

@@ -118,7 +118,7 @@ class Broken(RateLimit):
 
     name = "broken"
 
-    async def on_mail(self, transaction: Transaction) -> Asking | None:  # noqa: ARG002 - the hook's
+    def on_mail(self, transaction: Transaction) -> Asking | None:  # noqa: ARG002 - the hook's
         """Ask in vain."""
 
         def conclude(answers: Sequence[Answer]) -> Finding | None:

@@ -323,7 +323,7 @@ class RedisState:
 
     def _key_of(self, operation: Operation) -> str:
         kind = _CONCURRENCY if isinstance(operation, Enter) else _RATE
-        return self._key(kind, operation.subject, operation.name)
+        return self._prefix + entry_key(kind, operation.subject, operation.name)
 
     def _lane(self, key: str) -> Lane:
         home = self._link.home(key)
@@ -343,16 +343,9 @@ class RedisState:
 
 
 @lru_cache(maxsize=1024)
-def _packed(  # remembered, because what a policy asks differs in little else than the key
-    letter: bytes,
-    binds: bool,
-    first: float,
-    second: float,
-    third: float = 0.0,
-    fourth: float = 0.0,  # noqa: FBT001
-) -> bytes:
-    """An operation as ``ASK`` takes it."""
-    return struct.pack(OPERATION, letter, b"1" if binds else b"0", first, second, third, fourth)
+def _packed(what: bytes, binds: bool, one: float, two: float, three: float = 0, four: float = 0) -> bytes:  # noqa: FBT001 - by place
+    """An operation as ``ASK`` takes it; remembered, because a policy asks for little else than the key anew."""
+    return struct.pack(OPERATION, what, b"1" if binds else b"0", one, two, three, four)
 
 
 def is_refused(operations: Iterable[Operation], answers: Iterable[Answer | StateUnavailableError]) -> bool:
