@@ -209,7 +209,7 @@ def _redis_benchmark(redis: RedisServer, keys: int, effort: Effort) -> float:
                "-r", str(CLIENTS), "--csv", "evalsha", digest, str(keys), *names, *arguments]  # fmt: skip
     found = []
     for _ in range(effort.rounds):
-        text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+        text = subprocess.run(command, capture_output=True, encoding="latin-1", check=True, timeout=120).stdout
         found.append(float(text.splitlines()[-1].split('","')[1].strip('"')))
     return median(found)
 
