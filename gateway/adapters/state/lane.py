@@ -136,11 +136,10 @@ class Lane:
 
     def _arrived(self, results: Sequence[Result]) -> None:
         """A round trip over a connection that was at hand."""
-        travelling, astray = self._travelling, list[_Passenger]()
+        travelling = self._travelling
         for passenger, result in zip(travelling, results, strict=True):
             passenger.result = result
-            if isinstance(result, Exception) and is_astray(result):
-                astray.append(passenger)
+        astray = [each for each in travelling if is_astray(each.result)]
         if astray:
             self._task = asyncio.get_running_loop().create_task(self._travel(astray))
             return
