@@ -149,9 +149,12 @@ class Step:
     def _declared(self, result: Result) -> Result:
         if result is None:
             return None
-        if isinstance(result, Asking) and not self.policy.asks:
-            raise TypeError("this policy does not say that it asks")
-        outcome = result.refusal if isinstance(result, Asking) else result.outcome
+        if isinstance(result, Asking):
+            if not self.policy.asks:
+                raise TypeError("this policy does not say that it asks")
+            outcome = result.refusal
+        else:
+            outcome = result.outcome
         if outcome.name not in self.responses:
             raise ValueError(f"the outcome {outcome.name!r} is not declared")
         return result

@@ -67,8 +67,12 @@ def known_at(keys: Sequence[Key]) -> Stage:
     return max((key.known_at for key in keys), key=ORDER.index)
 
 
+@lru_cache(maxsize=4096)
 def network(address: Address, ipv4_prefix: int, ipv6_prefix: int) -> str:
-    """The network of an address, of these lengths: ``192.0.2.0/24``; an address alone without a length."""
+    """The network of an address, of these lengths: ``192.0.2.0/24``; an address alone without a length.
+
+    Remembered: to write an address takes longer than to find out that it was written before.
+    """
     length = ipv4_prefix if address.version == _IPV4 else ipv6_prefix
     shift = address.max_prefixlen - length
     if not shift:

@@ -40,6 +40,10 @@ from gateway.verdict import Action, Finding, Outcome, Stage
 _CLIENT_KEYS: Final = frozenset({Key.CLIENT_ADDRESS, Key.CLIENT_NAME, Key.CLIENT_DOMAIN})
 
 
+_LOOK: Final = Counting.LOOK  # members of an enum are slow to find before Python 3.12
+_TAKE: Final = Counting.TAKE
+
+
 class Count(StrEnum):
     """What is counted."""
 
@@ -172,6 +176,8 @@ class RateLimit(Policy[RateLimitOptions]):
         self._subjects = Subjects(options.key, options.ipv4_prefix, options.ipv6_prefix)
         self._looked_at = options.looked_at
         self._count = str(options.count)
+        self._in_octets = options.count is Count.BYTES
+        self._in_recipients = options.count is Count.RECIPIENTS
 
     @property
     def names_clients(self) -> bool:
@@ -265,7 +271,7 @@ class RateLimit(Policy[RateLimitOptions]):
         if not abouts:
             return None
         limit = self._for(session)
-        counting = Counting.LOOK if stage in self._looked_at else Counting.TAKE
+        counting = _LOOK if stage in self._looked_at else _TAKE
         takes = [
             self._take(limit, about, counting, self._cost(stage, number, size)) for about, number in abouts.items()
         ]
@@ -284,9 +290,9 @@ class RateLimit(Policy[RateLimitOptions]):
         return found
 
     def _cost(self, stage: Stage, recipients: int, size: int) -> int:
-        if self.options.count is Count.BYTES:
+        if self._in_octets:
             return max(size, 1) if stage is Stage.MESSAGE else 1
-        return self.options.cost * (recipients if self.options.count is Count.RECIPIENTS else 1)
+        return self.options.cost * recipients if self._in_recipients else self.options.cost
 
     def _is_allowed(self, session: Session, transaction: Transaction | None) -> bool:
         options = self.options
