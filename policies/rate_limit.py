@@ -38,8 +38,6 @@ from gateway.units import Duration, Rate, Size, counted
 from gateway.verdict import Action, Finding, Outcome, Stage
 
 _CLIENT_KEYS: Final = frozenset({Key.CLIENT_ADDRESS, Key.CLIENT_NAME, Key.CLIENT_DOMAIN})
-
-
 _LOOK: Final = Counting.LOOK  # members of an enum are slow to find before Python 3.12
 _TAKE: Final = Counting.TAKE
 

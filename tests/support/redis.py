@@ -9,6 +9,7 @@ master, a replica and three sentinels; ``ClusterSetup`` a cluster of three maste
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,11 +39,16 @@ class RedisServer(ServerProcess):
         """Where it is."""
         return f"redis://127.0.0.1:{self.port}/0"
 
-    @property
+    @cached_property
     def client(self) -> Any:
-        """A client of its own, that does not wait long."""
+        """A client that does not wait long; closed with the server."""
         password = self._settings.get("requirepass")
         return redis.Redis(port=self.port, socket_timeout=5, password=password)
+
+    def stop(self) -> None:
+        """See ``ServerProcess``."""
+        self.client.close()  # connects again where it is needed
+        super().stop()
 
     def _command(self) -> list[str]:
         file = self.folder / "redis.conf"
