@@ -239,7 +239,7 @@ async def test_the_next_master_takes_over_when_the_sentinels_agree() -> None:
         await state.start()
         take = Take(name="limit", subject="s", rate=1 / 86_400, burst=10.0)
         await state.ask([take])
-        await asyncio.to_thread(setup.servers[0].client.wait, 1, 5000)
+        await asyncio.to_thread(setup.servers[0].replicate_to, setup.servers[1])
         await asyncio.to_thread(setup.servers[0].stop)
         level = 0.0
         async with asyncio.timeout(60):

@@ -12,7 +12,6 @@ from structlog.testing import capture_logs
 from gateway.adapters.state.redis import RedisState
 from gateway.config.state import StateOptions
 from gateway.state import Answer, Greet, Greeted, StateUnavailableError, Take
-from tests.support.gateway import poll
 from tests.support.redis import ClusterSetup, RedisServer
 
 pytestmark = pytest.mark.peer("redis-server")
@@ -163,9 +162,7 @@ async def test_a_replica_takes_over() -> None:
             gone = cluster.servers[0]
             number = next(each for each in range(100) if state._link.home(key(each)).endswith(f":{gone.port}"))
             assert await level(state, number) == 1
-            written = gone.client.info("replication")["master_repl_offset"]
-            replica = cluster.servers[-1].client
-            await asyncio.to_thread(poll, lambda: replica.info("replication")["slave_repl_offset"] >= written)
+            await asyncio.to_thread(gone.replicate_to, cluster.servers[-1])
             await asyncio.to_thread(gone.stop)
             async with asyncio.timeout(WITHIN):
                 found = await level(state, number)
