@@ -46,7 +46,7 @@ class RedisServer(ServerProcess):
         return redis.Redis(port=self.port, socket_timeout=5, password=password)
 
     def replicate_to(self, replica: "RedisServer") -> None:
-        """Wait until a replica has what was written so far. (``WAIT`` does so for its own connection only.)"""
+        """Wait until a replica has what was written so far. ``WAIT`` does so for its own connection only."""
         written = self.client.info("replication")["master_repl_offset"]
         poll(lambda: replica.client.info("replication")["slave_repl_offset"] >= written)
 
