@@ -166,10 +166,6 @@ class Step:
         log.error("policy failed", policy=self.id, stage=stage.value, exc_info=error)
         return ERROR(error=f"{type(error).__name__}: {error}")
 
-    def respond(self, finding: Finding) -> Response:
-        """What the settings say to a finding."""
-        return self.responses[finding.outcome.name]
-
 
 @types.coroutine
 def _resume(coroutine: Coroutine[Any, Any, Result], awaited: Any) -> Generator[Any, Any, Result]:
@@ -488,7 +484,7 @@ class Chain:
         return datetime.fromtimestamp(self._context.clock.now(), UTC).date()
 
     def _rule(self, step: Step, stage: Stage, finding: Finding, check: Check) -> Ruling:
-        response = step.respond(finding)
+        response = step.responses[finding.outcome.name]
         check.outcome = finding.outcome.name
         check.action = response.action
         check.observed = step.observe

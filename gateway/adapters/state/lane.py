@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
@@ -34,7 +35,7 @@ _WRAPPED: Final = re.compile(r": -(?!ERR |WRONGTYPE )[A-Z]+ ").search
 """Redis 6 tells by an error of the script what it refused to the script: ``ERR Error running … : -READONLY …``."""
 
 
-class _Passenger:
+class _Passenger(msgspec.Struct, eq=False):
     """A call that waits to be carried out, or travels.
 
     Attributes:
@@ -43,12 +44,9 @@ class _Passenger:
         result: What it came to.
     """
 
-    __slots__ = ("bell", "call", "result")
-
-    def __init__(self, call: Call, bell: Bell | None) -> None:
-        self.call = call
-        self.bell = bell
-        self.result: Result = None
+    call: Call
+    bell: Bell | None
+    result: Result = None
 
 
 class Lane:
@@ -91,7 +89,7 @@ class Lane:
             ResponseError: The call itself is wrong, or what is kept under its key.
             ValueError: It can't be put into octets.
         """
-        if not self.is_open:
+        if self.breaker.is_tripped:
             self.breaker.skipped()
             raise StateUnavailableError("the state is unavailable")
         bell = Bell(asyncio.get_running_loop())
@@ -136,10 +134,11 @@ class Lane:
 
     def _arrived(self, results: Sequence[Result]) -> None:
         """A round trip over a connection that was at hand."""
-        travelling = self._travelling
+        travelling, astray = self._travelling, list[_Passenger]()
         for passenger, result in zip(travelling, results, strict=True):
             passenger.result = result
-        astray = [each for each in travelling if is_astray(each.result)]
+            if isinstance(result, Exception) and is_astray(result):
+                astray.append(passenger)
         if astray:
             self._task = asyncio.get_running_loop().create_task(self._travel(astray))
             return
@@ -168,14 +167,15 @@ class Lane:
     def _landed(self) -> None:
         """Those who travelled have their results: judge the server by them, and let the next go."""
         travelling, self._travelling = self._travelling, []
-        faults = [each for each in travelling if _is_fault(each.result)]
+        faults = [each for each in travelling if isinstance(each.result, Exception) and _is_fault(each.result)]
         if not faults:
             self.breaker.succeeded()
         else:
             self._key = faults[0].call.keys[0]
             fault = faults[0].result
             self.breaker.failed(fault, questions=len(faults), is_certain=not isinstance(fault, TimeoutError))
-        self._depart()
+        if self._waiting:
+            self._depart()
         self._ring_who_stops()
 
     def _ring_who_stops(self) -> None:

@@ -142,9 +142,9 @@ class RedisState:
 
     async def _ask(self, operations: Sequence[Operation]) -> Sequence[Answer | StateUnavailableError]:
         """Ask for operations of one slot."""
-        keys = [self._key_of(operation) for operation in operations]
+        call = self._call(operations)
         try:
-            found = await self._lane(keys[0]).call(Call(_ASK, keys, self._arguments(operations)))
+            found = await self._lane(call.keys[0]).call(call)
         except StateUnavailableError as error:
             return self._approximated(operations, error)
         return [Answer(found[at] == 1, found[at + 1] / 1000, found[at + 2] / MICRO) for at in range(0, len(found), 3)]
@@ -177,17 +177,21 @@ class RedisState:
             elif operation.counting is Counting.TAKE:
                 self.post(replace(operation, cost=-operation.cost))
 
-    def _arguments(self, operations: Iterable[Operation]) -> list[object]:
+    def _call(self, operations: Iterable[Operation]) -> Call:
+        """How operations are asked for."""
+        keys: list[str] = []
         arguments: list[object] = [self._now()]
         for each in operations:
             if isinstance(each, Enter):
-                arguments.append(_packed(b"e", each.binding, each.limit, self._lease * MICRO) + each.member.encode())
+                kind = _CONCURRENCY
+                packed = _packed(b"e", each.binding, each.limit, self._lease * MICRO) + each.member.encode()
             else:
-                letter = _LETTERS[each.counting]
-                arguments.append(
-                    _packed(letter, each.binding, each.rate / MICRO, each.burst, each.cost, each.hold * MICRO)
-                )
-        return arguments
+                kind = _RATE
+                what = _LETTERS[each.counting]
+                packed = _packed(what, each.binding, each.rate / MICRO, each.burst, each.cost, each.hold * MICRO)
+            keys.append(self._prefix + entry_key(kind, each.subject, each.name))
+            arguments.append(packed)
+        return Call(_ASK, keys, arguments)
 
     def _approximated(
         self, operations: Sequence[Operation], error: StateUnavailableError
@@ -208,10 +212,10 @@ class RedisState:
     def post(self, operation: Take) -> None:
         """See ``State``."""
         operation = replace(operation, counting=Counting.ADD)
-        key = self._key_of(operation)
-        lane = self._lane(key)
+        call = self._call([operation])
+        lane = self._lane(call.keys[0])
         if lane.is_open:
-            lane.send(Call(_ASK, [key], self._arguments([operation])))
+            lane.send(call)
         elif operation.approximate:
             self._local.answer([self._share(operation)])
 
@@ -320,10 +324,6 @@ class RedisState:
 
     def _key(self, kind: Kind, about: str, name: str) -> str:
         return self._prefix + entry_key(kind, about, name)
-
-    def _key_of(self, operation: Operation) -> str:
-        kind = _CONCURRENCY if isinstance(operation, Enter) else _RATE
-        return self._prefix + entry_key(kind, operation.subject, operation.name)
 
     def _lane(self, key: str) -> Lane:
         home = self._link.home(key)

@@ -60,7 +60,7 @@ class Server:
 
     def depart(self, calls: Sequence[Call], timeout: float, arrived: Callable[[list[Result]], None]) -> bool:
         """See ``Link``."""
-        octets = packed([call.command() for call in calls])
+        octets = packed([call.command() for call in calls])  # raises what can't be, before a connection is taken
         line = self._at_hand()
         if line is None:
             return False
@@ -180,12 +180,9 @@ class ServerLink:
     spread = False
 
     def __init__(self, server: Server, sentinels: Sequence[Redis] = ()) -> None:
+        self.depart = server.depart
         self._server = server
         self._sentinels = sentinels
-
-    def depart(self, calls: Sequence[Call], timeout: float, arrived: Callable[[list[Result]], None]) -> bool:
-        """See ``Link``."""
-        return self._server.depart(calls, timeout, arrived)
 
     async def execute(self, calls: Sequence[Call], timeout: float) -> list[Result]:  # noqa: ASYNC109 - see ``within``
         """See ``Link``."""
