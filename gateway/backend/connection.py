@@ -11,6 +11,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final, cast
 
 from gateway.bell import Bell
+from gateway.gathering import gathering
 from gateway.smtp.client import SERVICE_CLOSING, ClientConnection, Command
 from gateway.smtp.reply import Reply
 
@@ -78,7 +79,8 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.lost = loop.create_future()
         self.loop = loop
-        self._unsent: list[bytes] = []  # until the loop's next turn
+        self._gathering = gathering(loop)
+        self._unsent: list[bytes] = []  # until a few turns of the loop have gathered more
         self._replies: list[Reply] = []
         self._wanted = 0
         self._bell = Bell(loop)  # rung when what is waited for has come: replies, room to write, or a fault
@@ -150,7 +152,7 @@ class Connection(asyncio.Protocol):
         return self.fault is not None or self._quitting
 
     def write(self, data: bytes) -> None:
-        """Send octets at the loop's next turn, with what others are sent.
+        """Send octets in a few turns of the loop, with what others are sent.
 
         Raises:
             BackendError: The connection is lost.
@@ -158,7 +160,7 @@ class Connection(asyncio.Protocol):
         if self.fault is not None:
             raise self.fault
         if not self._unsent:
-            self.loop.call_soon(self._send)
+            self._gathering.add(self._send)
         self._unsent.append(data)
 
     def write_now(self, data: bytes) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from gateway.bell import Bell
 from gateway.doors.listening import endpoint_name
+from gateway.gathering import gathering
 from gateway.recording import PROTOCOL
 from gateway.smtp import reply as replies
 from gateway.smtp.events import Event
@@ -84,6 +85,7 @@ class ClientLink(asyncio.Protocol):
         "_draining",
         "_ended",
         "_expired",
+        "_gathering",
         "_loop",
         "_message_end",
         "_proxied",
@@ -130,7 +132,8 @@ class ClientLink(asyncio.Protocol):
         self._draining = False
         self._buffering = False  # not reading from the connection
         self._writable = True
-        self._sending = False  # at the loop's next turn
+        self._gathering = gathering(loop)
+        self._sending = False  # in a few turns of the loop, with what others are sent
         self._turn = 0  # events since others had their turn
         self._diverted: list[bytes] | None = None  # what comes while TLS is not ready
         self._session_end = _NEVER
@@ -222,9 +225,9 @@ class ClientLink(asyncio.Protocol):
         self._set_deadline()
         try:
             while event is None or not self._writable:
-                if not self._sending:  # at the loop's next turn, with what others are sent
+                if not self._sending:
                     self._sending = True
-                    self._loop.call_soon(self._send)
+                    self._gathering.add(self._send)
                 if self.is_gone or (self._ended and event is None):
                     raise SessionEnd
                 if self._expired:

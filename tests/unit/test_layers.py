@@ -32,7 +32,7 @@ ROWS = (
     ("gateway.config",),
     ("gateway.asking", "gateway.chain"),
     ("gateway.reception", "gateway.recording", "gateway.trace", "gateway.spool"),
-    ("gateway.adapters", "gateway.bell"),
+    ("gateway.adapters", "gateway.bell", "gateway.gathering"),
     ("gateway.backend",),
     ("gateway.doors",),
     ("gateway.assembly", "gateway.worker", "gateway.service", "gateway.explain", "gateway.cli", "gateway.testing"),

@@ -1,6 +1,6 @@
 """A lane to one Redis server: joins calls into round trips, and knows when the server is away.
 
-Calls that are made in the same turn of the event loop, or while a round trip is under way, travel together. There is
+Calls that are made within a few turns of the event loop, or while a round trip is under way, travel together. There is
 one at a time, so calls are carried out in the order in which they were made. When the server can't be asked the lane
 closes at once, so that nothing waits for it: every call fails, and one task probes until a call, a write, is answered
 in time (``breaker``). The outage is logged when it begins and when it ends.
@@ -23,9 +23,13 @@ from gateway.adapters.breaker import Breaker
 from gateway.adapters.state.line import Result
 from gateway.adapters.state.link import Call, ElsewhereError, Link, is_astray
 from gateway.bell import Bell
+from gateway.gathering import after_turns
 from gateway.state import StateUnavailableError
 
 log = structlog.get_logger("lychgate.state")
+
+TURNS: Final = 10
+"""Turns of the event loop for which a round trip waits for more calls: microseconds, unless the worker is busy."""
 
 BATCH: Final = 64
 """Calls of one round trip: 2 to 4 ms of Redis's time, far below any time-out."""
@@ -116,7 +120,7 @@ class Lane:
         self._waiting.append(passenger)
         if not self._scheduled and not self._travelling:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._depart)
+            after_turns(asyncio.get_running_loop(), TURNS, self._depart)
 
     def _depart(self) -> None:
         """Begin a round trip with those who wait, unless one is under way."""

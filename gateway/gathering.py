@@ -1,0 +1,70 @@
+"""What is due soon is gathered over a few turns of the event loop, and then done together.
+
+A worker that is busy has work at every turn. What it writes wakes others at once, who answer, so that each turn has
+one answer, and each answer meets caches that another process has used since. Written together, replies and commands
+make others answer together, and the worker does the same thing several times in a row. When it has nothing else to do
+the turns pass in microseconds.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+from weakref import WeakKeyDictionary
+
+LEAST: Final = 3
+"""Turns over which is gathered at least."""
+
+MOST: Final = 40
+"""Turns after which is done what is due, even though each brought more."""
+
+
+class Gathering:
+    """Does what is due once a turn has brought nothing more: after ``LEAST`` to ``MOST`` turns."""
+
+    __slots__ = ("_due", "_seen", "_turns")
+
+    def __init__(self) -> None:
+        self._due: list[Callable[[], None]] = []
+        self._seen = 0  # how much was due a turn ago
+        self._turns = 0
+
+    def add(self, call: Callable[[], None]) -> None:
+        """This is due. It is called as a callback of the loop, in the order of what is due."""
+        self._due.append(call)
+        if len(self._due) == 1:
+            self._seen = self._turns = 0
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turns += 1
+        due = self._due
+        if self._turns < LEAST or (len(due) > self._seen and self._turns < MOST):
+            self._seen = len(due)
+            asyncio.get_running_loop().call_soon(self._turn)
+            return
+        self._due = []
+        for call in due:
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001 - the others are due all the same
+                context = {"message": f"{call} failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
+
+
+_gatherings: WeakKeyDictionary[asyncio.AbstractEventLoop, Gathering] = WeakKeyDictionary()
+
+
+def gathering(loop: asyncio.AbstractEventLoop) -> Gathering:
+    """The gathering of a loop's replies and commands."""
+    found = _gatherings.get(loop)
+    if found is None:
+        found = _gatherings[loop] = Gathering()
+    return found
+
+
+def after_turns(loop: asyncio.AbstractEventLoop, turns: int, call: Callable[[], None]) -> None:
+    """Call this when the loop has turned so often."""
+    if turns > 1:
+        loop.call_soon(after_turns, loop, turns - 1, call)
+    else:
+        loop.call_soon(call)
