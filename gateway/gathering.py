@@ -8,37 +8,45 @@ the turns pass in microseconds.
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Final
 from weakref import WeakKeyDictionary
 
 LEAST: Final = 3
-"""Turns over which is gathered at least."""
+"""Turns over which is gathered at least, unless they are long."""
 
-MOST: Final = 40
-"""Turns after which is done what is due, even though each brought more."""
+LONGEST: Final = 0.002
+"""Seconds after which is done what is due, even though each turn brought more."""
 
 
 class Gathering:
-    """Does what is due once a turn has brought nothing more: after ``LEAST`` to ``MOST`` turns."""
+    """Does what is due once a turn has brought nothing more.
 
-    __slots__ = ("_due", "_seen", "_turns")
+    Args:
+        least: Turns over which it gathers at least, unless they take ``LONGEST``.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_due", "_least", "_seen", "_since", "_turns")
+
+    def __init__(self, least: int = LEAST) -> None:
+        self._least = least
         self._due: list[Callable[[], None]] = []
         self._seen = 0  # how much was due a turn ago
         self._turns = 0
+        self._since = 0.0
 
     def add(self, call: Callable[[], None]) -> None:
-        """This is due. It is called as a callback of the loop, in the order of what is due."""
+        """This is due. It is called in a callback of the loop, in the order of what is due."""
         self._due.append(call)
         if len(self._due) == 1:
             self._seen = self._turns = 0
+            self._since = monotonic()
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
         self._turns += 1
         due = self._due
-        if self._turns < LEAST or (len(due) > self._seen and self._turns < MOST):
+        if (self._turns < self._least or len(due) > self._seen) and monotonic() - self._since < LONGEST:
             self._seen = len(due)
             asyncio.get_running_loop().call_soon(self._turn)
             return
@@ -60,11 +68,3 @@ def gathering(loop: asyncio.AbstractEventLoop) -> Gathering:
     if found is None:
         found = _gatherings[loop] = Gathering()
     return found
-
-
-def after_turns(loop: asyncio.AbstractEventLoop, turns: int, call: Callable[[], None]) -> None:
-    """Call this when the loop has turned so often."""
-    if turns > 1:
-        loop.call_soon(after_turns, loop, turns - 1, call)
-    else:
-        loop.call_soon(call)

@@ -5,7 +5,25 @@ from typing import Any
 
 import pytest
 
-from gateway.gathering import LEAST, MOST, Gathering, after_turns, gathering
+from gateway import gathering as module
+from gateway.gathering import LEAST, LONGEST, Gathering, gathering
+
+
+class Clock:
+    """Stands until it is set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time."""
+    clock = Clock()
+    monkeypatch.setattr(module, "monotonic", clock)
+    return clock
 
 
 async def turn(count: int = 1) -> None:
@@ -14,29 +32,33 @@ async def turn(count: int = 1) -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_is_due_is_done_together_and_in_order() -> None:
+@pytest.mark.parametrize("least", [1, LEAST, 10])
+async def test_what_is_due_is_done_together_and_in_order(clock: Clock, least: int) -> None:
     """Nothing before the least number of turns, then everything; and so again."""
-    due, done = Gathering(), list[str]()
-    for round_ in "ab":
-        for name in "123":
-            due.add(lambda name=round_ + name: done.append(name))  # type: ignore[misc]  # a default
-        await turn(LEAST - 1)
-        assert not [name for name in done if name[0] == round_]
-        await turn(2)
-        assert [name for name in done if name[0] == round_] == [round_ + name for name in "123"]
+    clock.now = 5.0
+    due, done = Gathering(least), list[str]()
+    for once in "ab":
+        due.add(lambda once=once: done.append(f"{once}1"))  # type: ignore[misc]  # a default
+        due.add(lambda once=once: done.append(f"{once}2"))  # type: ignore[misc]  # a default
+        await turn(least - 1)
+        assert f"{once}1" not in done
+        await turn(3)
+        assert done[-2:] == [f"{once}1", f"{once}2"]
 
 
-async def test_each_turn_that_brings_more_lets_it_wait_for_another() -> None:
-    """Up to the most; what comes while it is done is for the next time."""
+async def test_each_turn_that_brings_more_lets_it_wait_for_another(clock: Clock) -> None:
+    """As long as it may; what comes while it is done is for the next time."""
     due, done = Gathering(), list[int]()
-    for number in range(MOST + 5):
+    for number in range(100):
         due.add(lambda number=number: done.append(number))  # type: ignore[misc]  # a default
         await turn()
-        if number < MOST - 1:
-            assert not done
-    assert done == list(range(MOST))
-    await turn(LEAST + 2)
-    assert done == list(range(MOST + 5))
+        assert not done
+    clock.now = LONGEST
+    due.add(lambda: due.add(lambda: done.append(-1)))
+    await turn(2)
+    assert done == list(range(100))
+    await turn(LEAST + 1)
+    assert done == [*range(100), -1]
 
 
 async def test_one_that_fails_keeps_none_of_the_others() -> None:
@@ -54,14 +76,3 @@ async def test_one_that_fails_keeps_none_of_the_others() -> None:
 async def test_a_loop_has_one() -> None:
     """All that is written in a loop is gathered in one place."""
     assert gathering(asyncio.get_running_loop()) is gathering(asyncio.get_running_loop())
-
-
-@pytest.mark.parametrize("turns", [1, 2, 10])
-async def test_a_call_after_some_turns(turns: int) -> None:
-    """It is called when the loop has turned so often, not before."""
-    done = list[bool]()
-    after_turns(asyncio.get_running_loop(), turns, lambda: done.append(True))
-    await turn(turns - 1)
-    assert not done
-    await turn(2)
-    assert done

@@ -23,7 +23,7 @@ from gateway.adapters.breaker import Breaker
 from gateway.adapters.state.line import Result
 from gateway.adapters.state.link import Call, ElsewhereError, Link, is_astray
 from gateway.bell import Bell
-from gateway.gathering import after_turns
+from gateway.gathering import Gathering
 from gateway.state import StateUnavailableError
 
 log = structlog.get_logger("lychgate.state")
@@ -75,6 +75,7 @@ class Lane:
         self._probe = probe
         self._waiting: list[_Passenger] = []
         self._travelling: list[_Passenger] = []
+        self._gathering = Gathering(TURNS)
         self._scheduled = False
         self._task: asyncio.Task[None] | None = None  # of a round trip that takes more than a look
         self._stopped: Bell | None = None
@@ -120,7 +121,7 @@ class Lane:
         self._waiting.append(passenger)
         if not self._scheduled and not self._travelling:
             self._scheduled = True
-            after_turns(asyncio.get_running_loop(), TURNS, self._depart)
+            self._gathering.add(self._depart)
 
     def _depart(self) -> None:
         """Begin a round trip with those who wait, unless one is under way."""
