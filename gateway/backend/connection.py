@@ -1,9 +1,9 @@
 """One connection to a server: an asyncio protocol around ``smtp.client``.
 
 A reply runs whoever waits for it in place (``bell``), and one timer a connection serves all its time-outs: it is moved
-only when a deadline comes before it, so that a message costs no timers. Commands are written at the loop's next turn,
-when everything that came in has been seen to: whoever reads them is woken once for all of them. Whatever goes wrong
-(loss, garbage, time-out, a 421) is a ``BackendError``; a connection that had one is closed and keeps it in ``fault``.
+only when a deadline comes before it, so that a message costs no timers. Commands are gathered with what others are sent
+(``gathering``), so that whoever reads them is woken once for all of them. Whatever goes wrong (loss, garbage, time-out,
+a 421) is a ``BackendError``; a connection that had one is closed and keeps it in ``fault``.
 """
 
 import asyncio

@@ -6,8 +6,8 @@ know.
 
 What holds here: no more is read from a client than the engine can take; a client that reads nothing is not read from;
 what came before TLS and what came through it are never confused. Deadlines are kept by the door, which looks at
-``deadline`` of every connection once in a while and calls ``expire``: no timer a command. Replies are written at the
-loop's next turn, when everything that came in has been seen to: whoever reads them is woken once for all of them.
+``deadline`` of every connection once in a while and calls ``expire``: no timer a command. Replies are gathered with
+what others are sent (``gathering``), so that whoever reads them is woken once for all of them.
 """
 
 import asyncio
