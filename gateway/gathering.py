@@ -13,7 +13,7 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 LEAST: Final = 3
-"""Turns over which is gathered at least, unless they are long."""
+"""Turns over which is gathered at least, unless they are long, or what was due the last time was alone."""
 
 LONGEST: Final = 0.002
 """Seconds after which is done what is due, even though each turn brought more."""
@@ -24,12 +24,14 @@ class Gathering:
 
     Args:
         least: Turns over which it gathers at least, unless they take ``LONGEST``.
+        alone: The same where what was due the last time was alone: a lone client does not wait for others.
     """
 
-    __slots__ = ("_due", "_least", "_seen", "_since", "_turns")
+    __slots__ = ("_alone", "_due", "_least", "_seen", "_since", "_turns", "_wanted")
 
-    def __init__(self, least: int = LEAST) -> None:
+    def __init__(self, least: int = LEAST, alone: int = 1) -> None:
         self._least = least
+        self._alone = self._wanted = alone
         self._due: list[Callable[[], None]] = []
         self._seen = 0  # how much was due a turn ago
         self._turns = 0
@@ -39,17 +41,18 @@ class Gathering:
         """This is due. It is called in a callback of the loop, in the order of what is due."""
         self._due.append(call)
         if len(self._due) == 1:
-            self._seen = self._turns = 0
+            self._seen, self._turns = 1, 0
             self._since = monotonic()
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
         self._turns += 1
         due = self._due
-        if (self._turns < self._least or len(due) > self._seen) and monotonic() - self._since < LONGEST:
+        if (self._turns < self._wanted or len(due) > self._seen) and monotonic() - self._since < LONGEST:
             self._seen = len(due)
             asyncio.get_running_loop().call_soon(self._turn)
             return
+        self._wanted = self._least if len(due) > 1 else self._alone
         self._due = []
         for call in due:
             try:

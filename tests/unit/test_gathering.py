@@ -36,7 +36,7 @@ async def turn(count: int = 1) -> None:
 async def test_what_is_due_is_done_together_and_in_order(clock: Clock, least: int) -> None:
     """Nothing before the least number of turns, then everything; and so again."""
     clock.now = 5.0
-    due, done = Gathering(least), list[str]()
+    due, done = Gathering(least, alone=least), list[str]()
     for once in "ab":
         due.add(lambda once=once: done.append(f"{once}1"))  # type: ignore[misc]  # a default
         due.add(lambda once=once: done.append(f"{once}2"))  # type: ignore[misc]  # a default
@@ -48,7 +48,7 @@ async def test_what_is_due_is_done_together_and_in_order(clock: Clock, least: in
 
 async def test_each_turn_that_brings_more_lets_it_wait_for_another(clock: Clock) -> None:
     """As long as it may; what comes while it is done is for the next time."""
-    due, done = Gathering(), list[int]()
+    due, done = Gathering(alone=2), list[int]()
     for number in range(100):
         due.add(lambda number=number: done.append(number))  # type: ignore[misc]  # a default
         await turn()
@@ -59,6 +59,26 @@ async def test_each_turn_that_brings_more_lets_it_wait_for_another(clock: Clock)
     assert done == list(range(100))
     await turn(LEAST + 1)
     assert done == [*range(100), -1]
+
+
+async def test_who_is_alone_waits_for_nobody() -> None:
+    """As long as it stays so; company is waited for again."""
+    due, done = Gathering(3), list[int]()
+
+    async def turns_for(*numbers: int) -> int:
+        for number in numbers:
+            due.add(lambda number=number: done.append(number))  # type: ignore[misc]  # a default
+        turns = 0
+        while numbers[-1] not in done:
+            await turn()
+            turns += 1
+        return turns
+
+    lone = await turns_for(1)
+    assert await turns_for(2) == lone
+    await turns_for(3, 4)
+    assert await turns_for(5) == lone + 2
+    assert await turns_for(6) == lone
 
 
 async def test_one_that_fails_keeps_none_of_the_others() -> None:

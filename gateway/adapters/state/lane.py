@@ -75,7 +75,7 @@ class Lane:
         self._probe = probe
         self._waiting: list[_Passenger] = []
         self._travelling: list[_Passenger] = []
-        self._gathering = Gathering(TURNS)
+        self._gathering = Gathering(TURNS, alone=TURNS)
         self._scheduled = False
         self._task: asyncio.Task[None] | None = None  # of a round trip that takes more than a look
         self._stopped: Bell | None = None
