@@ -47,7 +47,6 @@ class Breaker:
 
     Attributes:
         health: Its numbers.
-        is_tripped: Whether it is away: nothing is to be asked.
         healed: Set while it is not tripped.
     """
 
@@ -59,7 +58,6 @@ class Breaker:
         ended: Callable[[float, int], None],
     ) -> None:
         self.health = Health()
-        self.is_tripped = False
         self.healed = asyncio.Event()
         self.healed.set()
         self._probe = probe
@@ -68,6 +66,11 @@ class Breaker:
         self._faults = 0
         self._failed_before = 0
         self._prober: asyncio.Task[None] | None = None
+
+    @property
+    def is_tripped(self) -> bool:
+        """Whether it is away: nothing is to be asked."""
+        return self.health.since is not None
 
     def succeeded(self) -> None:
         """A question was answered."""
@@ -94,7 +97,6 @@ class Breaker:
         """It is away."""
         if self.is_tripped:
             return
-        self.is_tripped = True
         self.health.outages += 1
         self.health.since = time.time()
         self.healed.clear()
@@ -116,7 +118,6 @@ class Breaker:
             break
         self._faults = PATIENCE - 1
         self.health.since = None
-        self.is_tripped = False
         self.healed.set()
         self._ended(round(time.monotonic() - began, 3), self.health.failed - self._failed_before)
 

@@ -16,6 +16,8 @@ from msgspec.structs import replace
 from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
+from gateway import gathering
+from gateway.adapters.state.lane import TURNS
 from gateway.adapters.state.memory import MemoryState
 from gateway.adapters.state.redis import RedisState
 from gateway.config.state import StateOptions
@@ -344,6 +346,25 @@ async def test_a_dead_workers_connections_end_and_a_living_ones_stay(
     follower = _made(kind, servers, clock)
     assert [entry async for entry in follower.entries(Kind.CONCURRENCY)] == []
     await follower.stop()
+
+
+@pytest.mark.peer("redis-server")
+async def test_calls_of_some_turns_share_a_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the first turns travel together; time stands, so that no turn is a long one."""
+    monkeypatch.setattr(gathering, "monotonic", lambda: 0.0)
+    with RedisServer() as server:
+        state = RedisState(StateOptions(url=server.url, timeout="30s"))
+        await state.start()
+        reads = server.client.info("stats")["total_reads_processed"]
+        asked = []
+        for _ in range(TURNS - 1):
+            asked.append(asyncio.create_task(state.ask([replace(take(), burst=100.0, rate=1e-6)])))
+            await asyncio.sleep(0)
+        assert [answer.level for (answer,) in await asyncio.gather(*asked) if isinstance(answer, Answer)] == list(
+            range(1, TURNS)
+        )
+        assert server.client.info("stats")["total_reads_processed"] - reads == 2  # one of them is this question
+        await state.stop()
 
 
 @pytest.mark.peer("redis-server")

@@ -4,8 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.policy import NoOptions, OnError, Options, Policy
-from gateway.session import Session
+from gateway.session import Session, Transaction
 from gateway.smtp.reply import Reply
+from gateway.testing import Site, run
 from gateway.verdict import Action, Finding, Outcome, Stage
 
 REPLY = Reply(550, "5.7.1", "No")
@@ -39,6 +40,23 @@ class Derived(Base):
         assert session.id
 
 
+class Named(Policy[NoOptions]):
+    """Tells the client's name, as its hooks find it."""
+
+    name = "named"
+    names_clients = True
+    found = Outcome("found", Action.PASS, REPLY, "Found.")
+
+    def on_connect(self, session: Session) -> Finding | None:
+        return self.found(client_name=session.client_name and session.client_name.name)
+
+    async def on_mail(self, transaction: Transaction) -> Finding | None:
+        return self.on_connect(transaction.session)
+
+    def on_close(self, session: Session) -> Finding | None:
+        return self.on_connect(session)
+
+
 class Bare(Policy[NoOptions]):
     """Says nothing at all."""
 
@@ -70,3 +88,22 @@ def test_options_are_frozen_and_strict() -> None:
         CountOptions.model_validate({"limti": 4})
     with pytest.raises(ValidationError, match="frozen"):
         CountOptions().limit = 4  # type: ignore[misc]  # that it is forbidden is what is tested
+
+
+ZONE = {"1.2.0.192.in-addr.arpa": {"PTR": ["mail.example.net"]}, "mail.example.net": {"A": ["192.0.2.1"]}}
+
+
+async def test_the_clients_name_is_looked_up_before_hooks_that_need_it() -> None:
+    """Whatever their kind and their stage; not when the connection has ended, where nobody waits for it any more."""
+    site = Site(zone=ZONE)
+    policy = site.policy(Named)
+
+    async def told(stage: Stage, subject: Session | Transaction) -> object:
+        finding = await run(policy, stage, subject)
+        assert finding is not None
+        return finding.evidence["client_name"]
+
+    assert await told(Stage.CLOSE, site.session()) is None
+    assert await told(Stage.CONNECT, site.session()) == "mail.example.net"
+    assert await told(Stage.MAIL, site.transaction()) == "mail.example.net"
+    assert await told(Stage.MAIL, site.transaction(session=site.session("192.0.2.2"))) is None

@@ -94,7 +94,7 @@ class Lane:
             ResponseError: The call itself is wrong, or what is kept under its key.
             ValueError: It can't be put into octets.
         """
-        if self.breaker.is_tripped:
+        if not self.is_open:
             self.breaker.skipped()
             raise StateUnavailableError("the state is unavailable")
         bell = Bell(asyncio.get_running_loop())
@@ -172,15 +172,14 @@ class Lane:
     def _landed(self) -> None:
         """Those who travelled have their results: judge the server by them, and let the next go."""
         travelling, self._travelling = self._travelling, []
-        faults = [each for each in travelling if isinstance(each.result, Exception) and _is_fault(each.result)]
+        faults = [each for each in travelling if _is_fault(each.result)]
         if not faults:
             self.breaker.succeeded()
         else:
             self._key = faults[0].call.keys[0]
             fault = faults[0].result
             self.breaker.failed(fault, questions=len(faults), is_certain=not isinstance(fault, TimeoutError))
-        if self._waiting:
-            self._depart()
+        self._depart()
         self._ring_who_stops()
 
     def _ring_who_stops(self) -> None:

@@ -180,9 +180,12 @@ class ServerLink:
     spread = False
 
     def __init__(self, server: Server, sentinels: Sequence[Redis] = ()) -> None:
-        self.depart = server.depart
         self._server = server
         self._sentinels = sentinels
+
+    def depart(self, calls: Sequence[Call], timeout: float, arrived: Callable[[list[Result]], None]) -> bool:
+        """See ``Link``."""
+        return self._server.depart(calls, timeout, arrived)
 
     async def execute(self, calls: Sequence[Call], timeout: float) -> list[Result]:  # noqa: ASYNC109 - see ``within``
         """See ``Link``."""

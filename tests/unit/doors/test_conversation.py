@@ -6,7 +6,7 @@ import os
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
+from gateway.backend.connection import Connection
 from gateway.config.registry import Registry
 from gateway.doors import link
 from gateway.doors.link import READ_AHEAD, ClientLink
+from gateway.gathering import Gathering
 from gateway.policy import NoOptions, Policy
 from gateway.records import DecisionRecord
 from gateway.session import Message, Session, Transaction
@@ -73,6 +75,24 @@ async def test_a_record_is_written_before_its_reply_leaves(tmp_path: Path) -> No
         assert (await client.say("QUIT")).startswith("221")
         wire.close()
     assert seen == [b"", b""]
+
+
+async def test_replies_and_commands_are_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is written to clients and servers goes with what others are sent, but last words and long messages."""
+    async with serving(tmp_path) as site:
+        due, add = list[object](), Gathering.add
+
+        def noted(gathering: Gathering, call: Callable[[], None]) -> None:
+            due.append(getattr(call, "__self__", None))
+            add(gathering, call)
+
+        monkeypatch.setattr(Gathering, "add", noted)
+        async with site.client() as client:
+            await client.begin()
+            assert (await client.send("Subject: x")).startswith("250 2.0.0 Ok: queued")
+    kinds = [type(each) for each in due]
+    assert kinds.count(ClientLink) >= 6
+    assert kinds.count(Connection) >= 2
 
 
 async def test_an_unforeseen_exception_is_451_with_a_log_line_and_a_record(
