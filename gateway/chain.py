@@ -92,9 +92,11 @@ class Step:
     exemptions: Sequence[Exemption]
     hooks: Mapping[Stage, Callable[..., Any]] = field(default_factory=dict)
     waits: frozenset[Stage] = frozenset()
+    asks: bool = field(init=False)
     ending: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.asks = self.policy.asks
         ending = (name for name, response in self.responses.items() if response.action.ends_stage)
         self.ending = frozenset() if self.observe else frozenset(ending)
 
@@ -150,7 +152,7 @@ class Step:
         if result is None:
             return None
         if isinstance(result, Asking):
-            if not self.policy.asks:
+            if not self.asks:
                 raise TypeError("this policy does not say that it asks")
             outcome = result.refusal
         else:
@@ -307,7 +309,7 @@ class Chain:
         steps = variant.steps.get(stage)
         if not steps:
             return rulings
-        recipient = seen.recipient.text if seen.recipient is not None and stage is _RCPT else None
+        recipient = seen.recipient.text if stage is _RCPT and seen.recipient is not None else None
         asked: dict[int, Finding | None] = {}
         started = perf_counter_ns()
         for index, step in enumerate(steps):
@@ -317,13 +319,13 @@ class Chain:
                 check.exempted = step.exemption(seen, self.today())
                 if check.exempted is not None:
                     continue
-            if step.policy.asks:
-                if id(step) not in asked:
-                    asked |= await self._ask(steps[index:], stage, seen, arguments)
-                finding = asked[id(step)]
+            finding: Any
+            if step.asks:
+                finding = await self._ask(steps[index:], stage, seen, arguments, asked)
+            elif stage in step.waits:
+                finding = await step.wait(stage, arguments)
             else:
-                result = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
-                finding = cast("Finding | None", result)
+                finding = step.run(stage, arguments)
             ended = perf_counter_ns()
             check.duration_us = (ended - started) // 1000
             started = ended
@@ -346,14 +348,28 @@ class Chain:
                 step.look_ahead(transaction, message)
 
     async def _ask(
-        self, steps: Sequence[Step], stage: Stage, seen: Seen, arguments: tuple[object, ...]
-    ) -> dict[int, Finding | None]:
-        """What the first of these policies and those behind it find that ask the state, too: in one round trip."""
-        found: dict[int, Finding | None] = {}
+        self,
+        steps: Sequence[Step],
+        stage: Stage,
+        seen: Seen,
+        arguments: tuple[object, ...],
+        found: dict[int, Finding | None],
+    ) -> Finding | None:
+        """What the first of these policies finds; those behind it that ask the state, too, share its round trip.
+
+        Args:
+            steps: The policies.
+            stage: The stage.
+            seen: What exceptions are matched against.
+            arguments: What the hooks take.
+            found: What was found that way at this stage; added to here.
+        """
+        if id(steps[0]) in found:
+            return found[id(steps[0])]
         waiting: list[Step] = []
         questions: list[Question] = []
         for step in steps:
-            if not step.policy.asks:
+            if not step.asks:
                 break
             if step.exemptions and step.exemption(seen, self.today()) is not None:
                 continue
@@ -365,7 +381,7 @@ class Chain:
                 found[id(step)] = result
         for step, concluded in zip(waiting, await ask(self._context.state, questions), strict=True):
             found[id(step)] = step.concluded(stage, concluded)
-        return found
+        return found[id(steps[0])]
 
     def refused(self, transaction: Transaction, recipient: Recipient | None, by: str | None) -> None:
         """Tell the policies that want to know that something was refused for good.
@@ -441,8 +457,8 @@ class Chain:
             started = perf_counter_ns()
             arguments = (transaction if stage is Stage.MAIL else transaction.session,)
             common = transaction.spf
-            if step.policy.asks:
-                finding = (await self._ask([step], stage, seen, arguments))[id(step)]
+            if step.asks:
+                finding = await self._ask([step], stage, seen, arguments, {})
             else:
                 result = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
                 finding = cast("Finding | None", result)

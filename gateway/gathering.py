@@ -39,8 +39,9 @@ class Gathering:
 
     def add(self, call: Callable[[], None]) -> None:
         """This is due. It is called in a callback of the loop, in the order of what is due."""
-        self._due.append(call)
-        if len(self._due) == 1:
+        due = self._due
+        due.append(call)
+        if len(due) == 1:
             self._seen, self._turns = 1, 0
             self._since = monotonic()
             asyncio.get_running_loop().call_soon(self._turn)

@@ -2,16 +2,19 @@
 
 A ``Session`` lives as long as the connection, a ``Transaction`` from MAIL to RSET or the end of data (RFC 5321 3.3).
 They hold what is known and what was decided; doors fill them in, policies read them, and the decision record is made
-of them. What one policy finds and another uses is a typed field here, never an entry in a bag.
+of them. What one policy finds and another uses is a typed field here, never an entry in a bag. Those that are made for
+each message are msgspec structs: made in C, they cost a fifth of what a data class does.
 """
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol, TypeAlias
+
+import msgspec
 
 from gateway.header import HeaderField, field_at, header_fields, hidden_fields
 from gateway.mailauth.author import Author
@@ -80,8 +83,7 @@ def without_detail(local_part: str, separators: str) -> str | None:
     return local_part[: min(ends)] if ends else None
 
 
-@dataclass(slots=True, kw_only=True)
-class Session:
+class Session(msgspec.Struct, kw_only=True, eq=False):
     """One connection.
 
     Attributes:
@@ -122,7 +124,7 @@ class Session:
     messages: int = 0
     errors: int = 0
     refusals: int = 0
-    checks: list[Check] = field(default_factory=list)
+    checks: list[Check] = []
 
     @property
     def protocol(self) -> str:
@@ -162,8 +164,7 @@ class RecipientState(StrEnum):
 _ACCEPTED: Final = RecipientState.ACCEPTED  # members of an enum are slow to find before Python 3.12
 
 
-@dataclass(slots=True, kw_only=True)
-class Recipient:
+class Recipient(msgspec.Struct, kw_only=True, eq=False):
     """One RCPT command.
 
     Attributes:
@@ -302,8 +303,7 @@ class Message:
         return [header_field for header_field in self.fields if header_field.name == wanted]
 
 
-@dataclass(slots=True, kw_only=True)
-class Transaction:
+class Transaction(msgspec.Struct, kw_only=True, eq=False):
     """One mail transaction, from MAIL to RSET or the end of data.
 
     Attributes:
@@ -328,9 +328,9 @@ class Transaction:
     reverse_path: ReversePath
     parameters: tuple[Parameter, ...]
     started: float
-    recipients: list[Recipient] = field(default_factory=list)
+    recipients: list[Recipient] = []
     message: Message | None = None
-    checks: list[Check] = field(default_factory=list)
+    checks: list[Check] = []
     spf: Spf | None = None
     dkim: tuple[DkimSignature, ...] | None = None
     arc: Arc | None = None

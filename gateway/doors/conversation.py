@@ -1,19 +1,20 @@
 """One client's conversation: from the first octets of its connection to the reply to its message.
 
 ``Conversation`` is the one task that serves a connection. The engine (``smtp.server``) makes events of what comes over
-the client's ``link``; each event is a step of the ``Reception`` (the chain has its say), and where the chain lets
-through, of the backend's ``Delivery``. Read ``_serve`` and the methods below it in order: they are a message's way.
+the client's ``link``; each event sets a step going (``_STEPS``, at the end) of the ``Reception``, where the chain has
+its say, and where the chain lets through, of the backend's ``Delivery``. Read ``_serve`` and the methods below it in
+order: they are a message's way.
 
 What holds here: the client's 250 at the end of data is the backend's own; whatever goes wrong is a 4xx; a client that
 vanishes leaves nothing behind at the backend.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -34,6 +35,7 @@ from gateway.smtp.events import (
     Data,
     EndOfChunk,
     EndOfData,
+    Event,
     Fatal,
     FatalReason,
     Hello,
@@ -123,7 +125,7 @@ class Conversation:
             self._door.forget(self)
             self.link.hang_up_soon(None if end.told else reply)
 
-    async def _serve(self, refusal: Reply | None) -> None:  # noqa: C901, PLR0912 - a table of events, read in order
+    async def _serve(self, refusal: Reply | None) -> None:
         """The session, command by command."""
         if refusal is not None:  # under implicit TLS without a word: a handshake would keep what is one too many
             raise protocol_end(refusal, "too_many_connections", told=self._door.implicit_tls)
@@ -133,42 +135,10 @@ class Conversation:
         if verdict.reply is not None:
             await self._refuse_client(verdict)
         self._engine.greet(self._door.greeting)
-        while True:
-            event = await self.link.event()
-            match event:
-                case Rcpt():
-                    await self._rcpt(event)
-                case Mail():
-                    self._answer(await self._reception.mail(event.path, event.parameters), replies.SENDER_OK)
-                case Data():
-                    await self._data()
-                case Bdat():
-                    await self._bdat()
-                case Hello():
-                    await self._hello(event)
-                case Quit():
-                    await self._reset()
-                    self._engine.reply(replies.BYE)
-                    return
-                case Reset():
-                    await self._reset()
-                    self._engine.reply(replies.OK)
-                case Refused():
-                    self._session.errors += 1
-                case StartTls():
-                    await self._starttls()
-                case Auth() | AuthResponse():
-                    await self._authenticate(event)
-                case Fatal():
-                    raise self._fatal(event)
-                case _:
-                    raise RuntimeError(f"no step for {event}")
-
-    def _fatal(self, event: Fatal) -> SessionEnd:
-        """The engine has ended the session."""
-        reason = event.reason.value
-        log.info("session ended", session=self._session.id, client=self.link.client_address, reason=reason)
-        return protocol_end(event.reply, reason, told=True)
+        while type(event := await self.link.event()) is not Quit:
+            await _STEPS[type(event)](self, event)
+        await self._reset()
+        self._engine.reply(replies.BYE)
 
     async def _refuse_client(self, verdict: Verdict) -> None:
         """Refused before the greeting: 554, behind which only QUIT is taken (RFC 5321 3.1), or 421."""
@@ -189,13 +159,8 @@ class Conversation:
         self._engine.auth_mechanisms = self._door.auth_mechanisms(self._session)
         self._answer(verdict, self._engine.hello_reply())
 
-    async def _reset(self) -> None:
-        """The client gives up the transaction, if there is one."""
-        if self._reception.transaction is None:
-            return
-        backend = await self._abort_delivery()
-        self._forget_message()
-        self._reception.abort(backend)
+    async def _mail(self, event: Mail) -> None:
+        self._answer(await self._reception.mail(event.path, event.parameters), replies.SENDER_OK)
 
     async def _rcpt(self, event: Rcpt) -> None:
         recipient, verdict = await self._reception.rcpt(event.path, event.parameters)
@@ -219,7 +184,7 @@ class Conversation:
             return relay.delivery(transaction)
         return group.delivery(transaction)
 
-    async def _data(self) -> None:
+    async def _data(self, _event: Data) -> None:
         verdict = await self._reception.data()
         if verdict.reply is not None:
             await self._end_message(verdict)
@@ -233,7 +198,7 @@ class Conversation:
         assert isinstance(event, EndOfData)  # noqa: S101 - the engine's order
         await self._end_of_data(problem or event.problem)
 
-    async def _bdat(self) -> None:  # noqa: C901, PLR0912 - a table of events, read in order
+    async def _bdat(self, _event: Bdat) -> None:  # noqa: C901, PLR0912 - a table of events, read in order
         """A message in chunks (RFC 3030): the octets of every chunk are read, also those of a refused one."""
         verdict = await self._reception.data()
         problem = verdict.reply
@@ -263,9 +228,9 @@ class Conversation:
                     await self._other_than_chunk(following)
                     return
                 case Refused():
-                    self._session.errors += 1
+                    await self._refused(following)
                 case Fatal():
-                    raise self._fatal(following)
+                    await self._fatal(following)
                 case _:
                     raise RuntimeError(f"{following} between chunks")
 
@@ -346,9 +311,33 @@ class Conversation:
         await delivery.abort()
         return _backend_record(delivery)
 
+    # Other commands.
+
+    async def _rset(self, _event: Reset) -> None:
+        await self._reset()
+        self._engine.reply(replies.OK)
+
+    async def _reset(self) -> None:
+        """The client gives up the transaction, if there is one."""
+        if self._reception.transaction is None:
+            return
+        backend = await self._abort_delivery()
+        self._forget_message()
+        self._reception.abort(backend)
+
+    async def _refused(self, _event: Refused) -> None:
+        """The engine has refused a command."""
+        self._session.errors += 1
+
+    async def _fatal(self, event: Fatal) -> None:
+        """The engine has ended the session."""
+        reason = event.reason.value
+        log.info("session ended", session=self._session.id, client=self.link.client_address, reason=reason)
+        raise protocol_end(event.reply, reason, told=True)
+
     # TLS and AUTH.
 
-    async def _starttls(self) -> None:
+    async def _starttls(self, _event: StartTls) -> None:
         """STARTTLS: what was said before is forgotten (RFC 3207 4.2)."""
         if self._door.certificate is None:
             self._engine.reply(replies.TLS_NOT_AVAILABLE)
@@ -399,6 +388,22 @@ class Conversation:
         session.resolve_client_name = _name_finder(session, door.client_name)
         door.name_client(session, client)
         return session
+
+
+_STEPS: Final[Mapping[type[Event], Callable[[Conversation, Any], Awaitable[None]]]] = {
+    Hello: Conversation._hello,  # noqa: SLF001 - its own
+    Mail: Conversation._mail,  # noqa: SLF001 - its own
+    Rcpt: Conversation._rcpt,  # noqa: SLF001 - its own
+    Data: Conversation._data,  # noqa: SLF001 - its own
+    Bdat: Conversation._bdat,  # noqa: SLF001 - its own
+    Reset: Conversation._rset,  # noqa: SLF001 - its own
+    Refused: Conversation._refused,  # noqa: SLF001 - its own
+    StartTls: Conversation._starttls,  # noqa: SLF001 - its own
+    Auth: Conversation._authenticate,  # noqa: SLF001 - its own
+    AuthResponse: Conversation._authenticate,  # noqa: SLF001 - its own
+    Fatal: Conversation._fatal,  # noqa: SLF001 - its own
+}
+"""What each event sets going, between messages; QUIT ends the session."""
 
 
 @lru_cache(maxsize=1024)

@@ -6,8 +6,8 @@ know.
 
 What holds here: no more is read from a client than the engine can take; a client that reads nothing is not read from;
 what came before TLS and what came through it are never confused. Deadlines are kept by the door, which looks at
-``deadline`` of every connection once in a while and calls ``expire``: no timer a command. Replies are gathered with
-what others are sent (``gathering``), so that whoever reads them is woken once for all of them.
+``deadline`` of every connection once in a while and calls ``expire``: no timer a command, and no sum. Replies are
+gathered with what others are sent (``gathering``), so that whoever reads them is woken once for all of them.
 """
 
 import asyncio
@@ -73,7 +73,6 @@ class ClientLink(asyncio.Protocol):
         client_address: The client's address as text.
         client_port: Its port, 0 if unknown.
         server_address: The address and port that it has connected to.
-        deadline: The loop's time at which the door calls ``expire``.
         is_gone: Whether the connection is lost.
     """
 
@@ -91,13 +90,14 @@ class ClientLink(asyncio.Protocol):
         "_proxied",
         "_sending",
         "_session_end",
+        "_since",
+        "_special",
         "_transport",
         "_turn",
         "_wire",
         "_writable",
         "client_address",
         "client_port",
-        "deadline",
         "engine",
         "is_gone",
         "server_address",
@@ -119,7 +119,6 @@ class ClientLink(asyncio.Protocol):
         self.client_address = ""
         self.client_port = 0
         self.server_address = server_address or ""
-        self.deadline = _NEVER
         self.is_gone = False
         self._door = door
         self._loop = loop
@@ -127,6 +126,8 @@ class ClientLink(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._wire: asyncio.Transport  # the same, or what is below it under TLS
         self._bell = Bell(loop)  # rung for whatever the task waits for: octets, or room to write
+        self._since = _NEVER  # when the client's turn began
+        self._special = False  # one of these four was set, or the connection was lost
         self._ended = False  # the client sends nothing more
         self._expired = False
         self._draining = False
@@ -170,19 +171,19 @@ class ClientLink(asyncio.Protocol):
         if unread.is_empty or len(unread) <= READ_AHEAD:
             return
         if not self._buffering and not self._transport.is_closing():
-            self._buffering = True  # uvloop may read 32 times before others get their turn
+            self._buffering = self._special = True  # uvloop may read 32 times before others get their turn
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         """The client sends nothing more; what it sent before is still answered, which TLS does not allow."""
-        self._ended = True
+        self._ended = self._special = True
         self._bell.ring()
         return self._transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002, D102 - asyncio.Protocol
         if not self.is_gone:
             self._door.lost(self)
-        self.is_gone = self._writable = True
+        self.is_gone = self._writable = self._special = True
         self._bell.ring()
 
     def pause_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
@@ -194,14 +195,24 @@ class ClientLink(asyncio.Protocol):
 
     # What the door calls.
 
+    @property
+    def deadline(self) -> float:
+        """The loop's time at which the door calls ``expire``."""
+        if self._since == _NEVER:
+            return _NEVER
+        timeouts = self._door.timeouts
+        if self._message_end is None:
+            return min(self._since + timeouts.command, self._session_end)
+        return min(self._since + timeouts.data, self._message_end)
+
     def expire(self) -> None:
         """The deadline has passed."""
-        self._expired = True
+        self._expired = self._special = True
         self._bell.ring_soon()
 
     def drain(self) -> None:
         """End the session as soon as no transaction is open."""
-        self._draining = True
+        self._draining = self._special = True
         self._bell.ring_soon()
 
     # What the conversation calls: octets in.
@@ -222,28 +233,37 @@ class ClientLink(asyncio.Protocol):
             return event
         self._turn = 0
         self._expired = False  # the deadline passed in the moment in which the client went on
-        self._set_deadline()
+        self._since = self._loop.time()
         try:
             while event is None or not self._writable:
                 if not self._sending:
                     self._sending = True
                     self._gathering.add(self._send)
-                if self.is_gone or (self._ended and event is None):
-                    raise SessionEnd
-                if self._expired:
-                    raise protocol_end(replies.TIMEOUT, "timeout")
-                if self._draining and not engine.in_transaction:
-                    raise protocol_end(replies.SHUTTING_DOWN, "shutdown")
-                if self._buffering and event is None and self._writable:
-                    self._buffering = False
-                    self._transport.resume_reading()
+                if self._special:
+                    self._look(event)
                 await self._bell
                 event = event or engine.next_event()
                 if event is None and self._message_end is not None:  # what is read and not kept makes no events
-                    self._set_deadline()
+                    self._since = self._loop.time()
         finally:
-            self.deadline = _NEVER
+            self._since = _NEVER
         return event
+
+    def _look(self, event: Event | None) -> None:
+        """See to what is neither octets nor room to write.
+
+        Raises:
+            SessionEnd: The session is over.
+        """
+        if self.is_gone or (self._ended and event is None):
+            raise SessionEnd
+        if self._expired:
+            raise protocol_end(replies.TIMEOUT, "timeout")
+        if self._draining and not self.engine.in_transaction:
+            raise protocol_end(replies.SHUTTING_DOWN, "shutdown")
+        if self._buffering and event is None and self._writable:
+            self._buffering = False
+            self._transport.resume_reading()
 
     def expect_message(self) -> None:
         """A message comes: it has time limits of its own."""
@@ -253,13 +273,6 @@ class ClientLink(asyncio.Protocol):
     def expect_commands(self) -> None:
         """The message is there, or given up."""
         self._message_end = None
-
-    def _set_deadline(self) -> None:
-        timeouts = self._door.timeouts
-        if self._message_end is None:
-            self.deadline = min(self._loop.time() + timeouts.command, self._session_end)
-        else:
-            self.deadline = min(self._loop.time() + timeouts.data, self._message_end)
 
     # Octets out.
 

@@ -61,24 +61,27 @@ class InputBuffer:
             auth_limit: The same for a line that begins with AUTH, where it is greater.
         """
         data, start = self._data, self._start
-        if self.is_empty:
-            return None
         end = data.find(b"\r\n", start)
-        if end >= 0:
-            self._start = end + 2
-            self.is_empty = end + 2 == len(data)
-            size = end + 2 - start
-            if self._overlong or (size > limit and size > self._limit(start, limit, auth_limit)):
-                self._overlong = False
-                return OVERLONG
-            return data[start:end]
+        if end < 0:
+            self._incomplete(limit, auth_limit)
+            return None
+        self._start = following = end + 2
+        self.is_empty = following == len(data)
+        size = following - start
+        if self._overlong or (size > limit and size > self._limit(start, limit, auth_limit)):
+            self._overlong = False
+            return OVERLONG
+        return data[start:end]
+
+    def _incomplete(self, limit: int, auth_limit: int) -> None:
+        """There is no whole line: drop the octets of one that is too long already."""
+        data, start = self._data, self._start
         size = len(data) - start + 1  # at least: the LF is missing
         if self._overlong or (size > limit and size > self._limit(start, limit, auth_limit)):
             self._overlong = True
             self._data = b"\r" if data.endswith(b"\r") else b""
             self._start = 0
             self.is_empty = not self._data
-        return None
 
     def _limit(self, start: int, limit: int, auth_limit: int) -> int:
         return max(limit, auth_limit) if self._data[start : start + 5].upper() == b"AUTH " else limit

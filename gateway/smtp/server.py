@@ -192,19 +192,17 @@ class ServerConnection(Terms):
             raise RuntimeError("no event awaits a reply")
         self._awaiting = None
         code = answer.code
-        if code == _CLOSE:
-            target = State.CLOSED
-        elif code >= 400:  # noqa: PLR2004 - 4yz and 5yz
-            target = self._transition.refused
-        elif code >= 300:  # noqa: PLR2004 - 3yz
-            target = self._transition.intermediate
-        else:
+        if code < 300:  # noqa: PLR2004 - 2yz
             target = self._transition.completed
             if target is _TLS and not self.unread.is_empty:
                 self._enter(target)  # never says 220: next_event ends the session
                 return
             if type(event) in _CHANGES:
                 self._complete(event)
+        elif code < 400:  # noqa: PLR2004 - 3yz
+            target = self._transition.intermediate
+        else:
+            target = _CLOSED if code == _CLOSE else self._transition.refused
         self._out.append(answer.wire)
         if target is not self.state:
             self._enter(target)

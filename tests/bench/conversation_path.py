@@ -182,7 +182,8 @@ async def _measure(folder: Path, redis: RedisServer | None, arguments: argparse.
     if redis is not None:
         settings |= {"policies": [*settings["policies"], *_LIMITS], "state": redis.url}
     worker_config = loads(json.dumps(settings), folder / "lychgate.yaml")
-    async with DnsServer(zone([("example.org", HELO)]), ttl=86_400) as dns:
+    records = zone([("example.org", HELO)]) if arguments.authentication else {}
+    async with DnsServer(records, ttl=86_400) as dns:
         worker = Worker(worker_config, [[]], resolver=DnsResolver([dns.address]))
         await worker.start()
         settle()
