@@ -3,7 +3,7 @@
 A ``Session`` lives as long as the connection, a ``Transaction`` from MAIL to RSET or the end of data (RFC 5321 3.3).
 They hold what is known and what was decided; doors fill them in, policies read them, and the decision record is made
 of them. What one policy finds and another uses is a typed field here, never an entry in a bag. Those that are made for
-each message are msgspec structs: made in C, they cost a fifth of what a data class does.
+each message are msgspec structs, which C code makes.
 """
 
 import random

@@ -67,8 +67,7 @@ class InputBuffer:
             return None
         self._start = following = end + 2
         self.is_empty = following == len(data)
-        size = following - start
-        if self._overlong or (size > limit and size > self._limit(start, limit, auth_limit)):
+        if self._overlong or (following - start > limit and following - start > self._limit(start, limit, auth_limit)):
             self._overlong = False
             return OVERLONG
         return data[start:end]

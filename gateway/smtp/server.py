@@ -248,8 +248,9 @@ class ServerConnection(Terms):
 
     def _enter(self, state: State) -> None:
         self.state = state
-        self._row: Row = TABLE[state]
-        self._read: Callable[[ServerConnection], Event | None] = _READERS[state]
+        self._row: Row
+        self._read: Callable[[ServerConnection], Event | None]
+        self._row, self._read = _ENTRANCES[state]
         if state is _DATA:
             self._decoder = DataDecoder(self.options.bare_newlines, self.options.nul)
             self._meter = self._new_meter()
@@ -262,19 +263,19 @@ class ServerConnection(Terms):
     def _read_command(self) -> Event | None:
         options = self.options
         auth_line = options.auth_line if self.auth_mechanisms else 0
-        while True:
-            line = self.unread.take_line(options.command_line, auth_line)
-            if line is None:
-                return None
-            if LF in line or CR in line:
-                if line == OVERLONG:
-                    return self._refuse(reply.LINE_TOO_LONG, "")
-                if options.bare_newlines is BareNewlines.REJECT:
-                    return self._refuse(reply.BARE_NEWLINE_COMMAND, _show(line.split(b" ", 1)[0]))
-                line = line.replace(b"\r", b" ").replace(b"\n", b" ")
-            event = self._command(line)
+        while (line := self.unread.take_line(options.command_line, auth_line)) is not None:
+            event = self._bare(line) if LF in line or CR in line else self._command(line)
             if event is not None:
                 return event
+        return None
+
+    def _bare(self, line: bytes) -> Event | None:
+        """A line that was too long, or that has a bare CR or LF."""
+        if line == OVERLONG:
+            return self._refuse(reply.LINE_TOO_LONG, "")
+        if self.options.bare_newlines is BareNewlines.REJECT:
+            return self._refuse(reply.BARE_NEWLINE_COMMAND, _show(line.split(b" ", 1)[0]))
+        return self._command(line.replace(b"\r", b" ").replace(b"\n", b" "))
 
     def _command(self, line: bytes) -> Event | None:
         """Carry out one command line; None when it has been answered here and is of no interest to anyone."""
@@ -442,6 +443,8 @@ _READERS: Final[Mapping[State, Callable[[ServerConnection], Event | None]]] = {
 
 
 _READ_COMMAND: Final = _READERS[State.READY]
+_ENTRANCES: Final = {state: (TABLE[state], _READERS[state]) for state in State}
+"""What is in force in each state: its row of the table, and what reads."""
 
 
 @lru_cache(maxsize=64)
