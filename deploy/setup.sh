@@ -7,7 +7,11 @@
 # A second run does nothing unless pyproject.toml, this script or the folder's place has changed, or the environment is
 # broken. Packages come from the index that pip is configured for. The environment is made by the first way that works:
 # python3 -m venv; the machine's own pip or virtualenv; Debian's package python3-venv where it may be installed (as root, or
-# by a sudo that asks for no password). PYTHON=/path/to/python3 chooses the interpreter.
+# by a sudo that asks for no password).
+#
+# PYTHON=/path/to/python3 chooses the interpreter. Else the system's own comes first where it is new enough, before others
+# on the PATH: the system keeps it up to date, and it is built with profiles, which makes the gateway a fifth faster than
+# what pyenv builds by default. Nothing is installed for it where another Python needs nothing.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -30,15 +34,10 @@ fi
 
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
-find_python() {
-  for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11; do
-    if is_new_enough "$candidate"; then
-      command -v "$candidate"
-      return
-    fi
-  done
-  say "Lychgate needs Python 3.11 or newer. On Debian: apt-get install python3"
-  return 1
+pythons() {
+  for candidate in ${PYTHON:-/usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11}; do
+    if is_new_enough "$candidate"; then command -v "$candidate"; fi
+  done | awk '!known[$0]++'
 }
 
 has_pip() { "$venv/bin/python" -m pip --version >/dev/null 2>&1; }
@@ -65,16 +64,21 @@ by_apt() {
 
 make_venv() {
   attempts=$(mktemp)
-  for way in by_venv by_pip by_virtualenv by_apt; do
-    if "$way" >>"$attempts" 2>&1; then
-      rm -f "$attempts"
-      return
-    fi
-    rm -rf "$venv"
+  for ways in 'by_venv by_pip by_virtualenv' by_apt; do
+    for python in $pythons; do
+      for way in $ways; do
+        if "$way" >>"$attempts" 2>&1; then
+          say "made $venv with $python"
+          rm -f "$attempts"
+          return
+        fi
+        rm -rf "$venv"
+      done
+    done
   done
   tail -n 20 "$attempts" >&2
   rm -f "$attempts"
-  say "no virtual environment could be made with $python. On Debian this one command helps: apt-get install python3-venv"
+  say "no virtual environment could be made with $(echo $pythons). On Debian this one command helps: apt-get install python3-venv"
   return 1
 }
 
@@ -87,8 +91,11 @@ install() {
 }
 
 if ! { has_pip && is_new_enough "$venv/bin/python"; }; then
-  python=$(find_python)
-  say "making $venv with $python"
+  pythons=$(pythons)
+  if [ -z "$pythons" ]; then
+    say "Lychgate needs Python 3.11 or newer${PYTHON:+, and $PYTHON is none}. On Debian: apt-get install python3"
+    exit 1
+  fi
   rm -rf "$venv"
   make_venv
 fi
