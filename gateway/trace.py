@@ -85,8 +85,7 @@ def received(transaction: Transaction, *, hostname: str, address: str, now: floa
     protocol = session.protocol
     if transaction.parameters and any(parameter.keyword == "SMTPUTF8" for parameter in transaction.parameters):
         protocol = "UTF8" + protocol.removeprefix("E")  # RFC 6531 4.3: UTF8SMTP, UTF8SMTPS, UTF8SMTPSA
-    helo_name = _UNSAFE.sub("?", session.helo_name or "unknown")
-    lines = [f"Received: from {helo_name} ({name or 'unknown'} {literal})"]
+    lines = [f"Received: from {_harmless(session.helo_name or 'unknown')} ({name or 'unknown'} {literal})"]
     if session.tls is not None:
         lines.append(f"\t(using {session.tls.version} with cipher {session.tls.cipher} ({session.tls.bits} bits))")
     lines.append(f"\tby {hostname} (Lychgate) with {protocol} id {transaction.id}")
@@ -95,6 +94,11 @@ def received(transaction: Transaction, *, hostname: str, address: str, now: floa
         lines.append(f"\tfor <{accepted[0].path}>")
     date = _date(int(now))
     return ("\r\n".join(lines) + f";\r\n\t{date}\r\n").encode("utf-8", "surrogateescape")
+
+
+@lru_cache(maxsize=512)
+def _harmless(helo_name: str) -> str:
+    return _UNSAFE.sub("?", helo_name)
 
 
 @lru_cache(maxsize=4)

@@ -196,6 +196,8 @@ class Conversation:
             if problem is None and spool.append(event.data):
                 problem = await self._flush(spool)
         assert isinstance(event, EndOfData)  # noqa: S101 - the engine's order
+        if event.data and problem is None and spool.append(event.data):
+            problem = await self._flush(spool)
         await self._end_of_data(problem or event.problem)
 
     async def _bdat(self, _event: Bdat) -> None:  # noqa: C901, PLR0912 - a table of events, read in order

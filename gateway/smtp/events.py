@@ -85,9 +85,11 @@ class EndOfData:
     Attributes:
         problem: The refusal that the engine found while receiving (too big, a bare newline, a NUL), None if there is
             none. ``Chunk`` events have then stopped before the end of the message.
+        data: The message's last octets, where they came with its end: a small message is one event, and no chunk.
     """
 
     problem: Reply | None
+    data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,6 @@ _TLS: Final = State.TLS
 _BDAT: Final = Command.BDAT
 _STARTTLS: Final = Command.STARTTLS
 _TLS_REQUIRED: Final = TlsState.REQUIRED
-_WHOLE: Final = EndOfData(None)
 _SHOWN_VERB: Final = 20
 _CLOSE: Final = 421  # RFC 5321 3.8
 
@@ -335,17 +334,12 @@ class ServerConnection(Terms):
             return None
         decoder = self._decoder
         data = decoder.feed(octets)
-        if decoder.finished:
-            self.unread.feed(decoder.rest)
-            decoder.rest = b""
-            self._read = ServerConnection._read_end_of_data
-        if self._is_good(decoder, data):
-            return Chunk(data)
-        return self._read_end_of_data() if decoder.finished else None
-
-    def _read_end_of_data(self) -> Event:
-        problem = self._decoder.problem
-        return self._await(_WHOLE if problem is None else EndOfData(problem), Command.END_OF_DATA)
+        good = self._is_good(decoder, data)
+        if not decoder.finished:
+            return Chunk(data) if good else None
+        self.unread.feed(decoder.rest)
+        decoder.rest = b""
+        return self._await(EndOfData(decoder.problem, data if good else b""), Command.END_OF_DATA)
 
     def _bdat(self, argument: bytes) -> Event | None:
         try:

@@ -85,11 +85,17 @@ Answer = Callable[[ServerConnection, Event], Reply]
 
 
 def feed(connection: ServerConnection, octets: bytes, answer: Answer = welcoming) -> list[Event]:
-    """Hand octets to the engine at once, answer what awaits a reply, and return the events."""
+    """Hand octets to the engine at once, answer what awaits a reply, and return the events.
+
+    A message's octets that come with its end are given as a chunk of their own, as if they had come before it.
+    """
     connection.receive_data(octets)
     events: list[Event] = []
     while (event := connection.next_event()) is not None:
-        events.append(event)
+        if isinstance(event, EndOfData) and event.data:
+            events += [Chunk(event.data), EndOfData(event.problem)]
+        else:
+            events.append(event)
         if not isinstance(event, Bdat | Chunk | Refused | Fatal):
             connection.reply(answer(connection, event))
     return events
