@@ -16,7 +16,7 @@ describes is sent.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -133,9 +133,9 @@ class Reception:
 
     # The steps of the session.
 
-    async def connect(self) -> Verdict:
+    def connect(self) -> Awaitable[Verdict]:
         """The client has connected; runs before the greeting."""
-        return await self._session_stage(_CONNECT)
+        return self._session_stage(_CONNECT)
 
     def refuse_client(self, verdict: Verdict) -> Reply:
         """What a client that is refused at connect is greeted with: 554, or 421 (RFC 5321 3.1)."""

@@ -80,19 +80,17 @@ class Delivery:
         group: The group's name.
         server: The server that was asked last, None before one was.
         queue_id: Under which the server queued the message, where it says so.
-        reply: What ``send`` returned, None before.
     """
 
     __slots__ = (
         "_accepted", "_broken", "_client", "_connection", "_options", "_parked", "_server", "_source", "_transaction",
-        "group", "queue_id", "reply", "server",
+        "group", "queue_id", "server",
     )  # fmt: skip
 
     def __init__(self, source: Source, transaction: Transaction) -> None:
         self.group = source.name
         self.server: str | None = None
         self.queue_id: str | None = None
-        self.reply: Reply | None = None
         self._source = source
         self._options = source.options
         self._transaction = transaction
@@ -119,19 +117,7 @@ class Delivery:
             self._accepted.append(recipient)
         return reply
 
-    async def send(self, added: list[bytes], content: Content) -> Reply:
-        """Send the message: the added header fields, then the content. There must be an accepted recipient.
-
-        Returns:
-            The server's reply to the end of data; 4xx for a fault.
-
-        Raises:
-            Exception: What reading the content raised; the server gets no message then.
-        """
-        self.reply = await self._send(added, content)
-        return self.reply
-
-    async def abort(self) -> None:
+    def abort(self) -> None:
         """Give the transaction up: after any other call has returned or was cancelled; more than once does no harm."""
         connection = self._unpark()
         self._accepted.clear()
@@ -301,7 +287,15 @@ class Delivery:
 
     # The message.
 
-    async def _send(self, added: list[bytes], content: Content) -> Reply:
+    async def send(self, added: list[bytes], content: Content) -> Reply:
+        """Send the message: the added header fields, then the content. There must be an accepted recipient.
+
+        Returns:
+            The server's reply to the end of data; 4xx for a fault.
+
+        Raises:
+            Exception: What reading the content raised; the server gets no message then.
+        """
         if self._broken is not None:
             return self._broken
         if not self._accepted:

@@ -115,7 +115,7 @@ class Conversation:
         """Leave nothing behind: at the backend, in the record, on the wire."""
         reply = None if end.verdict is None else end.verdict.reply
         try:
-            backend = await self._abort_delivery()
+            backend = self._abort_delivery()
             if self._authentication is not None:
                 await self._authentication.close()
             await self._reception.close(end.verdict, reply, backend)
@@ -137,7 +137,7 @@ class Conversation:
         self._engine.greet(self._door.greeting)
         while type(event := await self.link.event()) is not Quit:
             await _STEPS[type(event)](self, event)
-        await self._reset()
+        self._reset()
         self._engine.reply(replies.BYE)
 
     async def _refuse_client(self, verdict: Verdict) -> None:
@@ -153,7 +153,7 @@ class Conversation:
         raise SessionEnd
 
     async def _hello(self, event: Hello) -> None:
-        await self._reset()
+        self._reset()
         verdict = await self._reception.helo(event.name, extended=event.extended)
         self._engine.extensions = self._door.extensions()
         self._engine.auth_mechanisms = self._door.auth_mechanisms(self._session)
@@ -169,7 +169,7 @@ class Conversation:
             return
         group = self._door.group(self._session, recipient)
         if self._delivery is not None and self._delivery.group != group.name:
-            await self._abort_delivery()  # it took none of the recipients before: those it takes decide the group
+            self._abort_delivery()  # it took none of the recipients before: those it takes decide the group
         if self._delivery is None:
             self._delivery = self._new_delivery(group)
         reply = self._reception.told(await self._delivery.recipient(recipient))
@@ -187,7 +187,7 @@ class Conversation:
     async def _data(self, _event: Data) -> None:
         verdict = await self._reception.data()
         if verdict.reply is not None:
-            await self._end_message(verdict)
+            self._end_message(verdict)
             return
         self._engine.reply(replies.START_MAIL_INPUT)
         spool = self._begin_message()
@@ -217,12 +217,12 @@ class Conversation:
                     refusal = problem or following.problem
                     if refusal is not None:
                         decided = verdict if verdict.reply is not None else self._reception.problem(refusal)
-                        await self._end_message(decided)
+                        self._end_message(decided)
                         return
                     self._engine.reply(replies.CHUNK_OK)
                 case EndOfData():
                     if verdict.reply is not None:
-                        await self._end_message(verdict)
+                        self._end_message(verdict)
                     else:
                         await self._end_of_data(problem or following.problem)
                     return
@@ -241,7 +241,7 @@ class Conversation:
         if isinstance(event, Hello):
             await self._hello(event)
             return
-        await self._reset()
+        self._reset()
         if isinstance(event, Quit):
             self._engine.reply(replies.BYE)
             raise SessionEnd
@@ -265,30 +265,31 @@ class Conversation:
         reception, spool = self._reception, self._spool
         assert spool is not None  # noqa: S101 - made when the message began
         if problem is not None:
-            await self._end_message(reception.problem(problem))
+            self._end_message(reception.problem(problem))
             return
         message = spool.message()
         verdict = await reception.message(message)
         if verdict.reply is not None:
-            await self._end_message(verdict)
+            self._end_message(verdict)
             return
         delivery = self._delivery
         assert delivery is not None  # noqa: S101 - a recipient was accepted
         try:
-            reply = reception.told(await delivery.send(message.added, message.forwarded))
+            answer = await delivery.send(message.added, message.forwarded)
         except OSError as error:
             log.error("spool failed", session=self._session.id, error=str(error))  # noqa: TRY400 - no programming error
-            await self._end_message(reception.problem(replies.INSUFFICIENT_STORAGE))
+            self._end_message(reception.problem(replies.INSUFFICIENT_STORAGE))
             return
         self._delivery = None
+        reply = reception.told(answer)
         result: Result = "accepted" if reply.is_positive else "deferred" if reply.is_transient else "rejected"
-        reception.finish(result, None, reply, _backend_record(delivery))
+        reception.finish(result, None, reply, _backend_record(delivery, answer))
         self._forget_message()
         self._engine.reply(reply)
 
-    async def _end_message(self, verdict: Verdict) -> None:
+    def _end_message(self, verdict: Verdict) -> None:
         """The transaction ends without the backend: refused or discarded at DATA or at the end of data."""
-        backend = await self._abort_delivery()
+        backend = self._abort_delivery()
         self._reception.finish(RESULTS[verdict.action], verdict, verdict.reply, backend)
         self._forget_message()
         self._answer(verdict, replies.ACCEPTED)
@@ -305,25 +306,25 @@ class Conversation:
             raise SessionEnd(verdict)
         self._engine.reply(verdict.reply or reply)
 
-    async def _abort_delivery(self) -> BackendRecord | None:
+    def _abort_delivery(self) -> BackendRecord | None:
         """Give up what the backend has of the transaction; returns its part for the record."""
         delivery, self._delivery = self._delivery, None
         if delivery is None:
             return None
-        await delivery.abort()
-        return _backend_record(delivery)
+        delivery.abort()
+        return _backend_record(delivery, None)
 
     # Other commands.
 
     async def _rset(self, _event: Reset) -> None:
-        await self._reset()
+        self._reset()
         self._engine.reply(replies.OK)
 
-    async def _reset(self) -> None:
+    def _reset(self) -> None:
         """The client gives up the transaction, if there is one."""
         if self._reception.transaction is None:
             return
-        backend = await self._abort_delivery()
+        backend = self._abort_delivery()
         self._forget_message()
         self._reception.abort(backend)
 
@@ -416,9 +417,9 @@ def _address(host: str) -> tuple[Address, str]:
     return address, str(address)
 
 
-def _backend_record(delivery: Delivery) -> BackendRecord:
+def _backend_record(delivery: Delivery, reply: Reply | None) -> BackendRecord:
     return BackendRecord(
-        group=delivery.group, server=delivery.server, reply=reply_record(delivery.reply), queue_id=delivery.queue_id
+        group=delivery.group, server=delivery.server, reply=reply_record(reply), queue_id=delivery.queue_id
     )
 
 

@@ -144,7 +144,7 @@ async def test_the_client_is_announced_once() -> None:
         of.login = "joe"
         delivery = relay.delivery(backend.transaction(of=of))
         assert (await delivery.recipient(backend.recipient())).code == 250
-        await delivery.abort()
+        delivery.abort()
         await relay.close()
         assert [command for command in server.commands if command.startswith("XCLIENT")] == [
             "XCLIENT LOGIN=[UNAVAILABLE] ADDR=192.0.2.7"

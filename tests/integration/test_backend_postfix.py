@@ -85,8 +85,8 @@ async def test_many_messages_use_one_connection(postfix: Postfix) -> None:
             assert (await backend.deliver(servers, to="nobody@example.com"))[0].code == 550
             delivery = servers.delivery(backend.transaction())
             await delivery.recipient(backend.recipient())
-            await delivery.abort()
-            await delivery.abort()
+            delivery.abort()
+            delivery.abort()
         assert servers.servers[0].pool.count == 1
 
 
@@ -219,7 +219,7 @@ async def test_xforward(postfix: Postfix) -> None:
         first = [(await backend.deliver(servers))[1] for _ in range(2)]
         abandoned = servers.delivery(backend.transaction())
         await abandoned.recipient(backend.recipient())
-        await abandoned.abort()
+        abandoned.abort()
         other = (await backend.deliver(servers, of=backend.session("192.0.2.8")))[1]
         assert servers.servers[0].pool.count == 1
     for delivery, address in ((first[0], "192.0.2.7"), (first[1], "192.0.2.7"), (other, "192.0.2.8")):
@@ -394,6 +394,6 @@ async def test_half_a_message_is_never_accepted(postfix: Postfix) -> None:
         await reached.wait()
         sending.cancel()
         await asyncio.wait([sending])
-        await delivery.abort()
+        delivery.abort()
         assert "lost connection after DATA" in await postfix.log_line("plain/smtpd.*lost connection after DATA")
     assert postfix.queue_ids() == before

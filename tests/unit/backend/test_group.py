@@ -46,7 +46,7 @@ async def test_a_full_server_is_passed_over() -> None:
         held = servers.delivery(backend.transaction())
         await held.recipient(backend.recipient())
         assert (await backend.deliver(servers))[1].server == f"127.0.0.1:{second.port}"
-        await held.abort()
+        held.abort()
 
 
 async def test_a_server_is_down_after_so_many_faults() -> None:
@@ -179,7 +179,7 @@ async def test_what_a_server_lacks(mail: str, rcpt: str, lacking: str) -> None:
                 assert answer.code == code
                 if code == 451:
                     assert answer == replies.BACKEND_LACKS_EXTENSION
-                await delivery.abort()
+                delivery.abort()
         assert not any(command.startswith("MAIL") for command in poor.commands)
 
 

@@ -131,7 +131,7 @@ async def test_a_cancelled_waiter_passes_its_turn_on() -> None:
         await holding.recipient(backend.recipient())
         waiting = [asyncio.ensure_future(backend.deliver(servers)) for _ in range(3)]
         await asyncio.wait(waiting, timeout=0)
-        await holding.abort()  # the first waiter is served ...
+        holding.abort()  # the first waiter is served ...
         waiting[0].cancel()  # ... and cancelled before it runs
         waiting[1].cancel()
         done, _ = await asyncio.wait(waiting)
@@ -164,7 +164,7 @@ async def test_a_parked_delivery_that_is_aborted_gives_its_connection_back() -> 
         second = servers.delivery(backend.transaction())
         assert (await first.recipient(backend.recipient("first@example.com"))).code == 250
         assert (await second.recipient(backend.recipient("second@example.com"))).code == 250
-        await first.abort()
+        first.abort()
         assert (await second.send(ADDED, Bytes(backend.BODY))).code == 250
         assert [message.recipients for message in server.messages] == [("RCPT TO:<second@example.com>",)]
         assert server.connections == 1
@@ -178,7 +178,7 @@ async def test_a_parked_connection_that_is_lost_frees_its_place() -> None:
         await server.stop()
         await server.start()
         assert (await backend.deliver(servers))[0].code == 250
-        await parked.abort()
+        parked.abort()
         assert servers.servers[0].pool.count == 1
 
 
@@ -189,7 +189,7 @@ async def test_commands_in_order(extensions: tuple[str, ...]) -> None:
         delivery = servers.delivery(backend.transaction())
         for name in ("a", "b"):
             await delivery.recipient(backend.recipient(f"{name}@example.com"))
-        await delivery.abort()
+        delivery.abort()
         await backend.deliver(servers)
     assert server.commands == [
         "EHLO gateway.example",
