@@ -18,6 +18,7 @@ from datetime import UTC, date, datetime
 from time import perf_counter_ns
 from typing import Any, Final, NamedTuple, cast
 
+import msgspec
 import structlog
 
 from gateway.asking import Question, ask
@@ -44,7 +45,7 @@ ERROR: Final = Outcome("error", Action.DEFER, replies.POLICY_UNAVAILABLE, "The p
 """What a policy comes to that raised or ran out of time; ``on_error`` maps it."""
 
 
-class Seen(NamedTuple):
+class Seen(msgspec.Struct, frozen=True):
     """The envelope so far."""
 
     session: Session

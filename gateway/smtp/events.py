@@ -4,16 +4,16 @@ Each event says in its docstring whether it awaits a reply. Nothing here has beh
 answers with ``ServerConnection.reply``.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
+
+import msgspec
 
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(msgspec.Struct, frozen=True):
     """HELO or EHLO; awaits a reply. A transaction that was open is over (RFC 5321 4.1.4), even if it is refused.
 
     Attributes:
@@ -25,29 +25,25 @@ class Hello:
     extended: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Mail:
+class Mail(msgspec.Struct, frozen=True):
     """MAIL; awaits a reply. A positive one begins a transaction."""
 
     path: ReversePath
     parameters: tuple[Parameter, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Rcpt:
+class Rcpt(msgspec.Struct, frozen=True):
     """RCPT; awaits a reply. A positive one makes it a recipient."""
 
     path: Mailbox
     parameters: tuple[Parameter, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(msgspec.Struct, frozen=True):
     """DATA, with at least one accepted recipient; awaits a reply: 354 to receive the message, or a refusal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bdat:
+class Bdat(msgspec.Struct, frozen=True):
     """A BDAT command (RFC 3030); awaits no reply, which comes after its octets.
 
     Attributes:
@@ -59,15 +55,13 @@ class Bdat:
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """Octets of the message, dot-stuffing removed; awaits no reply."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EndOfChunk:
+class EndOfChunk(msgspec.Struct, frozen=True):
     """A BDAT chunk that is not the last has arrived; awaits a reply. A refusal voids the transaction until RSET.
 
     Attributes:
@@ -78,8 +72,7 @@ class EndOfChunk:
     problem: Reply | None
 
 
-@dataclass(frozen=True, slots=True)
-class EndOfData:
+class EndOfData(msgspec.Struct, frozen=True):
     """The message is complete; awaits a reply, after which the transaction is over.
 
     Attributes:
@@ -92,23 +85,19 @@ class EndOfData:
     data: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Reset:
+class Reset(msgspec.Struct, frozen=True):
     """RSET; awaits a reply. A positive one ends the transaction if one is open."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quit:
+class Quit(msgspec.Struct, frozen=True):
     """QUIT; awaits a reply, after which the connection is to be closed."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartTls:
+class StartTls(msgspec.Struct, frozen=True):
     """STARTTLS; awaits a reply. After 220 the handshake is due, and then ``tls_started``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Auth:
+class Auth(msgspec.Struct, frozen=True):
     """AUTH (RFC 4954); awaits a reply: 334 to go on, 235, or a refusal.
 
     Attributes:
@@ -120,8 +109,7 @@ class Auth:
     initial_response: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class AuthResponse:
+class AuthResponse(msgspec.Struct, frozen=True):
     """The client's line after a 334 reply; awaits a reply.
 
     Attributes:
@@ -131,8 +119,7 @@ class AuthResponse:
     line: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """The engine refused a malformed, unknown or out-of-order command and has queued its reply; awaits none.
 
     Attributes:
@@ -155,8 +142,7 @@ class FatalReason(StrEnum):
     MALFORMED_BDAT = "malformed_bdat"
 
 
-@dataclass(frozen=True, slots=True)
-class Fatal:
+class Fatal(msgspec.Struct, frozen=True):
     """The engine ended the session and has queued its last reply: send it and close; awaits none.
 
     Attributes:
