@@ -45,6 +45,7 @@ _PROBLEMS: Final[Mapping[Reply, str]] = {
 
 # By names of this module, because members of an enum are slow to find before Python 3.12.
 _CONNECT, _HELO, _MAIL, _RCPT, _DATA, _MESSAGE, _CLOSE = Stage
+_ACCEPTED: Final = RecipientState.ACCEPTED
 _NO_TAGS: Final[frozenset[bytes]] = frozenset()
 
 
@@ -234,7 +235,7 @@ class Reception:
         """What the backend said to a recipient that the chain let through."""
         recipient.reply = reply
         if reply.is_positive:
-            recipient.state = RecipientState.ACCEPTED
+            recipient.state = _ACCEPTED
             self._accepted_spf = self._open().spf
             if self._pending:
                 self._tag(self._pending)
@@ -357,8 +358,10 @@ class Reception:
         if self._held and self._refusal_stands():
             return GO_ON
         # What is discarded must look accepted, so it too waits for RCPT, and with it what is refused behind it.
-        waits = self._rules.delay_reject or bool(applied(self._held, Action.DISCARD))
+        waits = self._rules.delay_reject or (bool(self._held) and bool(applied(self._held, Action.DISCARD)))
         rulings = await chain.run(stage, chain.common, seen, arguments, checks, to_the_end=waits)
+        if not rulings:
+            return GO_ON
         for ruling in applied(rulings, Action.DISCONNECT, Action.DEFER, Action.REJECT, Action.DISCARD):
             if ruling.response.action is Action.DISCARD:
                 waits = True

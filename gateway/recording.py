@@ -112,10 +112,13 @@ def record_of(
     )
 
 
+_MILLISECONDS: Final = tuple(f".{number:03}+00:00" for number in range(1000))
+
+
 def _moment(time: float) -> str:
     """A UNIX time as ISO 8601 writes it, to the millisecond."""
     second, microseconds = divmod(round(time * 1_000_000), 1_000_000)
-    return f"{_second(second)}.{microseconds // 1000:03}+00:00"
+    return _second(second) + _MILLISECONDS[microseconds // 1000]
 
 
 @lru_cache(maxsize=4)

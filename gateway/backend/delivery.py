@@ -40,6 +40,12 @@ _log = structlog.get_logger("gateway.backend")
 BLOCK: Final = 65_536
 """Octets that are gathered for one write."""
 
+# By names of this module, because members of an enum are slow to find before Python 3.12.
+_MAIL: Final = Command.MAIL
+_RCPT: Final = Command.RCPT
+_RESET: Final = Command.RESET
+_XFORWARD: Final = ClientInfo.XFORWARD
+
 # "2.0.0 Ok: queued as 4F1B2C" (Postfix), "OK id=1tX-0001" (Exim), "2.0.0 x9 Message accepted for delivery" (Sendmail)
 _QUEUE_ID: Final = re.compile(r"queued as ([\w.-]+)|\bid=([\w.-]+)|^([\w.-]+) Message accepted for delivery")
 
@@ -237,16 +243,16 @@ class Delivery:
             connection.needs_reset = bool(commands)
             raise _LacksExtensionError
         first = len(commands)
-        commands.append((Command.MAIL, mail_command(self._transaction, offered)))
+        commands.append((_MAIL, mail_command(self._transaction, offered)))
         for each in recipients:
-            commands.append((Command.RCPT, rcpt_command(each)))
+            commands.append((_RCPT, rcpt_command(each)))
         try:
             answers = await connection.exchange(commands, self._options.timeouts.command)
         except BackendError as error:
             if len(error.replies) <= first or error.replies[first].is_positive:
                 raise
             answers = error.replies  # it refused MAIL and hung up
-        if first and commands[0][0] is Command.RESET and not answers[0].is_positive:
+        if first and commands[0][0] is _RESET and not answers[0].is_positive:
             raise BackendError(f"the server refused RSET: {answers[0]}")
         mail, *rcpts = answers[first:]
         for answer in (mail, *rcpts) if mail.is_positive else (mail,):
@@ -258,10 +264,10 @@ class Delivery:
         """The commands before MAIL."""
         commands: list[tuple[Command, str]] = []
         if connection.needs_reset:
-            commands.append((Command.RESET, "RSET"))
+            commands.append((_RESET, "RSET"))
             connection.needs_reset = False
             connection.resets += 1
-        if self._options.client_info is ClientInfo.XFORWARD:
+        if self._options.client_info is _XFORWARD:
             offered = connection.engine.capabilities.xforward
             commands += [(Command.XFORWARD, line) for line in xforward(identity(self._transaction.session), offered)]
         return commands

@@ -4,7 +4,6 @@ One ``Places`` counts for all listeners of a worker. A connection has its place 
 being closed still takes a descriptor, under TLS until its client has answered or its time is over.
 """
 
-from collections import Counter
 from ipaddress import IPv6Address, ip_network
 
 from gateway.config.model import Config
@@ -24,22 +23,23 @@ class Places:
         self.limit = -(-config.limits.connections // config.workers)
         self._of_one_client = config.limits.connections_per_client
         self._taken = 0
-        self._clients: Counter[str] = Counter()
+        self._clients: dict[str, int] = {}
 
     def take(self, address: str) -> bool:
         """A client has connected from an address; returns whether there is room. It is counted in any case."""
         client = _counted_as(address)
         self._taken += 1
-        self._clients[client] += 1
-        return self._taken <= self.limit and not 0 < self._of_one_client < self._clients[client]
+        of_client = self._clients.get(client, 0) + 1
+        self._clients[client] = of_client
+        return self._taken <= self.limit and not 0 < self._of_one_client < of_client
 
     def leave(self, address: str) -> None:
         """Its connection is gone."""
         client = _counted_as(address)
         self._taken -= 1
-        self._clients[client] -= 1
-        if self._clients[client] <= 0:
-            del self._clients[client]
+        left = self._clients.pop(client, 0) - 1
+        if left > 0:
+            self._clients[client] = left
 
 
 def _counted_as(address: str) -> str:

@@ -116,7 +116,7 @@ class Terms:
     @property
     def mechanisms(self) -> tuple[str, ...]:
         """The mechanisms to offer now: those that show the password only under TLS (RFC 4954 4)."""
-        if self.tls is TlsState.ACTIVE or not self.auth_mechanisms:
+        if not self.auth_mechanisms or self.tls is TlsState.ACTIVE:
             return self.auth_mechanisms
         return tuple(name for name in self.auth_mechanisms if name not in _PLAINTEXT_MECHANISMS)
 

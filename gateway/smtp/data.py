@@ -67,7 +67,7 @@ class _Cleaner:
         bare = CR in rest or LF in rest
         if bare and self._bare_newlines is BareNewlines.REJECT:
             return self._cut(data, _BARE if self._nul is NulOctets.ACCEPT else _BARE_OR_NUL)
-        if self._nul is NulOctets.REJECT and NUL in data:
+        if NUL in data and self._nul is NulOctets.REJECT:
             data = self._cut(data, _A_NUL)
         return data.replace(_CRLF, b"\n").replace(b"\r", b"\n").replace(b"\n", _CRLF) if bare else data
 

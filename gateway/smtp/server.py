@@ -65,6 +65,8 @@ _BEFORE_TLS: Final = frozenset(  # RFC 3207 4; and HELO, whose client learns at 
 )
 _CHANGES: Final = frozenset({Rcpt, StartTls, Hello, Auth, AuthResponse})
 """Events whose positive reply changes more than the state."""
+_PROGRESS: Final = (Rcpt, StartTls)
+"""Events behind which a client may say some more that leads nowhere."""
 _IDLE: Final = frozenset({Command.HELO, Command.EHLO, Command.RSET, Command.NOOP, Command.VRFY, Command.HELP})
 _TRANSACTION: Final = frozenset({State.MAIL, State.NO_RECIPIENT, State.RCPT, State.DATA, State.CHUNK, State.BDAT})
 # What is asked for at every command, by names of this module: members of an enum are slow to find before Python 3.12.
@@ -75,6 +77,7 @@ _CLOSED: Final = State.CLOSED
 _TLS: Final = State.TLS
 _BDAT: Final = Command.BDAT
 _STARTTLS: Final = Command.STARTTLS
+_END_OF_DATA: Final = Command.END_OF_DATA
 _TLS_REQUIRED: Final = TlsState.REQUIRED
 _SHOWN_VERB: Final = 20
 _CLOSE: Final = 421  # RFC 5321 3.8
@@ -208,10 +211,10 @@ class ServerConnection(Terms):
 
     def _complete(self, event: Event) -> None:
         """What a 2yz reply changes beside the state."""
-        if isinstance(event, Rcpt | StartTls):
-            self._idle = 0
-        elif isinstance(event, Hello):
+        if isinstance(event, Hello):
             self.extended = event.extended
+        elif isinstance(event, _PROGRESS):
+            self._idle = 0
         else:
             self.authenticated = True
 
@@ -339,7 +342,7 @@ class ServerConnection(Terms):
             return Chunk(data) if good else None
         self.unread.feed(decoder.rest)
         decoder.rest = b""
-        return self._await(EndOfData(decoder.problem, data if good else b""), Command.END_OF_DATA)
+        return self._await(EndOfData(decoder.problem, data if good else b""), _END_OF_DATA)
 
     def _bdat(self, argument: bytes) -> Event | None:
         try:
@@ -378,7 +381,7 @@ class ServerConnection(Terms):
         data = checker.finish()
         if self._is_good(checker, data):
             return Chunk(data)
-        return self._await(EndOfData(checker.problem), Command.END_OF_DATA)
+        return self._await(EndOfData(checker.problem), _END_OF_DATA)
 
     def _is_good(self, decoder: DataDecoder | BdatChecker, data: bytes) -> bool:
         """Count octets of the message; whether there are any and nothing is wrong with it."""
