@@ -18,7 +18,7 @@ describes is sent.
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.chain import Chain, Found, Ruling, Seen, applied, recipient_seen
 from gateway.policy import Clock
@@ -46,7 +46,6 @@ _PROBLEMS: Final[Mapping[Reply, str]] = {
 # By names of this module, because members of an enum are slow to find before Python 3.12.
 _CONNECT, _HELO, _MAIL, _RCPT, _DATA, _MESSAGE, _CLOSE = Stage
 _ACCEPTED: Final = RecipientState.ACCEPTED
-_NO_TAGS: Final[frozenset[bytes]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +75,15 @@ class Rules:
     delay_reject: bool
 
 
+class _Sharing(NamedTuple):
+    """What recipients must have in common to share a transaction."""
+
+    backend: str
+    limit: int | None
+    tags: frozenset[bytes]
+    after_data: object
+
+
 class Reception:
     """Walks one session through the chain.
 
@@ -92,15 +100,16 @@ class Reception:
 
     __slots__ = (
         "_accepted_spf",
-        "_after_data",
         "_anew",
         "_client",
         "_discarded",
+        "_first",
         "_held",
         "_pending",
         "_recorded",
         "_refused",
         "_rules",
+        "_shared",
         "_spf",
         "_started",
         "_tags",
@@ -125,7 +134,8 @@ class Reception:
         self._accepted_spf: Spf | None = None
         self._pending: list[Ruling] = []  # of the recipient whose answer the backend is asked for
         self._tags: list[bytes] = []
-        self._after_data: object = None
+        self._first: tuple[Recipient, Seen, list[Ruling]]  # the first recipient that was accepted
+        self._shared: _Sharing | None = None  # what it must have in common with others, once there are any
         self._refused: Verdict | None = None  # the connection or HELO, at once
         self._discarded: Verdict | None = None  # at DATA: the message is read first
         self._recorded: Verdict | None = None
@@ -186,7 +196,6 @@ class Reception:
             started=self._rules.clock.now(),
         )
         self.transaction = self.latest = transaction
-        self._after_data = None
         self._anew.clear()
         verdict = self._refused or GO_ON
         if self._refused is None and _MAIL in self.chain.common.steps:
@@ -438,19 +447,28 @@ class Reception:
 
     def _split(self, recipient: Recipient, seen: Seen, rulings: list[Ruling]) -> Verdict | None:
         """The 452 for a recipient that can not share the transaction with those accepted before, None if it can."""
-        backend = self._rules.backend(self.session, recipient)
-        limit = recipient.domain.message_size if recipient.domain is not None else None
-        # What one recipient is tagged with another must not get.
-        tags = frozenset(map(_tag_field, applied(rulings, Action.TAG))) if rulings else _NO_TAGS
-        key = (backend, limit, tags, self.chain.after_data(self.chain.variant(recipient.domain), seen))
         recipients = self._open().recipients
-        if len(recipients) == 1 or not any(known.state is RecipientState.ACCEPTED for known in recipients):
-            self._after_data = key
+        if len(recipients) == 1 or not any(known.state is _ACCEPTED for known in recipients):
+            self._first = (recipient, seen, rulings)
+            self._shared = None
             return None
-        if key == self._after_data and backend not in self._rules.single_recipient:
+        if self._shared is None:
+            self._shared = self._sharing(*self._first)
+        sharing = self._sharing(recipient, seen, rulings)
+        if sharing == self._shared and sharing.backend not in self._rules.single_recipient:
             return None
         told = replies.SPLIT_RECIPIENTS.with_reference(self.reference)
         return Verdict(Action.DEFER, told, PROTOCOL, "split", _RCPT)
+
+    def _sharing(self, recipient: Recipient, seen: Seen, rulings: list[Ruling]) -> _Sharing:
+        domain = recipient.domain
+        return _Sharing(
+            backend=self._rules.backend(self.session, recipient),
+            limit=None if domain is None else domain.message_size,
+            # What one recipient is tagged with another must not get.
+            tags=frozenset(map(_tag_field, applied(rulings, Action.TAG))),
+            after_data=self.chain.after_data(self.chain.variant(domain), seen),
+        )
 
     def _open(self) -> Transaction:
         if self.transaction is None:

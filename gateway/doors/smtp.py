@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -37,6 +37,9 @@ from gateway.smtp.reply import Reply
 from gateway.smtp.server import ServerOptions, TlsState
 from gateway.spool import Spool, SpoolMemory
 from gateway.trace import Identity
+
+if TYPE_CHECKING:
+    from gateway.smtp.client import Capabilities
 
 log = structlog.get_logger("lychgate.smtp")
 
@@ -141,7 +144,7 @@ class SmtpDoor:
         self._accepting: list[asyncio.Task[None]] = []
         self._draining = False
         self._reachable = [groups[name] for name in _reachable(config, listener) if name in groups]
-        self._extensions_of: tuple[object, ...] | None = None
+        self._extensions_of: list[Capabilities | None] | None = None
         self._extensions: frozenset[str] = frozenset()
 
     # Opening and closing.
@@ -249,7 +252,7 @@ class SmtpDoor:
         Of a backend that was never reached nothing is known. It takes no mail either, so recipients are deferred; not
         to offer SMTPUTF8 would make senders give up for good, and a fault is never a refusal.
         """
-        known = tuple(group.capabilities for group in self._reachable)
+        known = [group.capabilities for group in self._reachable]
         if known != self._extensions_of:
             offered = END_TO_END
             for capabilities in known:
