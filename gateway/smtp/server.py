@@ -227,7 +227,7 @@ class ServerConnection(Terms):
         text = text or self.options.hostname
         if isinstance(self._awaiting, Hello) and self._awaiting.extended:
             return _ehlo_reply(text, self.options.message_size, self.tls, self.extensions, self.mechanisms)
-        return Reply(250, None, text)
+        return _helo_reply(text)
 
     def tls_started(self) -> None:
         """The handshake is done: what was said before it is forgotten (RFC 3207 4.2).
@@ -442,6 +442,11 @@ _READERS: Final[Mapping[State, Callable[[ServerConnection], Event | None]]] = {
 _READ_COMMAND: Final = _READERS[State.READY]
 _ENTRANCES: Final = {state: (TABLE[state], _READERS[state]) for state in State}
 """What is in force in each state: its row of the table, and what reads."""
+
+
+@lru_cache(maxsize=64)
+def _helo_reply(text: str) -> Reply:
+    return Reply(250, None, text)
 
 
 @lru_cache(maxsize=64)

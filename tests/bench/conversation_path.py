@@ -136,7 +136,7 @@ class _Client:
         self._link.connection_made(transport)  # type: ignore[arg-type]  # as far as it is used
 
     def _session(self) -> Iterator[bytes]:
-        yield b"EHLO " + HELO.encode() + b"\r\n"
+        yield b"HELO " + HELO.encode() + b"\r\n"
         while True:
             self._left -= 1
             yield b"MAIL FROM:<" + SENDER.encode() + b">\r\n"
