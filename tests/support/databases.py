@@ -9,6 +9,7 @@ Durability is off: they live for seconds. Each has a user ``lychgate`` with ``PA
 
 import signal
 import subprocess
+from abc import abstractmethod
 from pathlib import Path
 from typing import Final
 
@@ -21,16 +22,17 @@ class Database(ServerProcess):
     """What the two have in common."""
 
     @property
+    @abstractmethod
     def url(self) -> str:
         """Where it is, without the password."""
-        raise NotImplementedError
 
     def run(self, statements: str) -> None:
         """Run statements as the superuser."""
         self._run(self._client(), statements)
 
+    @abstractmethod
     def _client(self) -> list[str]:
-        raise NotImplementedError
+        """The command that reads statements."""
 
     def _answers(self) -> bool:
         if super()._answers():

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ START_WITHIN = 60.0
 """Seconds in which it must answer."""
 
 
-class ServerProcess:
+class ServerProcess(ABC):
     """One server; a context manager.
 
     Attributes:
@@ -122,15 +123,15 @@ class ServerProcess:
             cwd=self.folder,
         )  # fmt: skip
 
-    def _make(self) -> None:
+    def _make(self) -> None:  # noqa: B027 - a subclass may leave it out
         """Make its files."""
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> None:  # noqa: B027 - a subclass may leave it out
         """What comes behind the first start."""
 
+    @abstractmethod
     def _command(self) -> list[str]:
         """The server, in the foreground."""
-        raise NotImplementedError
 
     def _answers(self) -> bool:
         """Whether it is ready: whether it takes connections, unless a subclass knows better."""

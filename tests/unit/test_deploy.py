@@ -1,5 +1,6 @@
 """The files in deploy/ are right: the configurations load, the unit and the scripts are accepted by their own tools."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -69,3 +70,16 @@ def test_scripts_parse(script: str) -> None:
     assert path.stat().st_mode & 0o111
     shell = path.read_text("utf-8").splitlines()[0].split("/")[-1].split()[-1]
     assert subprocess.run([shell, "-n", path], check=False).returncode == 0
+
+
+def test_an_interpreter_that_is_none_is_told(tmp_path: Path) -> None:
+    """The one that was chosen is taken or refused, never another in its place; nothing is made before."""
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(DEPLOY / "setup.sh", tmp_path / "deploy")
+    shutil.copy(DEPLOY.parent / "pyproject.toml", tmp_path)
+    setup = [tmp_path / "deploy" / "setup.sh", "run"]
+    environment = os.environ | {"PYTHON": "/no/such/python3"}
+    result = subprocess.run(setup, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "/no/such/python3 is none" in result.stderr
+    assert not (tmp_path / ".venv").exists()

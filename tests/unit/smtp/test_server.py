@@ -12,6 +12,7 @@ from gateway.smtp.events import (
     Event,
     Hello,
     Mail,
+    Quit,
     Rcpt,
     Refused,
     Reset,
@@ -259,6 +260,16 @@ def test_events_of_a_message(framing: Framing) -> None:
         Chunk(b"Subject: x\r\n\r\n.\r\n"),
         EndOfData(None),
     ]
+
+
+def test_a_small_message_is_one_event() -> None:
+    """What comes with the end of the data comes in its event; what came before it in chunks."""
+    connection = engine()
+    feed(connection, b"HELO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\nDATA\r\n")
+    connection.receive_data(b"a\r\n..b\r\n.\r\nQUIT\r\n")
+    assert connection.next_event() == EndOfData(None, b"a\r\n.b\r\n")
+    connection.reply(reply.OK)
+    assert connection.next_event() == Quit()
 
 
 @pytest.mark.parametrize("framing", Framing)
