@@ -77,7 +77,7 @@ def test_an_interpreter_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "deploy").mkdir()
     shutil.copy(DEPLOY / "setup.sh", tmp_path / "deploy")
     shutil.copy(DEPLOY.parent / "pyproject.toml", tmp_path)
-    setup = [tmp_path / "deploy" / "setup.sh", "run"]
+    setup = [str(tmp_path / "deploy" / "setup.sh"), "run"]
     environment = os.environ | {"PYTHON": "/no/such/python3"}
     result = subprocess.run(setup, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 1

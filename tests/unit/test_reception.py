@@ -25,7 +25,7 @@ class Desk:
             Rules(
                 chain=Chain([], {}, [], self.site.context),
                 domain=self.site.context.domain,
-                backend=lambda _session, _recipient: "backend",
+                backend=lambda _session, recipient: recipient.path.domain,
                 recipient_limit=2,
                 single_recipient=frozenset(),
                 sink=self,
@@ -68,6 +68,19 @@ async def test_only_a_reply_of_the_backend_makes_a_recipient_accepted() -> None:
     assert states == [RecipientState.ACCEPTED, RecipientState.DEFERRED, RecipientState.REJECTED]
     assert desk.session.refusals == 2
     assert len(desk.records) == 0
+
+
+async def test_what_recipients_share_is_found_anew_in_each_transaction() -> None:
+    """Those of one backend share a transaction, also after one of another backend; others are told to come again."""
+    desk = Desk()
+    for domain, second in (("example.com", "example.com"), ("example.org", "example.org"), ("a.example", "b.example")):
+        await desk.mail()
+        first, verdict = await desk.reception.rcpt(*parse_rcpt(f"TO:<a@{domain}>"))
+        assert verdict.reply is None
+        desk.reception.answered(first, replies.RECIPIENT_OK)
+        _, verdict = await desk.reception.rcpt(*parse_rcpt(f"TO:<b@{second}>"))
+        assert verdict.outcome == (None if second == domain else "split")
+        desk.reception.abort()
 
 
 async def test_recipients_over_the_limit_are_not_noted() -> None:

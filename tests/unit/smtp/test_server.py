@@ -272,6 +272,14 @@ def test_a_small_message_is_one_event() -> None:
     assert connection.next_event() == Quit()
 
 
+def test_a_refused_message_has_no_last_octets() -> None:
+    """What precedes the problem is not handed on."""
+    connection = engine()
+    feed(connection, b"HELO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\nDATA\r\n")
+    connection.receive_data(b"a\r\nb\nc\r\n.\r\n")
+    assert connection.next_event() == EndOfData(reply.BARE_NEWLINE_DATA)
+
+
 @pytest.mark.parametrize("framing", Framing)
 def test_events_of_an_old_client(framing: Framing) -> None:
     """Verbs come in any case, a space may follow the colon, a source route is kept apart, a message may be empty."""
