@@ -286,6 +286,22 @@ async def test_a_client_that_is_too_slow_is_told_so(tmp_path: Path, which: str) 
     assert site.backend.messages == []
 
 
+async def test_a_refused_message_may_come_slowly_to_its_end(tmp_path: Path) -> None:
+    """Its octets make no events, and still each is a sign of life: the client is told why it is refused."""
+    async with serving(tmp_path, {"timeouts": {"data": "1s"}}) as site:
+        async with site.client() as client:
+            await client.begin()
+            assert (await client.say("DATA")).startswith("354")
+            client.writer.write(b"a bare\nLF\r\n")
+            for _ in range(15):  # the pace of the client, half a time-out longer than one
+                client.writer.write(b"x")
+                await asyncio.sleep(0.1)
+            client.writer.write(b"\r\n.\r\n")
+            assert (await client.reply()).startswith("554 5.6.0")
+        await site.empty()
+    assert decisions(site) == [("rejected", "smtp", "bare_newline")]
+
+
 async def test_idle_clients_are_told_of_the_end_and_transactions_may_finish(tmp_path: Path) -> None:
     """On shutdown one between transactions gets 421 at once, one in a transaction after it; new ones are not taken."""
     async with serving(tmp_path) as site, site.client() as idle, site.client() as busy:
