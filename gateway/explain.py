@@ -7,6 +7,7 @@ its answer. What comes out is the list of steps and the decision record that a r
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import ip_address
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from gateway.policy import Clock
 from gateway.reception import Reception, Rules
 from gateway.recording import PROTOCOL, RESULTS
 from gateway.records import DecisionRecord
-from gateway.resolver import Answer, ClientName, RecordType, Resolver, SessionResolver, client_name
+from gateway.resolver import Answer, RecordType, Resolver, SessionResolver, client_name
 from gateway.session import Message, Recipient, Session, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.events import Chunk, EndOfData, Fatal, Hello, Mail, Rcpt, Refused
@@ -173,7 +174,7 @@ class _Walk:
             server_address=listener.name,
             started=now,
             resolver=SessionResolver(resolver, queries=config.dns.session_queries, time=config.dns.session_time),
-            resolve_client_name=self._client_name,
+            find_client_name=partial(client_name, resolver),
             login=attempt.login,
         )
         self._reception = Reception(
@@ -357,8 +358,3 @@ class _Walk:
         if recipient.domain is not None:
             return recipient.domain.backend
         return self._config.default_backend or next(iter(self._config.backends), "none")
-
-    async def _client_name(self) -> ClientName:
-        if self._session.client_name is None:
-            self._session.client_name = await client_name(self._resolver, str(self._session.client_address))
-        return self._session.client_name

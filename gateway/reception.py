@@ -45,7 +45,6 @@ _PROBLEMS: Final[Mapping[Reply, str]] = {
 
 # By names of this module, because members of an enum are slow to find before Python 3.12.
 _CONNECT, _HELO, _MAIL, _RCPT, _DATA, _MESSAGE, _CLOSE = Stage
-_ACCEPTED: Final = RecipientState.ACCEPTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +103,7 @@ class Reception:
         "_client",
         "_discarded",
         "_first",
+        "_has_accepted",
         "_held",
         "_pending",
         "_recorded",
@@ -134,6 +134,7 @@ class Reception:
         self._accepted_spf: Spf | None = None
         self._pending: list[Ruling] = []  # of the recipient whose answer the backend is asked for
         self._tags: list[bytes] = []
+        self._has_accepted = False
         self._first: tuple[Recipient, Seen, list[Ruling]]  # the first recipient that was accepted
         self._shared: _Sharing | None = None  # what it must have in common with others, once there are any
         self._refused: Verdict | None = None  # the connection or HELO, at once
@@ -197,6 +198,7 @@ class Reception:
         )
         self.transaction = self.latest = transaction
         self._anew.clear()
+        self._has_accepted = False
         verdict = self._refused or GO_ON
         if self._refused is None and _MAIL in self.chain.common.steps:
             verdict = await self._early_stage(_MAIL, Seen(session, path), (transaction,), transaction.checks)
@@ -244,7 +246,8 @@ class Reception:
         """What the backend said to a recipient that the chain let through."""
         recipient.reply = reply
         if reply.is_positive:
-            recipient.state = _ACCEPTED
+            recipient.state = RecipientState.ACCEPTED
+            self._has_accepted = True
             self._accepted_spf = self._open().spf
             if self._pending:
                 self._tag(self._pending)
@@ -257,13 +260,12 @@ class Reception:
     async def data(self) -> Verdict:
         """DATA or the first BDAT: before the message is asked for. One that is to be discarded is asked for, too."""
         transaction = self._open()
-        accepted = transaction.accepted
-        if not accepted:  # every recipient is discarded
+        if not self._has_accepted:  # every recipient is discarded
             discarded = (each.verdict for each in transaction.recipients if each.state is RecipientState.DISCARDED)
             verdict = next(discarded, None) or GO_ON
         else:
             transaction.spf = self._accepted_spf
-            verdict = await self._late_stage(_DATA, accepted[0], (transaction,))
+            verdict = await self._late_stage(_DATA, (transaction,))
         if verdict.action is not Action.DISCARD:
             return verdict
         self._discarded = replace(verdict, reply=replies.ACCEPTED)
@@ -273,7 +275,7 @@ class Reception:
         """The message has come: without a reply in the verdict it may be forwarded, with ``message.added`` on top."""
         transaction = self._open()
         transaction.message = message
-        verdict = self._discarded or await self._late_stage(_MESSAGE, transaction.accepted[0], (transaction, message))
+        verdict = self._discarded or await self._late_stage(_MESSAGE, (transaction, message))
         if verdict.reply is None:
             names = self._rules.identity
             remove_forged(message, names.authserv_ids)
@@ -389,13 +391,13 @@ class Reception:
         """Whether a refusal is held that no recipient's settings can lift, so that nothing needs to run behind it."""
         return any(self.chain.is_final(ruling) for ruling in self._held)
 
-    async def _late_stage(self, stage: Stage, first: Recipient, arguments: tuple[object, ...]) -> Verdict:
+    async def _late_stage(self, stage: Stage, arguments: tuple[object, ...]) -> Verdict:
         """Run a stage by the settings of the first recipient, which are those of all (``_split``)."""
+        first, seen, _ = self._first
         variant = self.chain.variant(first.domain)
         if stage not in variant.steps:
             return GO_ON
         transaction = self._open()
-        seen = recipient_seen(transaction, first)
         if variant.ahead and transaction.message is not None:
             self.chain.look_ahead(variant, seen, transaction, transaction.message)
         rulings = await self.chain.run(stage, variant, seen, arguments, transaction.checks)
@@ -447,8 +449,7 @@ class Reception:
 
     def _split(self, recipient: Recipient, seen: Seen, rulings: list[Ruling]) -> Verdict | None:
         """The 452 for a recipient that can not share the transaction with those accepted before, None if it can."""
-        recipients = self._open().recipients
-        if len(recipients) == 1 or not any(known.state is _ACCEPTED for known in recipients):
+        if not self._has_accepted:
             self._first = (recipient, seen, rulings)
             self._shared = None
             return None

@@ -94,7 +94,7 @@ class Session(msgspec.Struct, kw_only=True, eq=False):
         server_address: The address and port that the client connected to.
         started: UNIX time in seconds.
         resolver: Asks the DNS for this session; bounds its questions and their time.
-        resolve_client_name: Gives the client's name; looked up once, on the first use, and then remembered.
+        find_client_name: Looks up the name of an address.
         client_name: What is known of the name so far, without asking.
         helo_name: The argument of HELO or EHLO, None before it.
         extended: Whether the client said EHLO.
@@ -114,7 +114,7 @@ class Session(msgspec.Struct, kw_only=True, eq=False):
     server_address: str
     started: float
     resolver: Resolver
-    resolve_client_name: Callable[[], Awaitable[ClientName]]
+    find_client_name: Callable[[str], Awaitable[ClientName]]
     client_name: ClientName | None = None
     helo_name: str | None = None
     extended: bool = False
@@ -125,6 +125,12 @@ class Session(msgspec.Struct, kw_only=True, eq=False):
     errors: int = 0
     refusals: int = 0
     checks: list[Check] = []
+
+    async def resolve_client_name(self) -> ClientName:
+        """The client's name; looked up once, on the first use, and then remembered."""
+        if self.client_name is None:
+            self.client_name = await self.find_client_name(str(self.client_address))
+        return self.client_name
 
     @property
     def protocol(self) -> str:

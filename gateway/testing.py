@@ -18,6 +18,7 @@ Raises ``ValueError`` for an address, options or a zone that a real gateway woul
 
 import inspect
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -26,7 +27,7 @@ from gateway.adapters.dns.zone import ZoneResolver
 from gateway.adapters.state.memory import MemoryState
 from gateway.asking import Question, ask
 from gateway.policy import Context, Policy
-from gateway.resolver import ClientName, client_name
+from gateway.resolver import client_name
 from gateway.session import (
     Domain,
     Message,
@@ -167,14 +168,8 @@ class Site:
         tls: TlsInfo | None = None,
     ) -> Session:
         """A connection; its client's name is found in the zone."""
-
-        async def resolve_client_name() -> ClientName:
-            if session.client_name is None:
-                session.client_name = await client_name(self._resolver, client_address)
-            return session.client_name
-
         self._sessions += 1
-        session = Session(
+        return Session(
             id=f"S{self._sessions}",
             listener="127.0.0.1:25",
             client_address=ip_address(client_address),
@@ -182,13 +177,12 @@ class Site:
             server_address="127.0.0.1:25",
             started=self.clock.now(),
             resolver=self._resolver,
-            resolve_client_name=resolve_client_name,
+            find_client_name=partial(client_name, self._resolver),
             helo_name=helo_name,
             extended=True,
             tls=tls,
             login=login,
         )
-        return session
 
     def transaction(
         self, mail_from: str = "alice@example.net", parameters: str = "", *, session: Session | None = None

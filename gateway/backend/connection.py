@@ -8,9 +8,10 @@ a 421) is a ``BackendError``; a connection that had one is closed and keeps it i
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from gateway.bell import Bell
+from gateway.config.backend import BackendTimeouts
 from gateway.gathering import gathering
 from gateway.smtp.client import SERVICE_CLOSING, ClientConnection, Command
 from gateway.smtp.reply import Reply
@@ -48,6 +49,12 @@ class BackendError(Exception):
         self.timed_out = timed_out
 
 
+class _Message(NamedTuple):
+    data: bytes
+    replies: int
+    within: float
+
+
 class Connection(asyncio.Protocol):
     """One connection.
 
@@ -83,6 +90,7 @@ class Connection(asyncio.Protocol):
         self._unsent: list[bytes] = []  # until a few turns of the loop have gathered more
         self._replies: list[Reply] = []
         self._wanted = 0
+        self._message: _Message | None = None  # to be written once the server asks for it
         self._bell = Bell(loop)  # rung when what is waited for has come: replies, room to write, or a fault
         self._paused = False
         self._quitting = False
@@ -107,6 +115,8 @@ class Connection(asyncio.Protocol):
             self.fail(BackendError(self.engine.problem))
         elif self._quitting:
             self.abort("QUIT")
+        elif self._message is not None and self._replies:
+            self._answered(self._message)
         elif len(self._replies) >= self._wanted:
             self._bell.ring()
 
@@ -202,8 +212,9 @@ class Connection(asyncio.Protocol):
             self._wanted = count
             try:
                 await self._bell
-                while len(self._replies) < count and self.fault is None:  # it rang for room to write
+                while len(self._replies) < self._wanted and self.fault is None:  # it rang for room to write
                     await self._bell
+                count = self._wanted
             finally:
                 self._wanted = 0
         replies, self._replies = self._replies, []
@@ -212,6 +223,36 @@ class Connection(asyncio.Protocol):
         assert self.fault is not None  # noqa: S101 - the only other reason
         self.fault.replies = replies
         raise self.fault
+
+    def message(self, data: bytes, count: int, timeouts: BackendTimeouts) -> Awaitable[list[Reply]]:
+        """Send DATA, and the message as soon as the server asks for it.
+
+        Args:
+            data: The message, dot-stuffed, and its end.
+            count: How many replies its end has.
+            timeouts: How long the server may take.
+
+        Returns:
+            Its reply to DATA, and where that was 354 those to the end.
+
+        Raises:
+            BackendError: As ``replies`` does.
+        """
+        self.write(self.engine.data())
+        self._message = _Message(data, count, timeouts.end_of_data)
+        return self.replies(1 + count, timeouts.command)
+
+    def _answered(self, message: "_Message") -> None:
+        """The server has answered DATA: nobody has to be woken to send the message."""
+        self._message = None
+        if self._replies[0].is_positive:
+            self.engine.content(None, message.replies)
+            self.engine.content_sent = True
+            self.write(message.data)
+            self._arm(message.within)
+        else:
+            self._wanted = 1
+            self._bell.ring()
 
     def exchange(self, commands: list[tuple[Command, str]], within: float) -> Awaitable[list[Reply]]:
         """Send commands and await their replies: in one write where the server has PIPELINING (RFC 2920).

@@ -339,28 +339,75 @@ class Delivery:
         engine = connection.engine
         engine.content_sent = False
         count = len(self._accepted) if self._source.single_recipient else 1
+        timeouts = self._options.timeouts
         if not content.ends_with_newline and "CHUNKING" in engine.capabilities.keywords:
-            stuffer = None
             size = sum(map(len, added)) + content.size
             connection.write(engine.content(f"BDAT {size} LAST", count))
-        else:
-            stuffer = DotStuffer()
-            connection.write(engine.data())
-            reply = (await connection.replies(1, self._options.timeouts.command))[0]
-            if reply.code in ABOUT_GATEWAY:
-                raise self._refuses_gateway(reply)
-            if not reply.is_positive:
-                connection.needs_reset = True
-                self._release(connection)
-                return reply
-            engine.content(None, count)
-        if not await self._stream(connection, added, content, stuffer):
-            early = (await connection.replies(1, 0))[0]
-            connection.abort("the server replied before the end of data")
-            refusal = not early.is_positive and early.code not in ABOUT_GATEWAY
-            return early if refusal else replies.BACKEND_UNAVAILABLE
-        answers = await connection.replies(count, self._options.timeouts.end_of_data)
-        answer = answers[0] if count == 1 else _one_for_all(answers)
+            return await self._stream(connection, added, content, None, count)
+        stuffer = DotStuffer()
+        parts = content.parts if content.size < BLOCK else None
+        if parts is not None:
+            data = stuffer.feed(b"".join([*added, *parts])) + stuffer.finish()
+            asked, *answers = await connection.message(data, count, timeouts)
+            return self._refused(connection, asked) or self._ended(connection, answers)
+        connection.write(engine.data())
+        asked = (await connection.replies(1, timeouts.command))[0]
+        refusal = self._refused(connection, asked)
+        if refusal is not None:
+            return refusal
+        engine.content(None, count)
+        return await self._stream(connection, added, content, stuffer, count)
+
+    def _refused(self, connection: Connection, asked: Reply) -> Reply | None:
+        """The reply to DATA where the server does not ask for the message."""
+        if asked.code in ABOUT_GATEWAY:
+            raise self._refuses_gateway(asked)
+        if asked.is_positive:
+            return None
+        connection.needs_reset = True
+        self._release(connection)
+        return asked
+
+    async def _stream(
+        self, connection: Connection, added: list[bytes], content: Content, stuffer: DotStuffer | None, count: int
+    ) -> Reply:
+        """Send the message to its end; returns the reply to it, or the one that came before.
+
+        Raises:
+            BackendError: The connection is lost, or the server takes no more.
+        """
+        parts = list(added)
+        size = 0
+        async for chunk in content.chunks():
+            parts.append(chunk)
+            size += len(chunk)
+            if size >= BLOCK:
+                data = b"".join(parts)
+                parts.clear()
+                size = 0
+                if connection.has_reply:
+                    return await self._early(connection)
+                connection.write_now(data if stuffer is None else stuffer.feed(data))
+                if connection.is_paused:
+                    await connection.drain(self._options.timeouts.data_block)
+        data = b"".join(parts)
+        if connection.has_reply:
+            return await self._early(connection)
+        connection.engine.content_sent = True
+        connection.write(data if stuffer is None else stuffer.feed(data) + stuffer.finish())
+        return self._ended(connection, await connection.replies(count, self._options.timeouts.end_of_data))
+
+    @staticmethod
+    async def _early(connection: Connection) -> Reply:
+        """The server has replied in the middle of the message: only a refusal is believed."""
+        early = (await connection.replies(1, 0))[0]
+        connection.abort("the server replied before the end of data")
+        refusal = not early.is_positive and early.code not in ABOUT_GATEWAY
+        return early if refusal else replies.BACKEND_UNAVAILABLE
+
+    def _ended(self, connection: Connection, answers: list[Reply]) -> Reply:
+        """The server has answered the end of the message: the connection is free again."""
+        answer = answers[0] if len(answers) == 1 else _one_for_all(answers)
         if answer.code in ABOUT_GATEWAY:
             raise self._refuses_gateway(answer)
         if answer.is_positive:
@@ -374,39 +421,6 @@ class Delivery:
             self._server.alive(connection.loop.time())
         self._release(connection)
         return answer
-
-    async def _stream(
-        self, connection: Connection, added: list[bytes], content: Content, stuffer: DotStuffer | None
-    ) -> bool:
-        """Send the message to its end; False when the server replied before.
-
-        Raises:
-            BackendError: The connection is lost, or the server takes no more.
-        """
-        whole = content.parts if content.size < BLOCK else None
-        if whole is not None:
-            data = b"".join([*added, *whole])
-        else:
-            parts = list(added)
-            size = 0
-            async for chunk in content.chunks():
-                parts.append(chunk)
-                size += len(chunk)
-                if size >= BLOCK:
-                    data = b"".join(parts)
-                    parts.clear()
-                    size = 0
-                    if connection.has_reply:
-                        return False
-                    connection.write_now(data if stuffer is None else stuffer.feed(data))
-                    if connection.is_paused:
-                        await connection.drain(self._options.timeouts.data_block)
-            data = b"".join(parts)
-        if connection.has_reply:
-            return False
-        connection.engine.content_sent = True
-        connection.write(data if stuffer is None else stuffer.feed(data) + stuffer.finish())
-        return True
 
     def _refuses_gateway(self, answer: Reply) -> BackendError:
         """What the server says is about the gateway; perhaps about this connection only, so not about its health."""

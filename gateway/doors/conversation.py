@@ -24,7 +24,6 @@ from gateway.doors.link import ClientLink, SessionEnd, protocol_end
 from gateway.doors.tls import tls_info
 from gateway.recording import PROTOCOL, RESULTS, reply_record
 from gateway.records import BackendRecord, Result
-from gateway.resolver import ClientName, NameStatus
 from gateway.session import Address, Session, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.events import (
@@ -93,7 +92,8 @@ class Conversation:
         """Serve the client to the end; a refusal is all that it hears."""
         try:
             address, client = _address(self.link.client_address)
-            self._session = self._new_session(address, client)
+            self._session = self._new_session(address)
+            self._door.name_client(self._session, client, ask=refusal is None)
             self._reception = self._door.reception(self._session, client)
         except BaseException:  # cancelled too: no client may be left hanging
             self.link.abort()
@@ -121,7 +121,6 @@ class Conversation:
             await self._reception.close(end.verdict, reply, backend)
         finally:
             self._forget_message()
-            self._session.resolve_client_name = _no_longer_asked  # the session was in it: no cycle is left behind
             self._door.forget(self)
             self.link.hang_up_soon(None if end.told else reply)
 
@@ -375,10 +374,10 @@ class Conversation:
 
     # The session's beginning.
 
-    def _new_session(self, address: Address, client: str) -> Session:
+    def _new_session(self, address: Address) -> Session:
         door, link = self._door, self.link
         now = door.clock.now()
-        session = Session(
+        return Session(
             id=new_id(now),
             listener=door.name,
             client_address=address,
@@ -386,11 +385,8 @@ class Conversation:
             server_address=link.server_address,
             started=now,
             resolver=door.session_resolver(),
-            resolve_client_name=_no_longer_asked,
+            find_client_name=door.client_name,
         )
-        session.resolve_client_name = _name_finder(session, door.client_name)
-        door.name_client(session, client)
-        return session
 
 
 _STEPS: Final[Mapping[type[Event], Callable[[Conversation, Any], Awaitable[None]]]] = {
@@ -421,17 +417,3 @@ def _backend_record(delivery: Delivery, reply: Reply | None) -> BackendRecord:
     return BackendRecord(
         group=delivery.group, server=delivery.server, reply=reply_record(reply), queue_id=delivery.queue_id
     )
-
-
-async def _no_longer_asked() -> ClientName:
-    """A session that was refused at once ends before the look-up of its client's name has begun."""
-    return ClientName(None, NameStatus.TEMPORARY)
-
-
-def _name_finder(session: Session, find: Callable[[str], Awaitable[ClientName]]) -> Callable[[], Awaitable[ClientName]]:
-    async def resolve() -> ClientName:
-        if session.client_name is None:
-            session.client_name = await find(str(session.client_address))
-        return session.client_name
-
-    return resolve

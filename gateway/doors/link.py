@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final, cast
 
 from gateway.bell import Bell
 from gateway.doors.listening import endpoint_name
-from gateway.gathering import gathering
 from gateway.recording import PROTOCOL
 from gateway.smtp import reply as replies
 from gateway.smtp.events import Event
@@ -126,14 +125,14 @@ class ClientLink(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._wire: asyncio.Transport  # the same, or what is below it under TLS
         self._bell = Bell(loop)  # rung for whatever the task waits for: octets, or room to write
-        self._since = _NEVER  # when the client's turn began
+        self._since = 0.0  # when the client's turn began
         self._special = False  # one of these four was set, or the connection was lost
         self._ended = False  # the client sends nothing more
         self._expired = False
         self._draining = False
         self._buffering = False  # not reading from the connection
         self._writable = True
-        self._gathering = gathering(loop)
+        self._gathering = door.gathering
         self._sending = False  # in a few turns of the loop, with what others are sent
         self._turn = 0  # events since others had their turn
         self._diverted: list[bytes] | None = None  # what comes while TLS is not ready
@@ -198,7 +197,7 @@ class ClientLink(asyncio.Protocol):
     @property
     def deadline(self) -> float:
         """The loop's time at which the door calls ``expire``."""
-        if self._since == _NEVER:
+        if not self._bell.is_awaited:
             return _NEVER
         timeouts = self._door.timeouts
         if self._message_end is None:
@@ -234,19 +233,16 @@ class ClientLink(asyncio.Protocol):
         self._turn = 0
         self._expired = False  # the deadline passed in the moment in which the client went on
         self._since = self._loop.time()
-        try:
-            while event is None or not self._writable:
-                if not self._sending:
-                    self._sending = True
-                    self._gathering.add(self._send)
-                if self._special:
-                    self._look(event)
-                await self._bell
-                event = event or engine.next_event()
-                if event is None and self._message_end is not None:  # what is read and not kept makes no events
-                    self._since = self._loop.time()
-        finally:
-            self._since = _NEVER
+        while event is None or not self._writable:
+            if not self._sending:
+                self._sending = True
+                self._gathering.add(self._send)
+            if self._special:
+                self._look(event)
+            await self._bell
+            event = event or engine.next_event()
+            if event is None and self._message_end is not None:  # what is read and not kept makes no events
+                self._since = self._loop.time()
         return event
 
     def _look(self, event: Event | None) -> None:

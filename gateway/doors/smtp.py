@@ -26,6 +26,7 @@ from gateway.doors.listening import BACKLOG, address_of
 from gateway.doors.places import Places
 from gateway.doors.proxy_protocol import Addresses, ProxyError, read_header
 from gateway.doors.tls import Certificate
+from gateway.gathering import Gathering, gathering
 from gateway.policy import Clock
 from gateway.reception import Reception, Rules
 from gateway.records import RecordSink
@@ -87,6 +88,7 @@ class SmtpDoor:
         timeouts: The time limits.
         clock: Tells the time.
         connections: Connections that are open now, those that are being closed among them.
+        gathering: What replies are gathered in; there once it is open.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class SmtpDoor:
         self._groups = groups
         self._resolver = resolver
         self.connections = 0
+        self.gathering: Gathering
         self._places = places
         self._conversations: set[Conversation] = set()
         self._names: OrderedDict[str, tuple[float, ClientName]] = OrderedDict()
@@ -152,6 +155,7 @@ class SmtpDoor:
     async def open(self) -> None:
         """Begin to accept connections."""
         loop = asyncio.get_running_loop()
+        self.gathering = gathering(loop)
         for listening in self._listening:
             if self._listener.proxy_protocol is not None:
                 self._accepting.append(self._own(self._accept_proxied(listening)))
@@ -286,12 +290,18 @@ class SmtpDoor:
 
     # Clients' names.
 
-    def name_client(self, session: Session, client: str) -> None:
-        """Give the client its name if it is remembered; where names are looked up at all, ask in the background."""
+    def name_client(self, session: Session, client: str, *, ask: bool) -> None:
+        """Give the client its name if it is remembered; else ask in the background, where names are looked up at all.
+
+        Args:
+            session: The client's.
+            client: Its address as text.
+            ask: Whether to ask, where it is not remembered.
+        """
         known = self._names.get(client)
         if known is not None and known[0] > time.monotonic():
             session.client_name = known[1]
-        elif self._config.dns.client_names and len(self._naming) < KNOWN_NAMES:
+        elif ask and self._config.dns.client_names and len(self._naming) < KNOWN_NAMES:
             task = self._own(self._name(session))
             self._naming.add(task)
             task.add_done_callback(self._naming.discard)

@@ -55,7 +55,7 @@ class Bytes:
             yield self._octets[start : start + self._chunk]
 
 
-async def _no_name() -> ClientName:
+async def _no_name(_address: str) -> ClientName:
     return ClientName(None, NameStatus.UNKNOWN)
 
 
@@ -69,7 +69,7 @@ def session(address: str = "192.0.2.7", **fields: Any) -> Session:
         "server_address": "127.0.0.1:25",
         "started": 0.0,
         "resolver": ZoneResolver({}),
-        "resolve_client_name": _no_name,
+        "find_client_name": _no_name,
         "client_name": ClientName("client.example", NameStatus.CONFIRMED),
         "helo_name": "helo.example",
         "extended": True,
