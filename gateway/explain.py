@@ -173,7 +173,7 @@ class _Walk:
             client_port=0,
             server_address=listener.name,
             started=now,
-            resolver=SessionResolver(resolver, queries=config.dns.session_queries, time=config.dns.session_time),
+            resolver=SessionResolver(resolver, config.dns.session_queries, config.dns.session_time),
             find_client_name=partial(client_name, resolver),
             login=attempt.login,
         )

@@ -45,6 +45,7 @@ _PROBLEMS: Final[Mapping[Reply, str]] = {
 
 # By names of this module, because members of an enum are slow to find before Python 3.12.
 _CONNECT, _HELO, _MAIL, _RCPT, _DATA, _MESSAGE, _CLOSE = Stage
+_ACCEPTED: Final = RecipientState.ACCEPTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +247,7 @@ class Reception:
         """What the backend said to a recipient that the chain let through."""
         recipient.reply = reply
         if reply.is_positive:
-            recipient.state = RecipientState.ACCEPTED
+            recipient.state = _ACCEPTED
             self._has_accepted = True
             self._accepted_spf = self._open().spf
             if self._pending:
@@ -266,7 +267,7 @@ class Reception:
         else:
             transaction.spf = self._accepted_spf
             verdict = await self._late_stage(_DATA, (transaction,))
-        if verdict.action is not Action.DISCARD:
+        if verdict is GO_ON or verdict.action is not Action.DISCARD:
             return verdict
         self._discarded = replace(verdict, reply=replies.ACCEPTED)
         return GO_ON

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
+import msgspec
+
 # RFC 1123 2.1, with "_" because it occurs; not all digits and dots, which would look like an address. Postfix takes no
 # other names by XCLIENT either.
 _HOST_NAME: Final = re.compile(
@@ -77,52 +79,45 @@ class Resolver(Protocol):
         ...
 
 
-class SessionResolver:
+class SessionResolver(msgspec.Struct, eq=False):
     """What one session asks the DNS by: a ``Resolver`` that bounds the questions and the time of its session.
 
     Answers at hand are free. Above a limit the others end as ``TIMEOUT`` at once, without asking: nothing is known of
     the name, so what follows is what follows where the DNS does not answer.
 
     Attributes:
+        resolver: Answers what may be asked.
+        query_limit: How many questions may be passed on.
+        time_limit: For how many seconds the session may wait for answers in all; what it waits for at the same time
+            counts once.
+        longest: After how many seconds the resolver itself gives a question up; as long as the session has more left,
+            nobody else needs to watch the time.
         queries: How many questions were passed on so far.
         exhausted: Whether a question was not asked, or was given up, because of a limit.
     """
 
-    __slots__ = ("_began", "_limit", "_longest", "_resolver", "_spent", "_time", "_waiting", "exhausted", "queries")
-
-    def __init__(self, resolver: Resolver, *, queries: int, time: float, longest: float = math.inf) -> None:
-        """Begin a session's account.
-
-        Args:
-            resolver: Answers what may be asked.
-            queries: How many questions may be passed on.
-            time: For how many seconds the session may wait for answers in all; what it waits for at the same time
-                counts once.
-            longest: After how many seconds the resolver itself gives a question up; as long as the session has more
-                left, nobody else needs to watch the time.
-        """
-        self.queries = 0
-        self.exhausted = False
-        self._resolver = resolver
-        self._limit = queries
-        self._time = time
-        self._longest = longest
-        self._spent = 0.0
-        self._waiting = 0
-        self._began = 0.0
+    resolver: Resolver
+    query_limit: int
+    time_limit: float
+    longest: float = math.inf
+    queries: int = 0
+    exhausted: bool = False
+    _spent: float = 0.0
+    _waiting: int = 0
+    _began: float = 0.0
 
     def known(self, name: str, record_type: RecordType) -> Answer | None:
         """The answer that is at hand without asking anyone, None if there is none."""
-        return self._resolver.known(name, record_type)
+        return self.resolver.known(name, record_type)
 
     async def lookup(self, name: str, record_type: RecordType) -> Answer:
         """Ask one question, if the session still may. The name is in A-labels, without the final dot."""
-        answer = self._resolver.known(name, record_type)
+        answer = self.resolver.known(name, record_type)
         if answer is not None:
             return answer
         now = asyncio.get_running_loop().time()
-        left = self._time - self._spent - (now - self._began if self._waiting else 0.0)
-        if self.queries >= self._limit or left <= 0:
+        left = self.time_limit - self._spent - (now - self._began if self._waiting else 0.0)
+        if self.queries >= self.query_limit or left <= 0:
             self.exhausted = True
             return Answer(Status.TIMEOUT)
         self.queries += 1
@@ -130,10 +125,10 @@ class SessionResolver:
             self._began = now
         self._waiting += 1
         try:
-            if left > self._longest:
-                return await self._resolver.lookup(name, record_type)
+            if left > self.longest:
+                return await self.resolver.lookup(name, record_type)
             async with asyncio.timeout(left):
-                return await self._resolver.lookup(name, record_type)
+                return await self.resolver.lookup(name, record_type)
         except TimeoutError:
             self.exhausted = True
             return Answer(Status.TIMEOUT)

@@ -12,7 +12,7 @@ When the source can't be asked now, the client is told to come again: the addres
 """
 
 from gateway.policy import NoOptions, OnError, Policy
-from gateway.session import Recipient, RecipientSource, Transaction, without_detail
+from gateway.session import Recipient, Transaction, without_detail
 from gateway.smtp.reply import Reply
 from gateway.verdict import Action, Finding, Outcome
 
@@ -38,14 +38,10 @@ class KnownRecipient(Policy[NoOptions]):
         if domain is None or domain.recipients is None or local_part.lower() == "postmaster":
             return None
         try:
-            known = await _is_known(domain.recipients, local_part, recipient.path.domain, domain.subaddress_separators)
+            known = await domain.recipients.find(local_part, recipient.path.domain)
+            if not known:
+                user = without_detail(local_part, domain.subaddress_separators)
+                known = user is not None and await domain.recipients.find(user, recipient.path.domain)
         except Exception as error:  # noqa: BLE001 - a source may raise whatever its driver does; all of it means 'not now'
             return self.unverifiable(domain=recipient.path.domain, error=f"{type(error).__name__}: {error}")
         return None if known else self.unknown(domain=recipient.path.domain, local_part=local_part)
-
-
-async def _is_known(source: RecipientSource, local_part: str, domain: str, separators: str) -> bool:
-    if await source.find(local_part, domain):
-        return True
-    user = without_detail(local_part, separators)
-    return user is not None and await source.find(user, domain)

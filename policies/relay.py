@@ -100,8 +100,6 @@ class Relay(Policy[RelayOptions]):
             if path.domain:
                 return Trick.FOREIGN_DOMAIN
             return None if path.local_part.lower() == "postmaster" else Trick.NO_DOMAIN
-        if self.options.untrusted_routing is UntrustedRouting.REJECT:
-            for character, trick in _ROUTING.items():
-                if character in path.local_part:
-                    return trick
-        return None
+        if _ROUTING.keys().isdisjoint(path.local_part) or self.options.untrusted_routing is UntrustedRouting.ACCEPT:
+            return None
+        return next(trick for character, trick in _ROUTING.items() if character in path.local_part)

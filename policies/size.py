@@ -52,10 +52,12 @@ class Size(Policy[SizeOptions]):
         return self._check(message.size, smallest)
 
     def _check(self, size: int | None, domain: Domain | None) -> Finding | None:
+        if size is None:
+            return None
         limit = self.context.message_size if self.options.limit is None else self.options.limit
         limiting = None
         if domain is not None and domain.message_size and (limit == 0 or domain.message_size < limit):
             limit, limiting = domain.message_size, domain.name
-        if size is None or limit == 0 or size <= limit:
+        if limit == 0 or size <= limit:
             return None
         return self.too_large(size=size, limit=limit, domain=limiting)

@@ -22,6 +22,7 @@ from gateway.backend import Delivery, ServerGroup
 from gateway.doors.authentication import Authentication
 from gateway.doors.link import ClientLink, SessionEnd, protocol_end
 from gateway.doors.tls import tls_info
+from gateway.reception import Reception
 from gateway.recording import PROTOCOL, RESULTS, reply_record
 from gateway.records import BackendRecord, Result
 from gateway.session import Address, Session, new_id
@@ -94,14 +95,14 @@ class Conversation:
             address, client = _address(self.link.client_address)
             self._session = self._new_session(address)
             self._door.name_client(self._session, client, ask=refusal is None)
-            self._reception = self._door.reception(self._session, client)
+            self._reception = Reception(self._session, self._door.rules, client)
         except BaseException:  # cancelled too: no client may be left hanging
             self.link.abort()
             self._door.forget(self)
             raise
-        end = SessionEnd()
         try:
             await self._serve(refusal)
+            end = _LEFT
         except SessionEnd as ended:
             end = ended.with_traceback(None)  # which would hold this frame, and it the exception: a cycle
         except asyncio.CancelledError:
@@ -403,6 +404,10 @@ _STEPS: Final[Mapping[type[Event], Callable[[Conversation, Any], Awaitable[None]
     Fatal: Conversation._fatal,  # noqa: SLF001 - its own
 }
 """What each event sets going, between messages; QUIT ends the session."""
+
+
+_LEFT: Final = SessionEnd()
+"""The client has said QUIT."""
 
 
 @lru_cache(maxsize=1024)

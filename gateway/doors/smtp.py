@@ -28,7 +28,7 @@ from gateway.doors.proxy_protocol import Addresses, ProxyError, read_header
 from gateway.doors.tls import Certificate
 from gateway.gathering import Gathering, gathering
 from gateway.policy import Clock
-from gateway.reception import Reception, Rules
+from gateway.reception import Rules
 from gateway.records import RecordSink
 from gateway.resolver import ClientName, NameStatus, Resolver, SessionResolver, client_name
 from gateway.session import Domain, Recipient, Session
@@ -87,6 +87,9 @@ class SmtpDoor:
         engine_options: For each connection's engine.
         timeouts: The time limits.
         clock: Tells the time.
+        rules: What holds for all its sessions.
+        session_resolver: Makes what asks the DNS for one session, within its bounds.
+        auth_required: Whether MAIL needs authentication.
         connections: Connections that are open now, those that are being closed among them.
         gathering: What replies are gathered in; there once it is open.
     """
@@ -120,7 +123,7 @@ class SmtpDoor:
         self._config = config
         self._listener = listener
         self._listening = listening
-        self._rules = Rules(
+        self.rules = Rules(
             chain=chain,
             domain=domain,
             backend=self._backend_name,
@@ -135,6 +138,9 @@ class SmtpDoor:
         self._spool_memory = spool_memory
         self._groups = groups
         self._resolver = resolver
+        dns = config.dns
+        self.session_resolver = partial(SessionResolver, resolver, dns.session_queries, dns.session_time, dns.timeout)
+        self.auth_required = listener.auth is not None and listener.auth.required
         self.connections = 0
         self.gathering: Gathering
         self._places = places
@@ -224,19 +230,10 @@ class SmtpDoor:
         self.connections -= 1
         self._places.leave(link.client_address)
 
-    def reception(self, session: Session, client: str) -> Reception:
-        """The way of a session through the chain; ``client`` is its address as text."""
-        return Reception(session, self._rules, client)
-
     def spool(self) -> Spool:
         """The place for one message."""
         options = self._config.spool
         return Spool(options.memory, options.directory, self._signatures, self._spool_memory)
-
-    def session_resolver(self) -> Resolver:
-        """Asks the DNS for one session, within its bounds."""
-        dns = self._config.dns
-        return SessionResolver(self._resolver, queries=dns.session_queries, time=dns.session_time, longest=dns.timeout)
 
     def group(self, session: Session, recipient: Recipient) -> ServerGroup:
         """The servers that take a recipient's mail."""
@@ -275,11 +272,6 @@ class SmtpDoor:
             return ()
         capabilities = self._groups[auth.backend].capabilities
         return UNKNOWN_MECHANISMS if capabilities is None else capabilities.auth
-
-    @property
-    def auth_required(self) -> bool:
-        """Whether MAIL needs authentication."""
-        return self._listener.auth is not None and self._listener.auth.required
 
     async def auth_relay(self, session: Session) -> AuthRelay:
         """A backend's connection for one client's authentication."""

@@ -17,6 +17,8 @@ import re
 from enum import StrEnum
 from typing import Final
 
+import msgspec
+
 from gateway.smtp import reply
 from gateway.smtp.reply import Reply
 
@@ -46,28 +48,27 @@ class NulOctets(StrEnum):
     ACCEPT = "accept"
 
 
-class _Cleaner:
+class _Cleaner(msgspec.Struct, eq=False):
     """The policies on bare newlines and NUL, for octets that are not cut within a CRLF.
 
     Attributes:
+        bare_newlines: What becomes of bare CR and LF.
+        nul: What becomes of NUL.
         problem: Why the message is refused, None as long as it is not. May be set from outside, too; from then on
             octets are read to the end of the message and dropped.
     """
 
-    __slots__ = ("_bare_newlines", "_nul", "problem")
-
-    def __init__(self, bare_newlines: BareNewlines, nul: NulOctets) -> None:
-        self._bare_newlines = bare_newlines
-        self._nul = nul
-        self.problem: Reply | None = None
+    bare_newlines: BareNewlines = BareNewlines.REJECT
+    nul: NulOctets = NulOctets.REJECT
+    problem: Reply | None = None
 
     def _clean(self, data: bytes) -> bytes:
         """Apply the policies; before a problem return what precedes it, so that all framings count the same octets."""
         rest = data.replace(_CRLF, b"")  # three times as fast as counting each
         bare = CR in rest or LF in rest
-        if bare and self._bare_newlines is BareNewlines.REJECT:
-            return self._cut(data, _BARE if self._nul is NulOctets.ACCEPT else _BARE_OR_NUL)
-        if NUL in data and self._nul is NulOctets.REJECT:
+        if bare and self.bare_newlines is BareNewlines.REJECT:
+            return self._cut(data, _BARE if self.nul is NulOctets.ACCEPT else _BARE_OR_NUL)
+        if NUL in data and self.nul is NulOctets.REJECT:
             data = self._cut(data, _A_NUL)
         return data.replace(_CRLF, b"\n").replace(b"\r", b"\n").replace(b"\n", _CRLF) if bare else data
 
@@ -87,15 +88,11 @@ class DataDecoder(_Cleaner):
         rest: What was fed behind the end of data.
     """
 
-    __slots__ = ("_held", "_skip", "finished", "rest")
-
-    def __init__(self, bare_newlines: BareNewlines = BareNewlines.REJECT, nul: NulOctets = NulOctets.REJECT) -> None:
-        super().__init__(bare_newlines, nul)
-        # DATA's own CRLF begins the first line: a message may be empty, or begin with a dot.
-        self._held = _CRLF
-        self._skip = 2
-        self.finished = False
-        self.rest = b""
+    # DATA's own CRLF begins the first line: a message may be empty, or begin with a dot.
+    _held: bytes = _CRLF
+    _skip: int = 2
+    finished: bool = False
+    rest: bytes = b""
 
     def feed(self, data: bytes) -> bytes:
         """Take octets from the wire and return those of the message that are certain; ``b""`` after a problem."""
@@ -130,11 +127,7 @@ def _held_back(data: bytes) -> int:
 class BdatChecker(_Cleaner):
     """The octets of BDAT chunks (RFC 3030): no dots, but the same policies; a CRLF may be cut by two chunks."""
 
-    __slots__ = ("_held",)
-
-    def __init__(self, bare_newlines: BareNewlines = BareNewlines.REJECT, nul: NulOctets = NulOctets.REJECT) -> None:
-        super().__init__(bare_newlines, nul)
-        self._held = b""
+    _held: bytes = b""
 
     def feed(self, data: bytes) -> bytes:
         """Take octets of a chunk and return those of the message that are certain; ``b""`` after a problem."""
@@ -193,16 +186,13 @@ class SizeMeter:
         return reply.MESSAGE_TOO_BIG if self._limit and self.size > self._limit else None
 
 
-class DotStuffer:
+class DotStuffer(msgspec.Struct, eq=False):
     """Makes message octets fit for DATA: the client's side of dot-stuffing (RFC 5321 4.5.2).
 
     The octets must hold no bare CR or LF, as the decoders see to.
     """
 
-    __slots__ = ("_tail",)
-
-    def __init__(self) -> None:
-        self._tail = _CRLF  # the end of what was sent before: nothing, a CR, or CRLF
+    _tail: bytes = _CRLF  # the end of what was sent before: nothing, a CR, or CRLF
 
     def feed(self, data: bytes) -> bytes:
         """Take octets of the message, cut anywhere; return them with a dot before each line that begins with one."""

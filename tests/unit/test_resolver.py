@@ -75,7 +75,7 @@ class Counting(ZoneResolver):
 async def test_a_session_may_ask_so_many_questions() -> None:
     """The questions up to the limit are answered, what is at hand stays free, and the others end as a time-out."""
     worker = Counting({f"n{number}.example": {"A": "192.0.2.1"} for number in range(4)})
-    session = SessionResolver(worker, queries=2, time=60)
+    session = SessionResolver(worker, 2, 60)
     for name in ("n0.example", "n1.example", "n0.example", "n1.example"):
         assert (await session.lookup(name, RecordType.A)).status is Status.FOUND
         assert session.known(name, RecordType.A) == worker.known(name, RecordType.A)
@@ -86,7 +86,7 @@ async def test_a_session_may_ask_so_many_questions() -> None:
     assert (early, session.exhausted) == (False, True)
     assert session.queries == 2
     assert worker.asked == ["n0.example", "n1.example"]
-    assert (await SessionResolver(worker, queries=2, time=60).lookup("n2.example", RecordType.A)).records
+    assert (await SessionResolver(worker, 2, 60).lookup("n2.example", RecordType.A)).records
 
 
 @pytest.mark.parametrize("longest", [math.inf, 0.05, 5.0])
@@ -96,7 +96,7 @@ async def test_a_session_may_wait_so_long(longest: float) -> None:
     Also where the resolver gives each up by itself, only later.
     """
     worker = Counting({"old.example": {"A": "192.0.2.1"}})
-    session = SessionResolver(worker, queries=100, time=0.05, longest=longest)
+    session = SessionResolver(worker, 100, 0.05, longest=longest)
     worker.released.clear()
     answers = await asyncio.gather(*(session.lookup(f"n{number}.example", RecordType.A) for number in range(20)))
     assert set(answers) == {Answer(Status.TIMEOUT)}
@@ -111,7 +111,7 @@ async def test_a_session_may_wait_so_long(longest: float) -> None:
 async def test_the_end_of_a_sessions_time_is_watched_once_a_question_can_outlast_it() -> None:
     """A question that the resolver gives up in time is left to it, and what it took counts."""
     worker = Counting({})
-    session = SessionResolver(worker, queries=100, time=0.2, longest=0.1)
+    session = SessionResolver(worker, 100, 0.2, longest=0.1)
     worker.released.clear()
     first = asyncio.create_task(session.lookup("n1.example", RecordType.A))
     await asyncio.sleep(0)
@@ -126,7 +126,7 @@ async def test_time_in_which_a_session_asks_nothing_is_not_counted() -> None:
     """Only waiting for the DNS counts, and questions at the same time count once."""
     worker = Counting({})
     worker.released.clear()
-    session = SessionResolver(worker, queries=100, time=1000)
+    session = SessionResolver(worker, 100, 1000)
     loop = asyncio.get_running_loop()
     began = loop.time()
     waiting = [asyncio.create_task(session.lookup(f"n{number}.example", RecordType.A)) for number in range(50)]
