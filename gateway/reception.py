@@ -16,7 +16,7 @@ describes is sent.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -146,9 +146,9 @@ class Reception:
 
     # The steps of the session.
 
-    def connect(self) -> Awaitable[Verdict]:
+    async def connect(self) -> Verdict:
         """The client has connected; runs before the greeting."""
-        return self._session_stage(_CONNECT)
+        return await self._session_stage(_CONNECT) if _CONNECT in self.chain.common.steps else GO_ON
 
     def refuse_client(self, verdict: Verdict) -> Reply:
         """What a client that is refused at connect is greeted with: 554, or 421 (RFC 5321 3.1)."""
@@ -183,7 +183,8 @@ class Reception:
             self._held = [ruling for ruling in self._held if ruling.stage is _CONNECT]
         if self.session.checks:
             self.session.checks[:] = [check for check in self.session.checks if check.stage is _CONNECT]
-        return await self._session_stage(_HELO)
+        self._refused = None
+        return await self._session_stage(_HELO) if _HELO in self.chain.common.steps else GO_ON
 
     async def mail(self, path: ReversePath, parameters: tuple[Parameter, ...]) -> Verdict:
         """MAIL: begins a transaction. A verdict with a reply ends it at once."""
@@ -356,9 +357,6 @@ class Reception:
     # How stages are run.
 
     async def _session_stage(self, stage: Stage) -> Verdict:
-        if stage not in self.chain.common.steps:
-            self._refused = None
-            return GO_ON
         verdict = await self._early_stage(stage, Seen(self.session), (self.session,), self.session.checks)
         self._refused = None if verdict.reply is None else verdict
         return verdict

@@ -101,7 +101,7 @@ def record_of(
         duration_ms=round(duration * 1000, 3),
         client=_client_record(session, address),
         helo=helo,
-        reverse_path=None if transaction is None else str(transaction.reverse_path),
+        reverse_path=None if transaction is None else transaction.reverse_path.text,
         recipients=[] if transaction is None else [_recipient_record(r) for r in transaction.recipients],
         message=None if transaction is None else _message_record(transaction),
         authentication=None if transaction is None else _authentication_record(transaction),

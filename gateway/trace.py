@@ -52,7 +52,7 @@ def sender_authentication(transaction: Transaction, *, authserv_id: str | None, 
         dkim=dkim,
         arc=arc,
         dmarc=dmarc,
-        mail_from=str(transaction.reverse_path),
+        mail_from=transaction.reverse_path.text,
         helo_name=transaction.session.helo_name,
         client_address=address,
         client_name=transaction.session.client_name,
@@ -91,7 +91,7 @@ def received(transaction: Transaction, *, hostname: str, address: str, now: floa
     lines.append(f"\tby {hostname} (Lychgate) with {protocol} id {transaction.id}")
     accepted = transaction.accepted
     if len(accepted) == 1:  # naming one of several would betray the others (RFC 5321 7.2)
-        lines.append(f"\tfor <{accepted[0].path}>")
+        lines.append(f"\tfor <{accepted[0].path.text}>")
     date = _date(int(now))
     return ("\r\n".join(lines) + f";\r\n\t{date}\r\n").encode("utf-8", "surrogateescape")
 

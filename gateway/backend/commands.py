@@ -37,7 +37,7 @@ def needed(transaction: Transaction, recipients: list[Recipient]) -> frozenset[s
 
 def mail_command(transaction: Transaction, offered: Capabilities) -> str:
     """The MAIL command; without SIZE, AUTH and BODY=7BIT where the server does not offer them."""
-    command = f"MAIL FROM:<{transaction.reverse_path}>"
+    command = f"MAIL FROM:<{transaction.reverse_path.text}>"
     for parameter in transaction.parameters:
         extension = "8BITMIME" if parameter.keyword == "BODY" else parameter.keyword
         if extension in {"SIZE", "AUTH", "8BITMIME"} and extension not in offered.keywords:

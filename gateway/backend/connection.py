@@ -8,7 +8,9 @@ a 421) is a ``BackendError``; a connection that had one is closed and keeps it i
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, cast
+
+import msgspec
 
 from gateway.bell import Bell
 from gateway.config.backend import BackendTimeouts
@@ -49,7 +51,7 @@ class BackendError(Exception):
         self.timed_out = timed_out
 
 
-class _Message(NamedTuple):
+class _Message(msgspec.Struct):
     data: bytes
     replies: int
     within: float

@@ -5,7 +5,7 @@ nothing ever tests an address for truth.
 """
 
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Mailbox:
 @dataclass(frozen=True, slots=True)
 class NullReversePath:
     """``<>``: the reverse-path of notifications, which must not be answered with one (RFC 5321 4.5.5)."""
+
+    text: ClassVar[str] = ""
 
     def __str__(self) -> str:
         return ""
