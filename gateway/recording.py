@@ -98,7 +98,7 @@ def record_of(
         gateway=gateway,
         listener=session.listener,
         time=_moment(started),
-        duration_ms=round(duration * 1000, 3),
+        duration_ms=int(duration * 1_000_000) / 1000,
         client=_client_record(session, address),
         helo=helo,
         reverse_path=None if transaction is None else transaction.reverse_path.text,

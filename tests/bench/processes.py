@@ -21,6 +21,23 @@ class BenchError(Exception):
     """A measurement can't be made."""
 
 
+class Steal:
+    """What a virtual machine's host takes of its processors' time (``steal`` of ``/proc/stat``) from here on."""
+
+    def __init__(self) -> None:
+        self._stolen, self._all = self._read()
+
+    def share(self) -> float:
+        """The share of their time so far."""
+        stolen, everything = self._read()
+        return (stolen - self._stolen) / max(1, everything - self._all)
+
+    @staticmethod
+    def _read() -> tuple[int, int]:
+        ticks = [int(each) for each in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return ticks[7], sum(ticks)
+
+
 class Program:
     """A running program; a context manager that ends it.
 

@@ -34,6 +34,7 @@ class Report:
         self._names = names
         self._missing = missing
         self._left_out: list[str] = []
+        self._stolen = 0.0
         self._table = Table(title="Lychgate against its peers, one run", title_justify="left", caption_justify="left")
         self._table.add_column("", no_wrap=True)
         for name in self._names:
@@ -47,6 +48,8 @@ class Report:
             _METHOD.format(effort=self.effort, processors=os.cpu_count()),
             _SERVERS,
         ]
+        if self._stolen:
+            notes.append(f"The host took up to {self._stolen:.1%} of the processors' time in a run.")
         if self._missing is not None:
             notes.append(f"No comparison with Postfix: {self._missing}.")
         return Group(self._table, *notes, *self._left_out)
@@ -146,7 +149,9 @@ class Report:
         aim: str = "",
         reached: str = "",
     ) -> None:
-        reached = reached if rates is None else _ratios(rates)
+        if rates is not None:
+            reached = _ratios(rates)
+            self._stolen = max(self._stolen, *(share for each in rates.values() for share in each.stolen))
         self._table.add_row(label, *(cells.get(name, "") for name in self._names), reached, aim)
 
 
