@@ -183,7 +183,6 @@ class Reception:
             self._held = [ruling for ruling in self._held if ruling.stage is _CONNECT]
         if self.session.checks:
             self.session.checks[:] = [check for check in self.session.checks if check.stage is _CONNECT]
-        self._refused = None
         return await self._session_stage(_HELO) if _HELO in self.chain.common.steps else GO_ON
 
     async def mail(self, path: ReversePath, parameters: tuple[Parameter, ...]) -> Verdict:

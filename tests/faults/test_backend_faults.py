@@ -35,15 +35,17 @@ TIMEOUTS = short(connect="300ms", greeting="100ms", command="100ms", data_block=
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("chunk", [None, 500], ids=["in memory", "in a file"])
 @on_uvloop
-async def test_every_fault_at_every_step(step: str, fault: str) -> None:
+async def test_every_fault_at_every_step(step: str, fault: str, chunk: int | None) -> None:
     """A server that always fails at a step makes a 4xx reply, and is not said to have accepted the message."""
     async with FaultServer() as server:
         async with backend.group(server.port, timeouts=TIMEOUTS, health=PATIENT) as servers:
             server.script = {step: FAULTS[fault]}
             for connection in servers.servers[0].pool._idle.copy():  # the start's own: opened before things went wrong
                 connection.abort("test")
-            answer, delivery = await backend.deliver(servers, b"Subject: x\r\n\r\n" + b"line\r\n" * 100)
+            body = b"Subject: x\r\n\r\n" + b"line\r\n" * 100
+            answer, delivery = await backend.deliver(servers, body, chunk=chunk)
             delivery.abort()
             assert answer.is_transient, answer
             assert answer.code != 421
@@ -145,6 +147,7 @@ async def test_refusals_are_unchanged(step: str, text: str) -> None:
         assert answer.wire == text.encode() + b"\r\n"
         assert (await backend.deliver(servers))[0].code == 250
         assert server.connections == 1
+        assert server.commands.count("RSET") == (step != "end")  # the transaction was left open
 
 
 @pytest.mark.parametrize("step", ["mail", "rcpt", "data", "end"])
@@ -215,6 +218,18 @@ async def test_a_server_that_takes_no_data_in_time() -> None:
         assert server.messages == []
 
 
+@pytest.mark.parametrize("body", [b"Subject: small\r\n", LARGE])
+async def test_the_end_of_data_has_a_time_limit_of_its_own(body: bytes) -> None:
+    """The server may take longer for the reply to the message than for those to commands (RFC 5321 4.5.3.2.6)."""
+    timeouts = short(command="100ms", end_of_data="500ms")
+    async with FaultServer({"end": stall()}) as server, backend.group(server.port, timeouts=timeouts) as servers:
+        delivery = servers.delivery(backend.transaction())
+        await delivery.recipient(backend.recipient())
+        begun = asyncio.get_running_loop().time()
+        assert await delivery.send(ADDED, Bytes(body)) == replies.BACKEND_UNKNOWN
+        assert asyncio.get_running_loop().time() - begun >= 0.5
+
+
 async def test_the_content_can_not_be_read() -> None:
     """When reading the message fails the error is raised, and the server gets no end of data."""
 
@@ -227,7 +242,7 @@ async def test_the_content_can_not_be_read() -> None:
         delivery = servers.delivery(backend.transaction())
         await delivery.recipient(backend.recipient())
         with pytest.raises(OSError, match="disk"):
-            await delivery.send(ADDED, Broken(backend.BODY))
+            await delivery.send(ADDED, Broken(backend.BODY, 1000))
         delivery.abort()
         assert (await backend.deliver(servers))[0].code == 250
         assert len(server.messages) == 1

@@ -35,14 +35,13 @@ class Zone:
 
 
 class Bytes:
-    """The content of a message, in chunks of a size."""
+    """The content of a message: in memory, or to be read in chunks of a size."""
 
-    parts: Sequence[bytes] | None = None
-
-    def __init__(self, octets: bytes, chunk: int = 65_536) -> None:
+    def __init__(self, octets: bytes, chunk: int | None = None) -> None:
         self.size = len(octets)
+        self.parts: Sequence[bytes] | None = [octets] if chunk is None else None
         self._octets = octets
-        self._chunk = chunk
+        self._chunk = chunk or 65_536
 
     @property
     def ends_with_newline(self) -> bool:
@@ -124,11 +123,16 @@ async def group(*servers: object, zone: Zone | None = None, **fields: Any) -> As
 
 
 async def deliver(
-    servers: ServerGroup, body: bytes = BODY, to: str = "alice@example.com", words: str = "", of: Session | None = None
+    servers: ServerGroup,
+    body: bytes = BODY,
+    to: str = "alice@example.com",
+    words: str = "",
+    of: Session | None = None,
+    chunk: int | None = None,
 ) -> tuple[Reply, Delivery]:
     """Deliver one message to one recipient; returns the reply that ended it, and the delivery."""
     delivery = servers.delivery(transaction(words=words, of=of))
     answer = await delivery.recipient(recipient(to))
     if answer.is_positive:
-        answer = await delivery.send(ADDED, Bytes(body))
+        answer = await delivery.send(ADDED, Bytes(body, chunk))
     return answer, delivery

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import math
 import os
 import socket
 import ssl
@@ -383,6 +384,7 @@ async def test_commands_behind_a_message_wait_for_its_reply(tmp_path: Path, gate
             while not conversation.link._buffering:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0)
             assert READ_AHEAD < len(conversation.link.engine.unread) <= READ_AHEAD + 262_144
+            assert conversation.link.deadline == math.inf  # it is not the client's turn
             Gate.opened.set()
             assert (await client.reply()).startswith("250 2.0.0 Ok: queued")
             for _ in range(50_000):
