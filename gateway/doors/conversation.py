@@ -155,7 +155,7 @@ class Conversation:
     async def _hello(self, event: Hello) -> None:
         self._reset()
         verdict = await self._reception.helo(event.name, extended=event.extended)
-        self._engine.extensions = self._door.extensions() if event.extended else _NO_EXTENSIONS
+        self._engine.extensions = self._door.extensions()
         self._engine.auth_mechanisms = self._door.auth_mechanisms(self._session)
         self._answer(verdict, self._engine.hello_reply())
 
@@ -405,8 +405,6 @@ _STEPS: Final[Mapping[type[Event], Callable[[Conversation, Any], Awaitable[None]
 }
 """What each event sets going, between messages; QUIT ends the session."""
 
-
-_NO_EXTENSIONS: Final[frozenset[str]] = frozenset()
 
 _LEFT: Final = SessionEnd()
 """The client has said QUIT."""

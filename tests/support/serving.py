@@ -52,8 +52,8 @@ class Client:
         return await self.reply()
 
     async def begin(self, sender: str = "carol@example.org", recipient: str = "alice@example.com") -> None:
-        """EHLO, MAIL and RCPT, all of which must go well."""
-        for line in ("EHLO client.example.org", f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>"):
+        """HELO, MAIL and RCPT, all of which must go well."""
+        for line in ("HELO client.example.org", f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>"):
             answer = await self.say(line)
             assert answer.startswith("250"), answer
 

@@ -56,7 +56,7 @@ async def test_mail_is_kept_and_each_decision_told(tmp_path: Path) -> None:
     assert "the client was told: 550 5.1.1 User unknown [" in output
     (message,) = mailbox.Maildir(folder)
     assert message["Subject"] == "[bold]x"
-    assert "by demo.example (Lychgate) with ESMTP id" in message["Received"].replace("\n", "")
+    assert "by demo.example (Lychgate) with SMTP id" in message["Received"].replace("\n", "")
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:

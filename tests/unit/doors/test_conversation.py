@@ -451,19 +451,6 @@ async def test_no_file_stays_open_behind_a_message(tmp_path: Path) -> None:
     assert [result for result, *_ in decisions(site)] == ["aborted", "aborted", "rejected", "accepted", "aborted"]
 
 
-async def test_after_helo_nothing_is_offered(tmp_path: Path) -> None:
-    """Neither a chunk nor a parameter is taken, also where EHLO offered them before (RFC 5321 2.2.1)."""
-    async with serving(tmp_path) as site, site.client() as client:
-        await client.begin()
-        for line in ("HELO client.example.org", "MAIL FROM:<carol@example.org>", "RCPT TO:<alice@example.com>"):
-            assert (await client.say(line)).startswith("250")
-        client.writer.write(b"BDAT 12 LAST\r\nSubject: x\r\n")
-        assert (await client.reply()).startswith("502 5.5.1")
-        await client.say("RSET")
-        assert (await client.say("MAIL FROM:<carol@example.org> BODY=8BITMIME")).startswith("555 5.5.4")
-    assert site.backend.messages == []
-
-
 async def _closed(before: list[str]) -> None:
     """A thread of the spool lets go of the file a moment after its last write."""
     async with asyncio.timeout(20):
