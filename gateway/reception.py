@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from gateway.chain import Chain, Found, Ruling, Seen, applied, recipient_seen
+from gateway.chain import Chain, Found, Ruling, Seen, Variant, applied, recipient_seen
 from gateway.policy import Clock
 from gateway.recording import PROTOCOL, RESULTS, decision_of, outcome_of, record_of
 from gateway.records import BackendRecord, DecisionPart, RecordSink, Result
@@ -136,7 +136,7 @@ class Reception:
         self._pending: list[Ruling] = []  # of the recipient whose answer the backend is asked for
         self._tags: list[bytes] = []
         self._has_accepted = False
-        self._first: tuple[Recipient, Seen, list[Ruling]]  # the first recipient that was accepted
+        self._first: tuple[Recipient, Variant, Seen, list[Ruling]]  # the first recipient that was accepted
         self._shared: _Sharing | None = None  # what it must have in common with others, once there are any
         self._refused: Verdict | None = None  # the connection or HELO, at once
         self._discarded: Verdict | None = None  # at DATA: the message is read first
@@ -231,7 +231,7 @@ class Reception:
         ruling = _ending(rulings)
         if ruling is not None:
             return recipient, self._refuse(recipient, self._verdict(ruling))
-        split = self._split(recipient, seen, rulings)
+        split = self._split(recipient, variant, seen, rulings)
         if split is not None:
             return recipient, self._refuse(recipient, split)
         self._pending = rulings
@@ -391,8 +391,7 @@ class Reception:
 
     async def _late_stage(self, stage: Stage, arguments: tuple[object, ...]) -> Verdict:
         """Run a stage by the settings of the first recipient, which are those of all (``_split``)."""
-        first, seen, _ = self._first
-        variant = self.chain.variant(first.domain)
+        _, variant, seen, _ = self._first
         if stage not in variant.steps:
             return GO_ON
         transaction = self._open()
@@ -445,28 +444,28 @@ class Reception:
         recipient.verdict = verdict
         return verdict
 
-    def _split(self, recipient: Recipient, seen: Seen, rulings: list[Ruling]) -> Verdict | None:
+    def _split(self, recipient: Recipient, variant: Variant, seen: Seen, rulings: list[Ruling]) -> Verdict | None:
         """The 452 for a recipient that can not share the transaction with those accepted before, None if it can."""
         if not self._has_accepted:
-            self._first = (recipient, seen, rulings)
+            self._first = (recipient, variant, seen, rulings)
             self._shared = None
             return None
         if self._shared is None:
             self._shared = self._sharing(*self._first)
-        sharing = self._sharing(recipient, seen, rulings)
+        sharing = self._sharing(recipient, variant, seen, rulings)
         if sharing == self._shared and sharing.backend not in self._rules.single_recipient:
             return None
         told = replies.SPLIT_RECIPIENTS.with_reference(self.reference)
         return Verdict(Action.DEFER, told, PROTOCOL, "split", _RCPT)
 
-    def _sharing(self, recipient: Recipient, seen: Seen, rulings: list[Ruling]) -> _Sharing:
+    def _sharing(self, recipient: Recipient, variant: Variant, seen: Seen, rulings: list[Ruling]) -> _Sharing:
         domain = recipient.domain
         return _Sharing(
             backend=self._rules.backend(self.session, recipient),
             limit=None if domain is None else domain.message_size,
             # What one recipient is tagged with another must not get.
             tags=frozenset(map(_tag_field, applied(rulings, Action.TAG))),
-            after_data=self.chain.after_data(self.chain.variant(domain), seen),
+            after_data=self.chain.after_data(variant, seen),
         )
 
     def _open(self) -> Transaction:

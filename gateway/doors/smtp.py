@@ -207,19 +207,14 @@ class SmtpDoor:
     # What a connection and its conversation ask of their door.
 
     def begin(self, link: ClientLink) -> None:
-        """A client has connected: begin the conversation with it."""
+        """A client has connected: begin the conversation with it, which is short where it is refused."""
+        self.connections += 1
+        refusal = None if self._places.take(link.client_address) else replies.TOO_MANY_CONNECTIONS
+        if self._draining:
+            refusal = replies.SHUTTING_DOWN
         conversation = Conversation(self, link)
         self._conversations.add(conversation)
-        refusal = self._admit(link)
         conversation.task = asyncio.get_running_loop().create_task(conversation.run(refusal))
-
-    def _admit(self, link: ClientLink) -> Reply | None:
-        """Count a new connection; a reply refuses it."""
-        self.connections += 1
-        has_place = self._places.take(link.client_address)
-        if self._draining:
-            return replies.SHUTTING_DOWN
-        return None if has_place else replies.TOO_MANY_CONNECTIONS
 
     def forget(self, conversation: Conversation) -> None:
         """A conversation is over; its connection may still take a while to close."""
