@@ -89,7 +89,8 @@ def received(transaction: Transaction, *, hostname: str, address: str, now: floa
     if session.tls is not None:
         lines.append(f"\t(using {session.tls.version} with cipher {session.tls.cipher} ({session.tls.bits} bits))")
     lines.append(f"\tby {hostname} (Lychgate) with {protocol} id {transaction.id}")
-    accepted = transaction.accepted
+    recipients = transaction.recipients
+    accepted = recipients if len(recipients) == 1 else transaction.accepted  # the only one is no refused one
     if len(accepted) == 1:  # naming one of several would betray the others (RFC 5321 7.2)
         lines.append(f"\tfor <{accepted[0].path.text}>")
     date = _date(int(now))

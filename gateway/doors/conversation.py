@@ -155,7 +155,8 @@ class Conversation:
     async def _hello(self, event: Hello) -> None:
         self._reset()
         verdict = await self._reception.helo(event.name, extended=event.extended)
-        self._engine.extensions = self._door.extensions()
+        if event.extended:
+            self._engine.extensions = self._door.extensions()
         self._engine.auth_mechanisms = self._door.auth_mechanisms(self._session)
         self._answer(verdict, self._engine.hello_reply())
 

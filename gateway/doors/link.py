@@ -36,6 +36,9 @@ TURN: Final = 50
 LAST_WORDS: Final = 5.0
 """Seconds that a client gets to read what it was sent before the connection's end."""
 
+AFTER_HELO: Final = frozenset({"CHUNKING"})
+"""Extensions that a client may use which has said HELO: it needs no parameter. EHLO sets what is offered."""
+
 _NEVER: Final = float("inf")
 
 
@@ -112,7 +115,7 @@ class ClientLink(asyncio.Protocol):
         self.engine = ServerConnection(
             door.engine_options,
             tls=door.initial_tls,
-            extensions=frozenset(),  # HELO sets them
+            extensions=AFTER_HELO,
             auth_required=door.auth_required,
         )
         self.client_address = ""
