@@ -13,7 +13,8 @@ from gateway.adapters.state.redis import RedisState
 from gateway.backend import ServerGroup
 from gateway.backend.probe import BackendProbe
 from gateway.chain import Chain
-from gateway.config.model import ChainSettings, Config, DomainOptions
+from gateway.config.model import ChainSettings, Config, DomainOptions, Listener
+from gateway.form import HeaderReader
 from gateway.policy import Clock, Context
 from gateway.records import DecisionRecord, RecordSink
 from gateway.resolver import Resolver
@@ -68,11 +69,14 @@ def identity_of(config: Config) -> Identity:
     """The gateway's names."""
     options = config.authentication_results
     name = options.authserv_id or config.hostname
-    return Identity(
-        hostname=config.hostname,
-        authserv_id=name if options.add else None,
-        authserv_ids=frozenset(known.lower() for known in (name, *options.remove)),
-    )
+    return Identity(hostname=config.hostname, authserv_id=name if options.add else None)
+
+
+def header_reader(config: Config, listener: Listener) -> HeaderReader:
+    """What reads the headers of a listener's messages."""
+    options = config.authentication_results
+    names = frozenset(name.lower() for name in (options.authserv_id or config.hostname, *options.remove))
+    return HeaderReader(names, config.written_fields, strict=listener.malformed_header == "strict")
 
 
 def build_state(config: Config, clock: Clock) -> State:

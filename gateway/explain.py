@@ -12,10 +12,11 @@ from ipaddress import ip_address
 from typing import TypeVar
 
 from gateway.adapters.state.memory import MemoryState
-from gateway.assembly import build_chains, build_sources, identity_of, our_domains
+from gateway.assembly import build_chains, build_sources, header_reader, identity_of, our_domains
 from gateway.config.backend import BackendProtocol
 from gateway.config.model import Config, DelayReject, Listener
 from gateway.doors.smtp import engine_options
+from gateway.form import IN_WORDS
 from gateway.header import HeaderField
 from gateway.policy import Clock
 from gateway.reception import Reception, Rules
@@ -137,8 +138,11 @@ def _changes(message: Message) -> str:
     """What differs in the message that is forwarded, line by line."""
     lines = ["forwarded with these header fields added:"]
     lines += [HeaderField("", field).unfolded for field in message.added]
-    if message.removed:
-        lines += ["and without these:"] + [field.unfolded for field in message.removed]
+    section = message.section
+    if section.mended:
+        lines += ["its header mended:"] + [IN_WORDS[mend] for mend in section.mended]
+    if section.removed:
+        lines += ["and without these:"] + [field.unfolded for field in section.removed]
     return "\n".join(lines)
 
 
@@ -273,7 +277,9 @@ class _Walk:
         if verdict.reply is not None:
             await self._finish(verdict, "DATA")
             return
-        spool = Spool(self._config.spool.memory, self._config.spool.directory, self._chain.signatures)
+        options = self._config.spool
+        reader = header_reader(self._config, self._listener)
+        spool = Spool(options.memory, options.directory, reader, self._chain.signatures)
         try:
             event = await self._receive(content, spool)
             what = f"the message, {counted(len(content), 'octet')}"

@@ -28,7 +28,7 @@ from gateway.session import Domain, Message, Recipient, RecipientState, Session,
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import MAX_REPLY_LINE, Reply
-from gateway.trace import Identity, received, remove_forged, sender_authentication
+from gateway.trace import Identity, received, sender_authentication
 from gateway.verdict import GO_ON, Action, Check, Stage, Verdict
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _PROBLEMS: Final[Mapping[Reply, str]] = {
     replies.HEADER_TOO_BIG: "header_too_large",
     replies.MESSAGE_TOO_BIG: "too_large",
     replies.INSUFFICIENT_STORAGE: "spool_failed",
+    replies.MALFORMED_HEADER: "malformed_header",
 }
 """What the record calls the protocol's reasons to refuse a message."""
 
@@ -276,10 +277,11 @@ class Reception:
         """The message has come: without a reply in the verdict it may be forwarded, with ``message.added`` on top."""
         transaction = self._open()
         transaction.message = message
+        if message.section.malformed and self._discarded is None:
+            return self.problem(replies.MALFORMED_HEADER)
         verdict = self._discarded or await self._late_stage(_MESSAGE, (transaction, message))
         if verdict.reply is None:
             names = self._rules.identity
-            remove_forged(message, names.authserv_ids)
             message.added[:0] = [
                 # Above Received: SpamAssassin believes what stands there, not what stands below, where a stranger's
                 # server could have put it.

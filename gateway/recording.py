@@ -169,11 +169,14 @@ def _message_record(transaction: Transaction) -> MessageRecord | None:
     if message is None:
         return None
     message_id = message.message_id
+    section = message.section
     return MessageRecord(
         size=message.size,
         declared_size=transaction.declared_size,
         message_id=None if message_id is None else message_id[:998],  # RFC 5322 2.1.1: the longest line
-        removed=[field.name for field in message.removed[:_REMOVED]] if message.removed else [],
+        removed=[field.name for field in section.removed[:_REMOVED]] if section.removed else [],
+        mended=list(section.mended),
+        malformed=section.malformed or None,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
+from gateway.form import Mend
 from gateway.mailauth.results import AlignmentMode, ArcResult, Disposition, DkimResult, DmarcResult, SpfResult
 from gateway.verdict import Check, Stage
 
@@ -67,12 +68,17 @@ class RecipientRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The message: octets received and declared with SIZE, its Message-ID, names of fields that were not forwarded."""
+    """The message: octets received and declared with SIZE, its Message-ID, names of fields that were not forwarded.
+
+    ``mended`` says what was mended in its header, ``malformed`` why its header was refused (null if it was not).
+    """
 
     size: int
     declared_size: int | None
     message_id: str | None
     removed: list[str]
+    mended: list[Mend]
+    malformed: str | None
 
 
 class SpfRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ each message are msgspec structs, which C code makes.
 """
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -16,7 +16,8 @@ from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
-from gateway.header import HeaderField, field_at, header_fields, hidden_fields
+from gateway.form import HeaderSection
+from gateway.header import HeaderField, field_at
 from gateway.mailauth.author import Author
 from gateway.mailauth.body import BodyHashes
 from gateway.mailauth.results import Arc, DkimSignature, Dmarc, Spf
@@ -217,24 +218,27 @@ class Content(Protocol):
         ...
 
 
-class _Shortened:
-    """The content of a message without some of its header fields."""
+class _Reformed:
+    """The content of a message, its header section as it is forwarded."""
 
-    def __init__(self, content: Content, header: bytes, kept: bytes) -> None:
-        self.size = content.size - len(header) + len(kept)
-        self.ends_with_newline = content.ends_with_newline
+    def __init__(self, content: Content, section: HeaderSection) -> None:
         self._content = content
-        self._header_size = len(header)
-        self._kept = kept
+        self._skipped = len(section.received)
+        self._forwarded = section.forwarded
+        self.size = content.size - self._skipped + len(self._forwarded)
+        # Without anything after the header section, its own end counts, which may have been mended.
+        self.ends_with_newline = content.ends_with_newline or (
+            content.size == self._skipped and self._forwarded.endswith(b"\r\n")
+        )
 
     @property
     def parts(self) -> Sequence[bytes] | None:
         parts = self._content.parts
-        return None if parts is None else [self._kept, b"".join(parts)[self._header_size :]]
+        return None if parts is None else [self._forwarded, b"".join(parts)[self._skipped :]]
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        yield self._kept
-        skip = self._header_size
+        yield self._forwarded
+        skip = self._skipped
         async for chunk in self._content.chunks():
             if skip < len(chunk):
                 yield chunk[skip:]
@@ -244,38 +248,24 @@ class _Shortened:
 class Message:
     """A received message.
 
+    Policies read it as it is forwarded: its header is the one that the backend and the reader of the mail see.
+
     Attributes:
         content: Its octets, exactly as received.
-        header: The octets of the header section, the empty line not included.
+        section: Its header section, with what was mended in it and which fields were removed.
         body_hashes: The body's hashes, made while it came; None where no policy wants them.
         added: Header fields to put on top, in order, each with its CRLF; what the gateway adds.
-        removed: Header fields that are not forwarded.
-        forwarded: What is forwarded below the added fields: the content, but for what was removed.
+        forwarded: What is forwarded below the added fields: the content, but for what was mended and removed.
     """
 
-    def __init__(
-        self,
-        content: Content,
-        header: bytes,
-        body_hashes: BodyHashes | None = None,
-        fields: tuple[HeaderField, ...] | None = None,
-    ) -> None:
-        self.content = content
-        self.header = header
-        self.body_hashes = body_hashes
-        self._fields = fields
-        self._hidden: tuple[HeaderField, ...] | None = None
-        self.added: list[bytes] = []
-        self.removed: tuple[HeaderField, ...] = ()
-        self.forwarded: Content = content
+    __slots__ = ("added", "body_hashes", "content", "forwarded", "section")
 
-    def remove(self, unwanted: Collection[HeaderField]) -> None:
-        """Leave some of its header fields out of what is forwarded; every other octet stays."""
-        self.removed = tuple(unwanted)
-        if unwanted:
-            removed = set(map(id, unwanted))
-            kept = b"".join(field.raw for field in (*self.fields, *self.hidden) if id(field) not in removed)
-            self.forwarded = _Shortened(self.content, self.header, kept)
+    def __init__(self, content: Content, section: HeaderSection, body_hashes: BodyHashes | None = None) -> None:
+        self.content = content
+        self.section = section
+        self.body_hashes = body_hashes
+        self.added: list[bytes] = []
+        self.forwarded: Content = _Reformed(content, section) if section.is_changed else content
 
     @property
     def size(self) -> int:
@@ -283,25 +273,21 @@ class Message:
         return self.content.size
 
     @property
+    def header(self) -> bytes:
+        """The octets of the header section, the empty line not included."""
+        return self.section.octets
+
+    @property
+    def fields(self) -> Sequence[HeaderField]:
+        """The header fields in order."""
+        return self.section.fields
+
+    @property
     def message_id(self) -> str | None:
         """The first Message-ID field's value, None without one; found without reading all fields, for every record."""
         start = (b"\n" + self.header.lower()).find(b"\nmessage-id:")
         field = field_at(self.header, start) if start >= 0 else None
         return None if field is None else field.value.decode("utf-8", "replace")
-
-    @property
-    def fields(self) -> Sequence[HeaderField]:
-        """The header fields in order; a line that is no field and continues none ends the header (RFC 5322 2.2)."""
-        if self._fields is None:
-            self._fields = tuple(header_fields(self.header))
-        return self._fields
-
-    @property
-    def hidden(self) -> Sequence[HeaderField]:
-        """What of the header stands behind its fields: fields that only some readers see, and lines that are none."""
-        if self._hidden is None:
-            self._hidden = tuple(hidden_fields(self.header[sum(len(field.raw) for field in self.fields) :]))
-        return self._hidden
 
     def all(self, name: str) -> list[HeaderField]:
         """The fields of a name, in any case."""

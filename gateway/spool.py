@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from gateway.header import HeaderField, header_fields
+from gateway.form import HeaderReader, HeaderSection
 from gateway.mailauth.body import BodyHashes
 from gateway.session import Message
 
@@ -53,6 +53,7 @@ class Spool:
     Args:
         memory: Octets that are kept in memory before a file is made.
         folder: The folder of the files, None for the system's.
+        reader: Reads the header section.
         shared: What it takes counts here, too; None where it is alone.
         signatures: For how many DKIM signatures the body is hashed while it comes; None where nobody wants it.
 
@@ -61,7 +62,6 @@ class Spool:
     """
 
     __slots__ = (
-        "_fields",
         "_file",
         "_folder",
         "_hashes",
@@ -69,6 +69,8 @@ class Spool:
         "_header_done",
         "_memory",
         "_parts",
+        "_reader",
+        "_section",
         "_shared",
         "_signatures",
         "_tail",
@@ -77,12 +79,18 @@ class Spool:
     )
 
     def __init__(
-        self, memory: int, folder: Path | None, signatures: int | None = None, shared: SpoolMemory | None = None
+        self,
+        memory: int,
+        folder: Path | None,
+        reader: HeaderReader,
+        signatures: int | None = None,
+        shared: SpoolMemory | None = None,
     ) -> None:
         self.size = 0
         self._shared = shared or SpoolMemory(memory)
         self._signatures = signatures
-        self._fields: tuple[HeaderField, ...] | None = None
+        self._reader = reader
+        self._section: HeaderSection | None = None
         self._hashes: BodyHashes | None = None
         self._memory = memory
         self._folder = folder
@@ -148,7 +156,8 @@ class Spool:
 
     def message(self) -> Message:
         """The message, when it has come whole."""
-        return Message(self, self.header, self._hashes, self._fields)
+        section = self._section or self._end_of_header(b"")
+        return Message(self, section, self._hashes)
 
     def close(self) -> None:
         """Forget the content. Can be called more than once."""
@@ -173,12 +182,23 @@ class Spool:
         end = self._header.find(_END_OF_HEADER, start)
         if end >= 0:
             self._header_done = True
-            body = self._header[end + len(_END_OF_HEADER) :] if self._signatures is not None else b""
+            body = bytes(self._header[end + 2 :]) if self._signatures is not None else b""
             del self._header[end + 2 :]
             if self._signatures is not None:
-                self._fields = tuple(header_fields(self.header))
-                self._hashes = BodyHashes(self._fields, self._signatures)
-                self._hashes.update(bytes(body))
+                self._end_of_header(body)
+
+    def _end_of_header(self, following: bytes) -> HeaderSection:
+        """Read the header section, and begin the body's hashes.
+
+        Args:
+            following: What has come of the message from its first empty line on.
+        """
+        self._section = section = self._reader.read(self.header)
+        if self._signatures is not None:
+            self._hashes = BodyHashes(section.fields, self._signatures)
+            # Where the header ends before the first empty line, that line is one of the body's.
+            self._hashes.update(section.rest + following if section.rest else following[2:])
+        return section
 
 
 class _File:

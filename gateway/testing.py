@@ -26,6 +26,7 @@ from typing import Any, Final, TypeVar
 from gateway.adapters.dns.zone import ZoneResolver
 from gateway.adapters.state.memory import MemoryState
 from gateway.asking import Question, ask
+from gateway.form import HeaderReader
 from gateway.policy import Context, Policy
 from gateway.resolver import client_name
 from gateway.session import (
@@ -89,7 +90,7 @@ class _Octets:
 
     def __init__(self, octets: bytes, chunk: int) -> None:
         self.size = len(octets)
-        self.ends_with_newline = octets.endswith(b"\r\n")
+        self.ends_with_newline = not octets or octets.endswith(b"\r\n")
         self._octets = octets
         self._chunk = chunk
 
@@ -110,7 +111,7 @@ def message(octets: bytes, *, chunk: int = 65_536) -> Message:
         chunk: Octets that are read at a time.
     """
     header, end, _ = (b"\r\n" + octets).partition(b"\r\n\r\n")  # the first line may be the empty one
-    return Message(_Octets(octets, chunk), (header + end[:2])[2:])
+    return Message(_Octets(octets, chunk), HeaderReader().read((header + end[:2])[2:]))
 
 
 class Site:

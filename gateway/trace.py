@@ -1,7 +1,6 @@
 """Trace fields: ``Received`` and ``Authentication-Results``, which the gateway puts on top of a message.
 
-RFC 5321 4.4 has the form of the first, RFC 3848 and RFC 6531 4.3 its words for the protocol; RFC 8601 has the second,
-and in section 5 that fields in which a sender claims our name are removed.
+RFC 5321 4.4 has the form of the first, RFC 3848 and RFC 6531 4.3 its words for the protocol; RFC 8601 has the second.
 """
 
 import re
@@ -13,8 +12,7 @@ from ipaddress import IPv6Address
 from typing import Final
 
 from gateway.mailauth.authentication_results import authentication_results
-from gateway.mailauth.authserv_claims import forged
-from gateway.session import Message, Transaction
+from gateway.session import Transaction
 
 _UNSAFE: Final = re.compile(r'[()<>@;"\\]')
 """What in a client's own words could pass for another part of a Received field, such as a comment (RFC 5322 3.2.2)."""
@@ -27,12 +25,10 @@ class Identity:
     Attributes:
         hostname: Its own.
         authserv_id: Under which it adds Authentication-Results, None where it adds none.
-        authserv_ids: Under which nobody else may, in lower case.
     """
 
     hostname: str
     authserv_id: str | None = None
-    authserv_ids: frozenset[str] = frozenset()
 
 
 def sender_authentication(transaction: Transaction, *, authserv_id: str | None, address: str) -> list[bytes]:
@@ -60,14 +56,6 @@ def sender_authentication(transaction: Transaction, *, authserv_id: str | None, 
         smtputf8=any(parameter.keyword == "SMTPUTF8" for parameter in transaction.parameters),
     )
     return [field]
-
-
-def remove_forged(message: Message, authserv_ids: frozenset[str]) -> None:
-    """Leave out what claims to be our Authentication-Results (RFC 8601 5)."""
-    if (
-        message.header.lower().find(b"authentication-results") >= 0
-    ):  # in most mail it is not: no need to read the fields
-        message.remove(forged((*message.fields, *message.hidden), authserv_ids))
 
 
 def received(transaction: Transaction, *, hostname: str, address: str, now: float) -> bytes:

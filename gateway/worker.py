@@ -28,6 +28,7 @@ from gateway.assembly import (
     build_sink,
     build_sources,
     build_state,
+    header_reader,
     identity_of,
     our_domains,
 )
@@ -106,6 +107,7 @@ class Worker:
                 sink=self._metrics or self._sink,
                 clock=clock,
                 places=places,
+                header_reader=header_reader(config, listener),
                 spool_memory=spool_memory,
             )
             for listener, sockets, certificate, chain in zip(

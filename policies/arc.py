@@ -79,7 +79,7 @@ class Arc(Policy[ArcPolicyOptions]):
         hashes = message.body_hashes
         if hashes is None:
             hashes = await hash_body(
-                message.content.chunks(), header_size=len(message.header), fields=message.fields, signatures=0
+                message.forwarded.chunks(), header_size=len(message.header), fields=message.fields, signatures=0
             )
         found = await verify_chain(
             message.fields, hashes, transaction.session.resolver, self.context.clock.now(), self._accepted

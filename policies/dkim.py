@@ -18,7 +18,7 @@ from typing import Final
 from pydantic import Field
 
 from gateway.mailauth.body import hash_body
-from gateway.mailauth.dkim import SINGLE_FIELDS, DkimOptions, ambiguity, overall, verify
+from gateway.mailauth.dkim import SINGLE_FIELDS, DkimOptions, overall, verify
 from gateway.mailauth.keys import KeyLimits
 from gateway.mailauth.results import DkimResult, DkimSignature
 from gateway.policy import Context, OnError, Options, Policy
@@ -116,7 +116,7 @@ class Dkim(Policy[DkimPolicyOptions]):
         hashes = message.body_hashes
         if hashes is None or hashes.signatures < min(count, self.options.signatures):
             hashes = await hash_body(
-                message.content.chunks(),
+                message.forwarded.chunks(),
                 header_size=len(message.header),
                 fields=message.fields,
                 signatures=self.options.signatures,
@@ -127,7 +127,6 @@ class Dkim(Policy[DkimPolicyOptions]):
             transaction.session.resolver,
             self.context.clock.now(),
             self._accepted,
-            doubt=ambiguity(message.header, message.fields),
         )
         transaction.dkim = found
         return self.outcomes[overall(found)](signatures=_evidence(found), ignored=count - len(found))

@@ -26,6 +26,12 @@ from gateway.verdict import Action, Response
 
 _HEADER: Final = re.compile(r"[!-9;-~]+:[ \t]?[ -~]*")  # RFC 5322 2.2: printable US-ASCII but the colon, a colon, text
 _MAX_HEADER: Final = 998  # RFC 5322 2.1.1
+# What a message has of its own (RFC 5322 3.6, RFC 2045, RFC 8601, RFC 6376, RFC 8617). Fields of a tag's name are
+# removed from what comes in, and a second one would be read in two ways.
+_MESSAGES_OWN: Final = re.compile(
+    r"from|sender|reply-to|to|cc|bcc|date|subject|message-id|in-reply-to|references|received|return-path|delivered-to"
+    r"|mime-version|(?:content|resent|arc)-.*|authentication-results|dkim-signature"
+)
 _CLOSING: Final = 421
 _REPLY_CLASS: Final = {Action.DEFER: 4, Action.DISCONNECT: 4, Action.REJECT: 5}
 
@@ -351,4 +357,7 @@ def _wrong_header(text: str, action: Action) -> str | None:
         return f"the action {action} adds no header field; give one with tag"
     if len(text) > _MAX_HEADER or _HEADER.fullmatch(text) is None:
         return f"{text!r} is not a header field such as 'X-Name: text'"
+    name = text.partition(":")[0]
+    if _MESSAGES_OWN.fullmatch(name.lower()) is not None:
+        return f"{name} is a field of the message itself, which a tag can't write; take a name such as X-{name}"
     return None

@@ -89,6 +89,8 @@ def _listener(config: Config, listener: Listener) -> dict[str, Any]:
         "proxy_protocol": None if proxy is None else [str(network) for network in proxy.trusted],
         "message_size": listener.message_size,
         "bare_newlines": listener.bare_newlines,
+        "nul": listener.nul,
+        "malformed_header": listener.malformed_header,
         "stages": stages(listener.chain),
         "policies": [policy(settings) for settings in listener.chain.policies],
         "domains": {

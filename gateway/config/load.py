@@ -349,6 +349,7 @@ class _Loader:
             proxy_protocol=section.proxy_protocol,
             bare_newlines=section.bare_newlines,
             nul=section.nul,
+            malformed_header=section.malformed_header,
             message_size=message_size if section.message_size is None else section.message_size,
         )
 

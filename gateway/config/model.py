@@ -117,6 +117,7 @@ class Listener:
         proxy_protocol: From whom the PROXY protocol is expected, None for nobody.
         bare_newlines: ``reject`` or ``normalize``.
         nul: ``reject`` or ``accept``.
+        malformed_header: ``mend`` or ``strict``.
         message_size: The largest message in octets, 0 for no limit; the common limit where the listener has none.
     """
 
@@ -128,6 +129,7 @@ class Listener:
     proxy_protocol: ProxyOptions | None
     bare_newlines: str
     nul: str
+    malformed_header: str
     message_size: int
 
     @property
@@ -202,6 +204,18 @@ class Config:
     metrics: Endpoint | None
     warnings: tuple[Problem, ...] = ()
     positions: Mapping[str, Position] = field(default_factory=dict)
+
+    @property
+    def written_fields(self) -> frozenset[str]:
+        """The names of the header fields that tags of any listener write, in lower case."""
+        return frozenset(
+            response.header.partition(":")[0].lower()
+            for listener in self.listeners
+            for policies in (listener.chain.policies, *listener.chain.overrides.values())
+            for settings in policies
+            for response in settings.on.values()
+            if response.header is not None
+        )
 
     def domain(self, name: str) -> DomainOptions | None:
         """The settings of a domain by its name in lower case, A-labels: its own, or those of a ``.parent``."""

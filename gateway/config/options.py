@@ -172,6 +172,9 @@ class ListenerSection(Section):
     """What happens to a bare CR or LF: refuse the message, or write CRLF in its place."""
     nul: Literal["reject", "accept"] = "reject"
     """What happens to a message with a NUL octet."""
+    malformed_header: Literal["mend", "strict"] = "mend"
+    """What happens to a header that readers could take in two ways: `mend` makes it plain, and refuses what can't be
+    mended; `strict` refuses it. See [message-form.md](message-form.md)."""
     message_size: Size | None = None
     """The largest message here; `limits.message_size` without it."""
 

@@ -26,6 +26,7 @@ from gateway.doors.listening import BACKLOG, address_of
 from gateway.doors.places import Places
 from gateway.doors.proxy_protocol import Addresses, ProxyError, read_header
 from gateway.doors.tls import Certificate
+from gateway.form import HeaderReader
 from gateway.gathering import Gathering, gathering
 from gateway.policy import Clock
 from gateway.reception import Rules
@@ -77,6 +78,7 @@ class SmtpDoor:
         sink: Takes the records.
         clock: Tells the time.
         places: The connections of all listeners.
+        header_reader: Reads the headers of messages.
         spool_memory: What the messages of all listeners take in memory.
 
     Attributes:
@@ -109,6 +111,7 @@ class SmtpDoor:
         sink: RecordSink,
         clock: Clock,
         places: Places,
+        header_reader: HeaderReader,
         spool_memory: SpoolMemory,
     ) -> None:
         self.name = listener.name
@@ -135,6 +138,7 @@ class SmtpDoor:
             delay_reject=config.delay_reject is DelayReject.RCPT,
         )
         self._signatures = chain.signatures
+        self._header_reader = header_reader
         self._spool_memory = spool_memory
         self._groups = groups
         self._resolver = resolver
@@ -228,7 +232,7 @@ class SmtpDoor:
     def spool(self) -> Spool:
         """The place for one message."""
         options = self._config.spool
-        return Spool(options.memory, options.directory, self._signatures, self._spool_memory)
+        return Spool(options.memory, options.directory, self._header_reader, self._signatures, self._spool_memory)
 
     def group(self, session: Session, recipient: Recipient) -> ServerGroup:
         """The servers that take a recipient's mail."""

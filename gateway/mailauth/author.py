@@ -1,61 +1,62 @@
-"""The Author Domain: the one domain of a message's From field (RFC 9989 3.2.2 and 5.3.1, RFC 5322 3.6.2).
+"""The author's domains: those that any common reader might take from a message's From field (RFC 9989 3.2.2, 11.5).
 
-``read_author`` gives that domain in lower case as A-labels, or says why there is none. What people write is read
-tolerantly: display names without quotes, commas and 8-bit octets in them, groups, comments, empty list elements, a
-final dot. But where a mail reader could see another domain than this one does, the field counts as malformed, and no
-domain is taken from it: DMARC would protect one domain while people see another. So these are malformed:
+``read_author`` gives them in lower case as A-labels, or says why there are none. Mail readers differ in what they show
+of a From field that is not written by the rules; DMARC must not protect one domain while people see another. So each
+element of the address list gives
 
-- control characters (a NUL ends the text for some readers), bare CR and LF, unclosed quotes and comments;
-- encoded words in an address (RFC 2047 5 forbids them; readers that decode them show what they like);
-- routes, several ``@`` or angle brackets in one address, text behind it, white space or comments within it;
-- a display name without quotes that is an address of another domain; a quoted local part with an address in it;
-- address literals: they have no domain.
+- the domain of its address;
+- where its address stands in angle brackets, with a display name before them: the domain of an address that stands
+  unquoted in that name. What is quoted, a comment or an encoded word there is a name and no more: it may hold ``@``;
+- everywhere else, and wherever the element is odd: every domain after an ``@``, in quoted strings, comments and decoded
+  words, too, however a reader might put the pieces together.
 
-A From field that a reader might find where this gateway sees none (behind a line that ends the header, or behind a
-bare CR or LF) counts as one more. Time is linear in the field; never raises.
+What has no dot, or is no domain name, is no domain. Where it can't be told what a reader would put together (control
+characters, a domain that is no UTF-8, an encoded word with an address beside other words) the field is malformed.
+
+``docs/message-form.md`` tells which readers were looked at. Time is linear in the field; never raises.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 import idna
+import msgspec
 
 from gateway.header import HeaderField
+from gateway.mailauth.encoded_words import ENCODED_WORD, decode
 
 MAX_FIELD: Final = 10_000
 """Octets of a From field that are read; ten times what RFC 5322 2.1.1 allows one line. More counts as malformed."""
 
 MAX_ADDRESSES: Final = 50
-"""Addresses that are read; more count as malformed, so that a field can't cost more than its length."""
+"""``@`` signs that are read; more count as malformed, so that a field can't cost more than its length."""
 
 MAX_DOMAIN: Final = 253
 """Octets of a domain name as text (RFC 1035 2.3.4: 255 on the wire)."""
 
 
 class AuthorFault(StrEnum):
-    """Why a message has no Author Domain."""
+    """Why a message has no author's domain."""
 
     MISSING = "missing"
     REPEATED = "repeated"
     MALFORMED = "malformed"
     NO_ADDRESS = "no_address"
-    SEVERAL_DOMAINS = "several_domains"
+    NO_DOMAIN = "no_domain"
 
 
-@dataclass(frozen=True, slots=True)
-class Author:
+class Author(msgspec.Struct, frozen=True):
     """What the From field says.
 
     Attributes:
-        domain: The Author Domain in lower case, A-labels; empty with a fault.
-        fault: Why there is none.
+        domains: The author's domains in lower case, A-labels, each once; empty with a fault.
+        fault: Why there are none: no From field, several, one that can't be read, no ``@`` in it, or no domain.
         reason: The same in words.
     """
 
-    domain: str
+    domains: tuple[str, ...]
     fault: AuthorFault | None = None
     reason: str = ""
 
@@ -64,69 +65,65 @@ class _MalformedError(Exception):
     """The field can't be read safely; the text says why."""
 
 
-_ATEXT: Final = r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]"  # RFC 5322 3.2.3
-
-# By far the most fields: nothing, a quoted string or plain words, and an address in angle brackets or alone. What the
-# quantifiers took they keep (``+`` behind them), so that time is linear in spaces, too.
+# By far the most fields: nothing, a quoted string or plain words, and an address in angle brackets or alone.
 _COMMON: Final = re.compile(
-    rb"[ \t]*+(?:(?:\"[^\"\\\x00-\x1f\x7f]*+\"[ \t]*+|[A-Za-z0-9 !#$%&'*+\-/=?^_`{|}~.]*+)"
-    rb"<([A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]++@[A-Za-z0-9_.-]++)>"
-    rb"|([A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]++@[A-Za-z0-9_.-]++))[ \t]*+\r\n"
+    rb"(?:\"[^\"\\\x00-\x1f\x7f]*\"[ \t]*|[A-Za-z0-9 !#$%&'*+\-/=?^_`{|}~.]*)"
+    rb"<([A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]+@[A-Za-z0-9_.-]+)>"
+    rb"|([A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]+@[A-Za-z0-9_.-]+)"
 )
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_TOKEN: Final = re.compile(
-    r"(?P<gap>[ \t]+)|(?P<quoted>\"(?:[^\"\\]|\\.)*\")|(?P<literal>\[[^\[\]\\<>@ \t]*\])|(?P<special>[<>,;:@(\"])"
-    r"|(?P<word>(?:[^ \t\"<>,;:@(\[]|\[(?![^\[\]\\<>@ \t]*\]))+)"
-)
-_COMMENT: Final = re.compile(r"[^()\\]+|\\.|[()]")
-_LOCAL_PART: Final = re.compile(rf"(?:{_ATEXT}|\.|[^\x00-\x7f])+")
-_LOOKS_LIKE_AT: Final = frozenset("\uff20\ufe6b")  # full-width and small @, which readers may show or map as one
 _LABELS: Final = re.compile(r"(?:(?!-)[a-z0-9_-]{1,63}(?<!-)\.)*(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
-_HIDDEN_BEHIND_BARE: Final = re.compile(rb"(?:(?<!\r)\n|\r(?!\n))[ \t]*from[ \t]*:", re.IGNORECASE)
-_HIDDEN_IN_REST: Final = re.compile(rb"(?:^|[\r\n])[ \t]*from[ \t]*:", re.IGNORECASE)
+# What is quoted, a comment's mark, what parts the elements of a list, a backslash outside of quotes, other text.
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[(,;:<>\\"]|[^(,;:<>\\"]+')
+_COMMENT: Final = re.compile(r"[^()\\]+|\\.|[()]")
+_SEPARATORS: Final = frozenset(",;:")  # a group's name is an element of its own
+
+# An address as it may stand in angle brackets: nothing in it that any reader takes for something else.
+_ADDRESS: Final = re.compile(
+    r"(?:[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]|[^\x00-\x7f\uff20\ufe6b])+@(?:[A-Za-z0-9_.-]|[^\x00-\x7f\uff20\ufe6b])+"
+)
+_WIDE_AT: Final = re.compile("[\uff20\ufe6b]")  # full-width and small @
+_QUOTES: Final = re.compile(r'["\\]')
+_BRACKETS: Final = re.compile("[<>]")
+_SPACE: Final = re.compile(r"\s+")
+_AFTER_AT: Final = re.compile(r"@\s*((?:[A-Za-z0-9._-]|[^\x00-\x7f\s])+)")
 
 
-def read_author(fields: Sequence[HeaderField], header: bytes) -> Author:
-    """The Author Domain of a message.
-
-    Args:
-        fields: The header fields in order.
-        header: The octets that they were read from; what the fields don't cover is searched for a hidden From field.
-    """
+def read_author(fields: Iterable[HeaderField]) -> Author:
+    """The author's domains of a message, by its header fields."""
     found = [field for field in fields if field.name == "from"]
     if len(found) > 1:
-        return Author("", AuthorFault.REPEATED, f"{len(found)} From fields")
-    if _has_hidden_from(fields, header):
-        return Author("", AuthorFault.REPEATED, "a From field that only some mail readers see")
+        return Author((), AuthorFault.REPEATED, f"{len(found)} From fields")
     if not found:
-        return Author("", AuthorFault.MISSING, "no From field")
+        return Author((), AuthorFault.MISSING, "no From field")
     return read_from(found[0].raw)
 
 
 def read_from(raw: bytes) -> Author:
-    """The Author Domain of one From field, given with its name and final CRLF."""
-    colon = raw.find(b":") + 1
-    common = _COMMON.fullmatch(raw, colon) if len(raw) <= MAX_FIELD else None
+    """The author's domains of one From field, given with its name and final CRLF."""
+    if len(raw) > MAX_FIELD:
+        return Author((), AuthorFault.MALFORMED, f"a From field of {len(raw)} octets")
+    value = raw[raw.find(b":") + 1 :]
+    common = _COMMON.fullmatch(value.strip(b" \t\r\n"))
     if common is not None:
         local_part, _, domain = (common[1] or common[2]).decode("ascii").partition("@")
         domain = domain.lower()
-        if _is_domain(domain) and "=?" not in local_part:
-            return Author(domain)
-    if len(raw) > MAX_FIELD:
-        return Author("", AuthorFault.MALFORMED, f"a From field of {len(raw)} octets")
-    value = raw[colon:].replace(b"\r\n", b"")
+        if "." in domain and _is_domain(domain) and "=?" not in local_part:
+            return Author((domain,))
+    value = value.replace(b"\r\n", b"")
     if _CONTROL.search(value) is not None:
-        return Author("", AuthorFault.MALFORMED, "a control character in the From field")
+        return Author((), AuthorFault.MALFORMED, "a control character in the From field")
+    text = value.decode("utf-8", "surrogateescape")
     try:
-        domains = _domains(value.decode("utf-8", "surrogateescape"))
+        domains = tuple(dict.fromkeys(domain for element in _elements(text) for domain in _domains(element)))
     except _MalformedError as error:
-        return Author("", AuthorFault.MALFORMED, str(error))
-    if not domains:
-        return Author("", AuthorFault.NO_ADDRESS, "the From field has no address with a domain")
-    if len(domains) > 1:
-        return Author("", AuthorFault.SEVERAL_DOMAINS, f"the From field has addresses of {len(domains)} domains")
-    return Author(domains[0])
+        return Author((), AuthorFault.MALFORMED, str(error))
+    if domains:
+        return Author(domains)
+    if "@" in text or "@" in decode(text) or _WIDE_AT.search(text) is not None:
+        return Author((), AuthorFault.NO_DOMAIN, "the From field has no address with a domain")
+    return Author((), AuthorFault.NO_ADDRESS, "the From field has no address")
 
 
 def a_label_domain(domain: str) -> str | None:
@@ -148,129 +145,132 @@ def _is_domain(domain: str) -> bool:
     return len(domain) <= MAX_DOMAIN and _LABELS.fullmatch(domain) is not None
 
 
-def _has_hidden_from(fields: Sequence[HeaderField], header: bytes) -> bool:
-    lines = header.count(b"\r\n")
-    if (header.count(b"\n") != lines or header.count(b"\r") != lines) and _HIDDEN_BEHIND_BARE.search(header):
-        return True
-    covered = sum(len(field.raw) for field in fields)
-    return covered < len(header) and _HIDDEN_IN_REST.search(header, covered) is not None
+class _Element(msgspec.Struct):
+    """An element of an address list, in pieces.
+
+    Attributes:
+        text: All of it.
+        before: What stands before its angle brackets, as pieces: quoted strings, comments and other text.
+        address: What the angle brackets hold.
+        brackets: How many angle brackets it has; 2 if it has the one pair.
+        odd: Whether something stands in it that readers take differently, so that no piece of it is only a name.
+    """
+
+    text: str = ""
+    before: list[str] = []
+    address: str = ""
+    brackets: int = 0
+    odd: bool = False
 
 
-class _Token(NamedTuple):
-    """A token, and whether white space or a comment stands before it."""
-
-    kind: str
-    text: str
-    gap: bool
-
-
-def _tokens(text: str) -> Iterator[_Token]:
+def _elements(text: str) -> Iterator[_Element]:
+    """The elements of an address list (RFC 5322 3.4), names of groups among them; what can't be parted is one."""
+    if text.count("@") > MAX_ADDRESSES:
+        raise _MalformedError(f"more than {MAX_ADDRESSES} addresses in the From field")
+    elements: list[_Element] = []
+    element = _Element()
     position = 0
-    gap = False
     while position < len(text):
         match = _TOKEN.match(text, position)
-        if match is None or match["special"] == '"':
-            raise _MalformedError("an unclosed quoted string in the From field")
-        position = match.end()
-        if match["gap"] is not None:
-            gap = True
-        elif match["special"] == "(":
-            position = _after_comment(text, position)
-            gap = True
-        else:
-            kind = match["special"] or str(match.lastgroup)
-            yield _Token(kind, match[0], gap)
-            gap = False
+        end = None if match is None else _after_comment(text, match.end()) if match[0] == "(" else match.end()
+        if end is None or text[position:end] == '"':
+            yield _Element(text=text, odd=True)  # a quoted string or a comment that does not end
+            return
+        token, position = text[position:end], end
+        if token in _SEPARATORS and element.brackets % 2 == 0:
+            elements.append(element)
+            element = _Element()
+            continue
+        element.text += token
+        if token in {"<", ">"}:
+            element.odd = element.odd or token != "<>"[element.brackets % 2] or element.brackets > 1
+            element.brackets += 1
+        elif element.brackets == 0:
+            element.before.append(token)
+            element.odd = element.odd or token.startswith("\\")
+        elif element.brackets == 1:
+            element.address += token
+        else:  # after the brackets a comment may stand
+            element.odd = element.odd or not (token.startswith("(") or token.isspace())
+    yield from (*elements, element)
 
 
-def _after_comment(text: str, position: int) -> int:
-    """Where a comment ends, given the octet behind its parenthesis (RFC 5322 3.2.2; comments nest)."""
+def _after_comment(text: str, position: int) -> int | None:
+    """Where a comment ends, given the octet after its parenthesis (RFC 5322 3.2.2); None if it does not end."""
     depth = 1
     while depth:
         match = _COMMENT.match(text, position)
         if match is None:
-            raise _MalformedError("an unclosed comment in the From field")
+            return None
         depth += (match[0] == "(") - (match[0] == ")")
         position = match.end()
     return position
 
 
-def _domains(text: str) -> list[str]:
-    """The distinct domains of the addresses in a From field, in order; reading ends at the second."""
-    domains: list[str] = []
-    for number, element in enumerate(_elements(text)):
-        if number >= MAX_ADDRESSES:
-            raise _MalformedError(f"more than {MAX_ADDRESSES} addresses in the From field")
-        domain = _element_domain(element)
-        if domain is not None and domain not in domains:
-            domains.append(domain)
-            if len(domains) > 1:
-                break
-    return domains
+def _domains(element: _Element) -> Iterator[str]:
+    """The domains that some reader might show of an element."""
+    if element.odd or element.brackets != 2 or not _is_plain(element.address):  # noqa: PLR2004 - one pair
+        yield from _all_domains(element.text)
+        return
+    yield from _found(element.address)
+    bare = "".join(piece for piece in element.before if piece[0] not in '"(')
+    if "@" in ENCODED_WORD.sub("", bare):
+        yield from _found("".join(element.before), certain=False)
 
 
-def _elements(text: str) -> Iterator[list[_Token]]:
-    """The elements of an address list (RFC 5322 3.4), groups opened; ``;`` parts them as ``,`` does."""
-    element: list[_Token] = []
-    in_angle = False
-    in_group = False
-    for token in _tokens(text):
-        if token.kind in {"<", ">"}:
-            in_angle = token.kind == "<"
-        elif in_angle and token.kind in {",", ":", ";"}:
-            raise _MalformedError("a route in the From field")
-        elif token.kind == ":" and element and not in_group:
-            if any(part.kind in {"@", "<"} for part in element):
-                raise _MalformedError("an address before a colon in the From field")
-            in_group = True
-            element = []
-            continue
-        elif token.kind in {",", ";"}:
-            in_group = in_group and token.kind == ","
-            if element:
-                yield element
-            element = []
-            continue
-        element.append(token)
-    if element:
-        yield element
+def _is_plain(address: str) -> bool:
+    """Whether what stands in angle brackets is an address, and the same one for every reader."""
+    address = address.strip(" \t")
+    return _ADDRESS.fullmatch(address) is not None and address.isprintable() and "=?" not in address
 
 
-def _element_domain(element: list[_Token]) -> str | None:
-    """The domain of one mailbox (RFC 5322 3.4), None if the element is no address at all."""
-    kinds = [token.kind for token in element]
-    if "<" not in kinds and ">" not in kinds:
-        return _address_domain(element) if "@" in kinds else None
-    if kinds.count("<") != 1 or kinds.count(">") != 1 or kinds[-1] != ">":
-        raise _MalformedError("angle brackets in the From field that do not hold one address")
-    start = kinds.index("<")
-    address = element[start + 1 : -1]
-    domain = _address_domain(address) if address else None
-    phrase = kinds[:start]
-    if ":" in phrase:
-        raise _MalformedError("a colon in a display name of the From field")
-    if "@" in phrase:
-        shown = element[phrase.index("@") + 1].text
-        if phrase.count("@") > 1 or domain is None or a_label_domain(shown) != domain:
-            raise _MalformedError("a display name in the From field that is another address")
-    return domain
+def _all_domains(text: str) -> Iterator[str]:
+    """Every domain that stands after an ``@``, in whatever a reader might make of a text."""
+    text = _WIDE_AT.sub("@", text)
+    if "=?" in text:
+        outside = _without_comments(text).strip(' \t"')
+        for word in ENCODED_WORD.finditer(outside) if ENCODED_WORD.fullmatch(outside) is None else ():
+            # Some readers put its text and its neighbours' together, with dots or without.
+            if "@" in outside[: word.start()] or "@" in _WIDE_AT.sub("@", decode(word[0])):
+                raise _MalformedError("an encoded word beside an address in the From field")
+        yield from _found(_WIDE_AT.sub("@", decode(text)))
+    yield from _found(text)
 
 
-def _address_domain(tokens: list[_Token]) -> str:
-    """The domain of an addr-spec (RFC 5322 3.4.1) without what readers see differently."""
-    if [token.kind for token in tokens] not in (["word", "@", "word"], ["quoted", "@", "word"]):
-        raise _MalformedError("not one address with a domain where the From field should have it")
-    local_part, at, domain = tokens
-    if at.gap or domain.gap:
-        raise _MalformedError("white space or a comment within an address of the From field")
-    text = local_part.text
-    if "=?" in text or not text.isprintable() or not _LOOKS_LIKE_AT.isdisjoint(text):
-        raise _MalformedError("an encoded word or hidden characters in an address of the From field")
-    if local_part.kind == "quoted" and any(character in "@<>,;" for character in text):
-        raise _MalformedError("an address within a quoted local part of the From field")
-    if local_part.kind == "word" and _LOCAL_PART.fullmatch(text) is None:
-        raise _MalformedError("a local part in the From field that is none")
-    name = a_label_domain(domain.text)
-    if name is None:
-        raise _MalformedError("a domain in the From field that is none")
-    return name
+def _found(text: str, *, certain: bool = True) -> Iterator[str]:
+    """The domains in a text.
+
+    Args:
+        text: The text.
+        certain: Whether what follows an ``@`` is meant to be a domain, so that one which can't be read is a fault.
+    """
+    if "@" not in text:
+        return
+    plain = _without_comments(text)
+    views = [text, plain, _QUOTES.sub("", plain)]
+    views += [_SPACE.sub("", view) for view in views]
+    if text.count("<") > 1 or text.count(">") > 1:
+        views.append(_BRACKETS.sub("", views[-1]))
+    for run in dict.fromkeys(match[1] for view in dict.fromkeys(views) for match in _AFTER_AT.finditer(view)):
+        name = run.strip(".")
+        domain = a_label_domain(name) or a_label_domain(name.strip(".-_"))
+        if domain is not None and "." in domain:
+            yield domain
+        elif domain is None and certain and not run.isascii():
+            raise _MalformedError("a domain in the From field that is none")
+
+
+def _without_comments(text: str) -> str:
+    """A text without its comments; one that does not end is left in."""
+    kept = []
+    position = 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        end = None if match is None else _after_comment(text, match.end()) if match[0] == "(" else match.end()
+        if end is None:
+            kept.append(text[position:])
+            break
+        if text[position] != "(":
+            kept.append(text[position:end])
+        position = end
+    return "".join(kept)

@@ -10,10 +10,8 @@ Nothing is raised, and the time is linear in the field, whatever it holds. Of on
 judged; fields beyond that go: RFC 8601 5 lets a receiver remove them all.
 """
 
-import quopri
 import re
 import unicodedata
-from base64 import b64decode
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Final
@@ -21,6 +19,7 @@ from typing import Final
 import idna
 
 from gateway.header import HeaderField
+from gateway.mailauth.encoded_words import ENCODED_WORD, decoded_word
 
 MAX_READ: Final = 32_768
 """Octets of all such fields of a message that are read, from the top; ten hops leave some 10,000."""
@@ -41,7 +40,6 @@ _PART: Final = re.compile(
 )
 _IN_COMMENT: Final = re.compile(r"\\.|[()]", re.DOTALL)
 _TOKEN: Final = re.compile(r"[\w.-]+")  # what an id is made of that nobody could read in another way
-_ENCODED_WORD: Final = re.compile(r"=\?[^?\s]{1,40}\?([bq])\?([^?\s]*)\?=", re.IGNORECASE)  # RFC 2047 2
 _RESULT: Final = re.compile(r"=")
 _ESCAPES: Final = re.compile(r'[\\"]')
 
@@ -171,13 +169,9 @@ def _without_escapes(text: str) -> str:
 
 def _decoded(word: str) -> str:
     """A word with its encoded words decoded, backslashes left out."""
-    return _without_escapes(_ENCODED_WORD.sub(_decoded_word, word) if "=?" in word else word)
+    return _without_escapes(ENCODED_WORD.sub(_decoded_word, word) if "=?" in word else word)
 
 
 def _decoded_word(match: re.Match[str]) -> str:
-    octets = match[2].encode("utf-8", "replace")
-    try:
-        decoded = b64decode(octets + b"==") if match[1] in "bB" else quopri.decodestring(octets, header=True)
-    except ValueError:
-        return match[0].replace("=", " ")
-    return decoded.decode("utf-8", "replace")
+    decoded = decoded_word(match)
+    return match[0].replace("=", " ") if decoded is None else decoded

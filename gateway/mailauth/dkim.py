@@ -9,7 +9,7 @@ Results, with the words of RFC 8601 2.7.1:
 - ``pass``: the signature verified, and covers what a reader sees.
 - ``fail``: it did not verify: the body or a signed field was changed, or another key made it.
 - ``policy``: it may verify, but is not accepted: it has expired or comes from the future, its key is too small or too
-  large, ``l=`` covers less than the body, or verifier and reader could see different messages (see ``ambiguity``).
+  large, ``l=`` covers less than the body, or a field that is signed stands beside an unsigned one of its name.
 - ``neutral``: its version, algorithm, canonicalization or way to the key is not known here.
 - ``temperror``: the DNS did not answer.
 - ``permerror``: it breaks the rules of RFC 6376, or there is no key to it.
@@ -85,30 +85,12 @@ def is_large(fields: Iterable[HeaderField]) -> bool:
     return sum(len(each.raw) for each in fields) > _LARGE_HEADER
 
 
-def ambiguity(header: bytes, fields: Sequence[HeaderField]) -> str:
-    """Why a reader of the message could see another header than was verified, empty if it could not.
-
-    Args:
-        header: The header section as received.
-        fields: What was read of it.
-    """
-    read = sum(len(each.raw) for each in fields)
-    if read != len(header):
-        line = header.count(b"\n", 0, read) + 1
-        return f"line {line} of the header is no field, and readers differ in what they make of it"
-    if header.count(b"\n") != header.count(b"\r\n"):
-        return "the header has a line feed without a carriage return, which readers may take for a new line"
-    return ""
-
-
 async def verify(
     fields: Sequence[HeaderField],
     hashes: BodyHashes,
     resolver: Resolver,
     now: float,
     options: DkimOptions,
-    *,
-    doubt: str = "",
 ) -> tuple[DkimSignature, ...]:
     """Verify the signatures of a message.
 
@@ -118,7 +100,6 @@ async def verify(
         resolver: Asks the DNS; one TXT question for each different key.
         now: UNIX time in seconds.
         options: What is accepted.
-        doubt: What ``ambiguity`` found.
 
     Returns:
         What each came to, from the top of the header.
@@ -136,7 +117,7 @@ async def verify(
             if fault is None and isinstance(each, Signature)
         ],
     )
-    message = _Message(fields, hashes, options, doubt)
+    message = _Message(fields, hashes, options)
     pauses = len(found) > 1 and is_large(fields)
     results: list[DkimSignature] = []
     for each, fault in zip(signatures, faults, strict=True):
@@ -175,13 +156,12 @@ def header_digest(fields: SignedFields, signature: Signature) -> bytes:
 class _Message:
     """What the signatures of one message share."""
 
-    __slots__ = ("_doubt", "_fields", "_hashes", "_options", "_repeated")
+    __slots__ = ("_fields", "_hashes", "_options", "_repeated")
 
-    def __init__(self, fields: Sequence[HeaderField], hashes: BodyHashes, options: DkimOptions, doubt: str) -> None:
+    def __init__(self, fields: Sequence[HeaderField], hashes: BodyHashes, options: DkimOptions) -> None:
         self._fields = SignedFields(fields)
         self._hashes = hashes
         self._options = options
-        self._doubt = doubt
         self._repeated = sorted(self._fields.repeated & {"from", *options.single}) if self._fields.repeated else []
 
     def verify(self, signature: Signature, keys: Keys) -> Key | Fault:
@@ -211,8 +191,8 @@ class _Message:
         if body.covered < body.size and not self._options.trust_body_length:
             reason = f"l= covers only the first {body.covered} of the body's {body.size} octets"
             return Fault(DkimResult.POLICY, reason, key)
-        doubt = self._unsigned(signature) or self._doubt
-        return Fault(DkimResult.POLICY, doubt, key) if doubt else key
+        unsigned = self._unsigned(signature)
+        return Fault(DkimResult.POLICY, unsigned, key) if unsigned else key
 
     def _unsigned(self, signature: Signature) -> str:
         """Why a reader may see another field than the one that is signed, empty if none does."""

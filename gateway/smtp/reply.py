@@ -185,6 +185,7 @@ MESSAGE_TOO_BIG: Final = Reply(552, "5.3.4", "Message size exceeds the limit")
 HEADER_TOO_BIG: Final = Reply(552, "5.3.4", "Message header size exceeds the limit")
 BARE_NEWLINE_DATA: Final = Reply(554, "5.6.0", "Message refused: it contains a bare CR or LF (RFC 5321 2.3.8)")
 NUL_IN_DATA: Final = Reply(554, "5.6.0", "Message refused: it contains a NUL octet (RFC 5321 4.1.1.4)")
+MALFORMED_HEADER: Final = Reply(550, "5.6.0", "Message refused: its header can be read in two ways (RFC 5322 2.2)")
 TOO_MANY_RECIPIENTS: Final = Reply(452, "4.5.3", "Too many recipients")
 SPLIT_RECIPIENTS: Final = Reply(452, "4.5.3", "Send this recipient in a transaction of its own")
 

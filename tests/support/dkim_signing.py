@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from gateway.adapters.dns.zone import ZoneResolver
 from gateway.header import header_fields
 from gateway.mailauth.body import BodyHashes
-from gateway.mailauth.dkim import DkimOptions, ambiguity, verify
+from gateway.mailauth.dkim import DkimOptions, verify
 from gateway.mailauth.results import DkimSignature
 from gateway.resolver import Resolver
 
@@ -148,7 +148,7 @@ async def checked(
     for start in range(0, len(body), chunk):
         hashes.update(body[start : start + chunk])
     source = ZoneResolver(resolver) if isinstance(resolver, Mapping) else resolver
-    return await verify(fields, hashes, source, now, options, doubt=ambiguity(header, fields))
+    return await verify(fields, hashes, source, now, options)
 
 
 def zone(record: str | Sequence[str] | None = None) -> dict[str, object]:

@@ -51,7 +51,9 @@ ACCEPTED = DecisionRecord(
             reply=ReplyRecord(code=250, enhanced="2.1.5", text="Ok"),
         )
     ],
-    message=MessageRecord(size=4096, declared_size=None, message_id="<1@example.org>", removed=[]),
+    message=MessageRecord(
+        size=4096, declared_size=None, message_id="<1@example.org>", removed=[], mended=[], malformed=None
+    ),
     authentication=AuthenticationRecord(
         spf=SpfRecord(mail_from=SpfResult.PASS, helo=SpfResult.NONE, domain="example.org", reason="matched mx"),
         dkim=[

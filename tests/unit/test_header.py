@@ -1,8 +1,8 @@
-"""Header fields: read as leniently as readers do, octet by octet, and in linear time."""
+"""Header fields: read as Postfix reads them, octet by octet, and in linear time."""
 
 import pytest
 
-from gateway.header import HeaderField, field_at, header_fields, hidden_fields
+from gateway.header import MAX_NAME, HeaderField, field_at, header_fields
 
 
 @pytest.mark.parametrize(
@@ -11,35 +11,26 @@ from gateway.header import HeaderField, field_at, header_fields, hidden_fields
         (b"", []),
         (b"A: 1\r\nb:2\r\n", [("a", b"A: 1\r\n"), ("b", b"b:2\r\n")]),
         (b"A \t: 1\r\n  2\r\n\t3\r\nB: 4\r\n", [("a", b"A \t: 1\r\n  2\r\n\t3\r\n"), ("b", b"B: 4\r\n")]),
-        (b" A: 1\r\n", [("a", b" A: 1\r\n")]),
-        (b"A b: 1\r\n", [("a b", b"A b: 1\r\n")]),
-        (b"\xc4: \xff\r\n", [("\xe4", b"\xc4: \xff\r\n")]),
+        (b" A: 1\r\n", []),
+        (b"A b: 1\r\n", []),
+        (b"\xc4: \xff\r\n", []),
+        (b"A\x01: 1\r\n", []),
+        (b"A\x00: 1\r\n", []),
+        (b"\xef\xbb\xbfA: 1\r\n", []),
+        (b"!#{|}~: \xff\x01\r\n", [("!#{|}~", b"!#{|}~: \xff\x01\r\n")]),
+        (b"a" * MAX_NAME + b": 1\r\n", [("a" * MAX_NAME, b"a" * MAX_NAME + b": 1\r\n")]),
+        (b"a" * (MAX_NAME + 1) + b": 1\r\n", []),
         (b"A: 1\r\nno field\r\nB: 2\r\n", [("a", b"A: 1\r\n")]),
         (b"A: 1\r\n : 2\r\nB: 3\r\n", [("a", b"A: 1\r\n : 2\r\n"), ("b", b"B: 3\r\n")]),
         (b"A: 1\r\n: 2\r\n", [("a", b"A: 1\r\n")]),
         (b"A: 1\rB: 2\r\n", []),
-        (b"A: 1\nB: 2\r\n", [("a", b"A: 1\nB: 2\r\n")]),
+        (b"A: 1\nB: 2\r\n", []),
         (b"A: 1", []),
     ],
 )
 def test_fields(header: bytes, fields: list[tuple[str, bytes]]) -> None:
     """Names in lower case without white space around them; a line that is no field ends the header."""
     assert [(field.name, field.raw) for field in header_fields(header)] == fields
-
-
-@pytest.mark.parametrize(
-    ("rest", "fields"),
-    [
-        (b"", []),
-        (b"no field\r\nB: 2\r\n\t3\r\n", [("", b"no field\r\n"), ("b", b"B: 2\r\n\t3\r\n")]),
-        (b": 1\r\n\r\nB: 2", [("", b": 1\r\n"), ("", b"\r\n"), ("", b"B: 2")]),
-        (b"A: 1\rB: 2\r\nC: 3\r\n", [("", b"A: 1\rB: 2\r\n"), ("c", b"C: 3\r\n")]),
-    ],
-)
-def test_hidden_fields(rest: bytes, fields: list[tuple[str, bytes]]) -> None:
-    """Every octet is in one of them, fields or lines that are none."""
-    assert [(field.name, field.raw) for field in hidden_fields(rest)] == fields
-    assert b"".join(field.raw for field in hidden_fields(rest)) == rest
 
 
 def test_a_field_at_an_octet() -> None:

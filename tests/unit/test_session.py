@@ -39,23 +39,6 @@ def test_fields_are_read_until_a_line_that_is_none() -> None:
     assert message(b": no name\r\n\r\n").fields == ()
 
 
-@pytest.mark.parametrize("size", [1, 7, 10_000])
-async def test_a_message_is_forwarded_without_fields_that_are_removed(size: int) -> None:
-    """What is removed is missing, every other octet stays, also a line that is no field; at any size of chunks."""
-    octets = b"A: 1\r\nb: x\r\n y\r\nA : 2\r\nC: 3\r\nno field\r\nA: 4\r\n\r\nA: body\r\n"
-    made = message(octets, chunk=size)
-    assert made.forwarded is made.content
-    made.remove([])
-    assert made.forwarded is made.content
-    made.remove(made.all("A"))
-    assert [field.unfolded for field in made.removed] == ["A: 1", "A : 2"]
-    forwarded = b"".join([chunk async for chunk in made.forwarded.chunks()])
-    assert forwarded == b"b: x\r\n y\r\nC: 3\r\nno field\r\nA: 4\r\n\r\nA: body\r\n"
-    assert made.forwarded.size == len(forwarded)
-    assert made.forwarded.ends_with_newline
-    assert b"".join([chunk async for chunk in made.content.chunks()]) == octets
-
-
 def test_a_transaction_knows_whom_to_send_to_and_what_was_declared() -> None:
     """Only accepted recipients count; SIZE is read from the parameters."""
     site = Site(domains=["example.com"])

@@ -19,7 +19,9 @@ from gateway.adapters.records import LOOK_INTERVAL, FileSink, StdoutSink
 from gateway.records import MessageRecord, encode
 from tests.support.records import ACCEPTED, record
 
-BIG = record(message=MessageRecord(size=1, declared_size=None, message_id="x" * 100_000, removed=[]))
+BIG = record(
+    message=MessageRecord(size=1, declared_size=None, message_id="x" * 100_000, removed=[], mended=[], malformed=None)
+)
 
 
 class Clock:
@@ -84,7 +86,7 @@ async def test_workers_append_to_one_file(tmp_path: Path) -> None:
     def work(name: str) -> None:
         sink = FileSink(path)
         for number in range(200):
-            big = MessageRecord(size=1, declared_size=1, message_id="x" * 9000, removed=[])
+            big = MessageRecord(size=1, declared_size=1, message_id="x" * 9000, removed=[], mended=[], malformed=None)
             sink.write(record(id=f"{name}.{number}", message=big))
 
     threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]

@@ -20,6 +20,7 @@ from gateway.backend.connection import Connection
 from gateway.config.registry import Registry
 from gateway.doors import link
 from gateway.doors.link import READ_AHEAD, ClientLink
+from gateway.form import HeaderReader
 from gateway.gathering import Gathering
 from gateway.policy import NoOptions, Policy
 from gateway.records import DecisionRecord
@@ -421,7 +422,7 @@ async def test_a_spool_that_can_not_be_read_is_452_and_leaves_no_half_message(
             raise OSError(5, "Input/output error")
 
     async with serving(tmp_path) as site, site.client() as client:
-        monkeypatch.setattr(site.door, "spool", lambda: Broken(100, None))
+        monkeypatch.setattr(site.door, "spool", lambda: Broken(100, None, HeaderReader()))
         await client.begin()
         assert (await client.send("Subject: x")).startswith("452 4.3.1 Insufficient system storage")
         assert (await client.say("NOOP")).startswith("250")

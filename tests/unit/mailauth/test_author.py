@@ -47,6 +47,28 @@ READ = {
     "empty elements": b", ,alice@example.com,,",
     "a final dot": b"alice@example.com.",
     "folding": b"Alice\r\n <alice@example.com>\r\n ",
+    "brackets in brackets": b"<<alice@example.com>>",
+    "an open bracket": b"Alice <alice@example.com",
+    "a closing bracket alone": b"alice@example.com>",
+    "text after the brackets": b"<alice@example.com> Alice",
+    "a name without brackets": b"Alice alice@example.com",
+    "a quoted name without brackets": b'"Alice" alice@example.com',
+    "an encoded name without brackets": b"=?utf-8?q?Al=C3=AFce?= alice@example.com",
+    "no local part": b"<@example.com>",
+    "a route of one domain": b"<@example.com:alice@example.com>",
+    "white space within the address": b"alice @ example.com",
+    "a comment before the domain": b"alice@(c)example.com",
+    "an open quote": b'"Alice <alice@example.com>',
+    "an inch": b'6" pipe <alice@example.com>',
+    "an open comment": b"(Alice <alice@example.com>",
+    "a closing parenthesis": b"Alice :-) <alice@example.com>",
+    "backslashes": b"Alice \\ Bob <alice@example.com>",
+    "a quoted local part with specials": b'"al<i>ce,"@example.com',
+    "a direction mark in the local part": "<bob\u202e@example.com>".encode(),
+    "no UTF-8 in the local part": b"<al\xefce@example.com>",
+    "no UTF-8 in a comment": b"alice@example.com (Al\xefce)",
+    "a mailto": b"Alice <mailto:alice@example.com>",
+    "a colon in a display name of a group": b"Sales: Re: Alice <alice@example.com>;",
     "tabs and spaces": b"\t Alice\t <alice@example.com> \t",
 }
 
@@ -54,62 +76,128 @@ READ = {
 @pytest.mark.parametrize("value", READ.values(), ids=READ.keys())
 def test_what_people_write_is_read(value: bytes) -> None:
     """The domain is found however the rest of the field looks."""
-    assert read_from(b"From: " + value + b"\r\n") == Author("example.com")
+    assert read_from(b"From: " + value + b"\r\n") == Author(("example.com",))
+
+
+BANK = ("bank.example", "attack.example")
+SEVERAL: dict[bytes, tuple[str, ...]] = {
+    # An element of its own, in quotes, a comment or an encoded word.
+    b'"a@bank.example", <x@attack.example>': BANK,
+    b'"a@bank.example"; <x@attack.example>': BANK,
+    b"(a@bank.example), <x@attack.example>": BANK,
+    b"(a@bank.example); x@attack.example": BANK,
+    b"=?utf-8?q?a=40bank.example?=, <x@attack.example>": BANK,
+    b"=?utf-8?b?SmFuZSA8YUBiYW5rLmV4YW1wbGU+?=, <x@attack.example>": BANK,
+    b"=?utf-16be?b?AGEAQABiAGEAbgBrAC4AZQB4AGEAbQBwAGwAZQ==?=, <x@attack.example>": BANK,
+    b"=?utf-8*en?q?a=40bank.example?=, <x@attack.example>": BANK,
+    b'"=?utf-8?q?a=40bank.example?=", <x@attack.example>': BANK,
+    "a\uff20bank.example, <x@attack.example>".encode(): BANK,
+    # Names of groups, routes.
+    b"a@bank.example: x@attack.example;": BANK,
+    b'"a@bank.example": x@attack.example;': BANK,
+    b"<@bank.example:x@attack.example>": BANK,
+    b"<@bank.example,@mid.example:x@attack.example>": ("bank.example", "mid.example", "attack.example"),
+    b"Team: a@bank.example, Bob <x@attack.example>;": BANK,
+    # Without quotes before angle brackets.
+    b"a@bank.example <x@attack.example>": ("attack.example", "bank.example"),
+    b"'a@bank.example' <x@attack.example>": ("attack.example", "bank.example"),
+    b"a @ bank.example <x@attack.example>": ("attack.example", "bank.example"),
+    b'"Jane "a@bank.example" Doe" <x@attack.example>': ("attack.example", "bank.example"),
+    b"a@bank.example via X <x@attack.example>": ("attack.example", "bank.example", "bank.exampleviax"),
+    b"@bank.example <x@attack.example>": ("attack.example", "bank.example"),
+    # Several addresses, and none of them alone in its brackets.
+    b"<a@bank.example> <x@attack.example>": BANK,
+    b"<a@bank.example> x@attack.example": BANK,
+    b'<x@attack.example> "a@bank.example"': ("attack.example", "bank.example"),
+    b"<<a@bank.example> x@attack.example>": BANK,
+    b"<a@bank.example x@attack.example>": ("bank.example", "attack.example", "bank.examplex"),
+    b"a@bank.example@attack.example": BANK,
+    b"<a@bank.example@attack.example>": BANK,
+    b'"a@bank.example"@attack.example': BANK,
+    b'<"a@bank.example"@attack.example>': BANK,
+    b"<x@attack.example(a@bank.example)>": ("attack.example", "bank.example"),
+    b"x@attack.example (a@bank.example)": ("attack.example", "bank.example"),
+    b'"a@bank.example" <>': ("bank.example",),
+    b"a@bank.example <>": ("bank.example",),
+    # What does not end, and what is escaped outside of quotes.
+    b'"a@bank.example <x@attack.example>': BANK,
+    b"(a@bank.example <x@attack.example>": BANK,
+    b'"a@bank.example\\" <x@attack.example>': BANK,
+    b'Jane \\"a@bank.example" <x@attack.example>': BANK,
+    b"a@bank.example> <x@attack.example": BANK,
+    b'<x@attack.example, "a@bank.example" <y@attack.example>': ("attack.example", "bank.example"),
+    # A domain in pieces.
+    b"x@bank.example(c).attack.example": ("bank.example", "bank.example.attack.example"),
+    b"x@bank.example .attack.example": ("bank.example", "bank.example.attack.example"),
+    b'x@"bank".example': ("bank.example",),
+    b"x@bank\\.example": ("bank.example",),
+    b"x@bank.example-/y": ("bank.example",),
+}
+
+
+@pytest.mark.parametrize("value", SEVERAL)
+def test_the_domains_are_those_that_any_reader_might_take(value: bytes) -> None:
+    """Of each element, in whatever way readers put it together."""
+    author = read_from(b"From: " + value + b"\r\n")
+    assert author.fault is None
+    assert set(SEVERAL[value]) <= set(author.domains)
+    assert all(not domain.startswith("bank.example") or "bank.example" in SEVERAL[value] for domain in author.domains)
+
+
+NAMES_ONLY = [
+    b'"a@bank.example" <x@example.com>',
+    b'"a@bank.example via DocuSign" <x@example.com>',
+    b'"a@bank.example, <b@bank.example>; (c" <x@example.com>',
+    b'"=?utf-8?q?a=40bank.example?=" <x@example.com>',
+    b"(a@bank.example) <x@example.com>",
+    b"<x@example.com> (a@bank.example)",
+    b"Jane (a@bank.example) Doe <x@example.com>",
+    b"=?utf-8?q?a=40bank.example?= <x@example.com>",
+    b"=?utf-8?q?a=40bank.example=2C?= via X <x@example.com>",
+    b'"a@bank.example"\r\n\t<x@example.com>',
+    '"a@bank.example" <j@B\u00fccher.example>'.encode(),
+    b"Team @ Acme <x@example.com>",
+    b"Team @Acme <x@example.com>",
+    b"Jane (at) Bank <x@example.com>",
+    "Laden \uff20 bank.example <x@example.com>".encode(),
+]
+
+
+@pytest.mark.parametrize("value", NAMES_ONLY)
+def test_a_name_beside_an_address_is_only_a_name(value: bytes) -> None:
+    """What is quoted, in a comment or encoded beside an address in brackets; without quotes what has no domain."""
+    assert read_from(b"From: " + value + b"\r\n").domains in {("example.com",), ("xn--bcher-kva.example",)}
 
 
 MALFORMED = {
-    "an unquoted address of another domain as display name": b"bob@example.net <alice@example.com>",
-    "an address and a second one in brackets": b"alice@example.com bob@example.com <alice@example.com>",
-    "two addresses in brackets": b"<bob@example.net> <alice@example.com>",
-    "brackets in brackets": b"<<alice@example.com>>",
-    "an open bracket": b"Alice <alice@example.com",
-    "a closing bracket alone": b"alice@example.com>",
-    "text behind the brackets": b"<alice@example.com> bob@example.net",
-    "text behind the address": b"alice@example.com Alice",
-    "two at signs": b"<alice@example.net@example.com>",
-    "no local part": b"<@example.com>",
-    "no domain": b"<alice@>",
-    "no at sign in brackets": b"Alice <alice>",
-    "a route": b"<@example.net,@example.org:alice@example.com>",
+    "an encoded word with an address beside other words": b"=?utf-8?q?bob=40example.net?= x",
     "an encoded word in the local part": b"=?utf-8?q?bob=40example.net=00?=@example.com",
     "an encoded word in a quoted local part": b'"=?utf-8?q?bob=40example.net?="@example.com',
-    "an at sign in a quoted local part": b'"bob@example.net"@example.com',
-    "a full-width at sign": "bob\uff20example.net@example.com".encode(),
-    "a direction mark": "<bob\u202e@example.com>".encode(),
-    "no UTF-8 in the local part": b"<al\xefce@example.com>",
+    "an encoded word after a domain": b"bob@bank =?utf-8?q?example?=",
+    "two encoded words": b"=?utf-8?q?bob=40bank?= =?utf-8?q?example?=",
     "no UTF-8 in the domain": b"<alice@ex\xe4mple.com>",
-    "a comment within the domain": b"alice@example(.net).com",
-    "a comment before the domain": b"alice@(example.net)example.com",
-    "white space within the address": b"alice @example.com",
-    "white space within the domain": b"<alice@example .com>",
-    "an address literal": b"alice@[192.0.2.1]",
-    "a domain that is none": b"<alice@example..com>",
-    "a label of 64 octets": b"<alice@" + b"a" * 64 + b".com>",
-    "a domain of 254 octets": b"<alice@" + b"a." * 126 + b"aa>",
     "a U-label that is none": "<alice@ex\u2488ample.com>".encode(),
-    "an open quote": b'"Alice <alice@example.com>',
-    "an open comment": b"(Alice <alice@example.com>",
     "a NUL": b"Alice <alice@example.com\x00.example.net>",
     "a bare LF": b"alice@example.com\n bob@example.net",
     "an escape": b"\x1b[2K <alice@example.com>",
-    "an address as the name of a group": b"bob@example.net: alice@example.com;",
-    "a colon in a display name of a group": b"Sales: Re: Alice <alice@example.com>;",
-    "an open bracket before a comma": b"<alice@example.com, bob@example.com>",
     "more addresses than are read": b"a@example.com," * (MAX_ADDRESSES + 1),
     "more octets than are read": b" " * MAX_FIELD + b"alice@example.com",
 }
 
 
 @pytest.mark.parametrize("value", MALFORMED.values(), ids=MALFORMED.keys())
-def test_what_readers_could_see_differently_has_no_domain(value: bytes) -> None:
-    """A field that can't be read in one way only is malformed, and the reason says why."""
+def test_what_can_not_be_read_safely_is_malformed(value: bytes) -> None:
+    """Where nobody can say what readers would show there is no domain, and the reason says why."""
     author = read_from(b"From: " + value + b"\r\n")
-    assert (author.domain, author.fault) == ("", AuthorFault.MALFORMED)
+    assert (author.domains, author.fault) == ((), AuthorFault.MALFORMED)
     assert author.reason.isprintable()
     assert author.reason
 
 
-@pytest.mark.parametrize("value", [b"", b"   ", b"<>", b"Alice <>", b"root", b"Alice Doe", b"undisclosed:;", b",,;"])
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"   ", b"<>", b"Alice <>", b"root", b"Alice Doe", b"undisclosed:;", b",,;", b"MAILER-DAEMON (Mail System)"],
+)
 def test_a_field_may_have_no_address(value: bytes) -> None:
     """Names alone, empty brackets and empty groups (RFC 6854) are no addresses."""
     assert read_from(b"From:" + value + b"\r\n").fault is AuthorFault.NO_ADDRESS
@@ -118,55 +206,45 @@ def test_a_field_may_have_no_address(value: bytes) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        b"alice@example.com, bob@example.net",
-        b"Team: alice@example.com, Bob <bob@example.net>;",
-        b"alice@example.com; bob@mail.example.com",
-        b"alice@example.com, bob@example.com, carol@example.net",
+        b"root@localhost",
+        b"<alice@>",
+        b"alice@[192.0.2.1]",
+        b"<alice@example..com>",
+        b"<alice@" + b"a" * 64 + b".com>",
+        b"<alice@" + b"a." * 126 + b"aa>",
+        b"Team @ Acme",
+        b"=?utf-8?q?alice=40localhost?=",
+        "alice\uff20localhost".encode(),
     ],
 )
-def test_addresses_of_several_domains_give_none(value: bytes) -> None:
-    """More than one domain is told apart from a malformed field (RFC 9989 5.3.1)."""
-    assert read_from(b"From: " + value + b"\r\n").fault is AuthorFault.SEVERAL_DOMAINS
+def test_an_address_may_have_no_domain(value: bytes) -> None:
+    """What has no dot or is no name is no domain; the field is not without an ``@``, which a bounce needs."""
+    assert read_from(b"From: " + value + b"\r\n").fault is AuthorFault.NO_DOMAIN
 
 
 def test_u_labels_become_a_labels() -> None:
     """Domains in other scripts are compared as A-labels (RFC 9989 5.3.1), capitals and their dots included."""
-    assert read_from("From: <j@Bücher.example>\r\n".encode()).domain == "xn--bcher-kva.example"
-    assert read_from("From: <j@почта。рф>\r\n".encode()).domain == a_label_domain("xn--80a1acny.xn--p1ai")
+    assert read_from("From: <j@Bücher.example>\r\n".encode()).domains == ("xn--bcher-kva.example",)
+    assert read_from("From: <j@почта。рф>\r\n".encode()).domains == ("xn--80a1acny.xn--p1ai",)
+    assert read_from("From: j@ex\u200bample.com\r\n".encode()).domains == ("example.com",)
 
 
 def _read(header: bytes) -> Author:
-    return read_author(tuple(header_fields(header)), header)
+    return read_author(header_fields(header))
 
 
 def test_a_message_has_one_from_field() -> None:
     """None is missing, two are repeated, in any case and order."""
-    assert _read(b"Subject: x\r\nFrom: a@example.com\r\n") == Author("example.com")
+    assert _read(b"Subject: x\r\nFrom: a@example.com\r\n") == Author(("example.com",))
     assert _read(b"Subject: x\r\n").fault is AuthorFault.MISSING
     assert _read(b"").fault is AuthorFault.MISSING
     assert _read(b"FROM : a@example.com\r\nTo: x\r\nfrom: a@example.com\r\n").fault is AuthorFault.REPEATED
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        b"From: a@example.com\r\nno field\r\nFrom: b@example.net\r\n",
-        b"From: a@example.com\r\nno field\r\n \tFROM : b@example.net\r\n",
-        b"no field\r\nFrom: b@example.net\r\n",
-        b"From: a@example.com\r\nSubject: x\nFrom: b@example.net\r\n",
-        b"From: a@example.com\r\nSubject: x\rfrom: b@example.net\r\n",
-        b"Subject: x\n From: b@example.net\r\n",
-    ],
-)
-def test_a_hidden_from_field_counts(header: bytes) -> None:
-    """What readers find behind a broken line or a bare line end is a From field, too."""
-    assert _read(header).fault is AuthorFault.REPEATED
-
-
 def test_from_in_a_folded_line_is_no_field() -> None:
     """A continuation line that looks like a From field belongs to its field."""
     header = b"Subject: he said\r\n From: nobody\r\nFrom: a@example.com\r\n"
-    assert _read(header) == Author("example.com")
+    assert _read(header) == Author(("example.com",))
 
 
 @given(st.binary(max_size=200))
@@ -174,10 +252,11 @@ def test_from_in_a_folded_line_is_no_field() -> None:
 def test_any_octets_have_a_domain_or_a_reason(octets: bytes) -> None:
     """Whatever stands there, the answer is a domain in A-labels or why there is none, never both."""
     author = _read(b"From: " + octets + b"\r\n")
-    assert (author.fault is None) is bool(author.domain)
-    assert bool(author.reason) is not bool(author.domain)
-    assert author.domain == author.domain.lower()
-    assert author.domain.isascii()
+    assert (author.fault is None) is bool(author.domains)
+    assert bool(author.reason) is not bool(author.domains)
+    for domain in author.domains:
+        assert a_label_domain(domain) == domain
+        assert "." in domain
 
 
 @given(st.text(alphabet='ab@.<>()[]",;:\\ \t=?ä\u3002', max_size=60))
@@ -185,7 +264,7 @@ def test_any_octets_have_a_domain_or_a_reason(octets: bytes) -> None:
 def test_any_mixture_of_specials_is_read(text: str) -> None:
     """What the grammar is made of, in any order."""
     author = read_from(b"From: " + text.encode() + b"\r\n")
-    assert author.fault is not None or a_label_domain(author.domain) == author.domain
+    assert author.fault is not None or all(a_label_domain(domain) == domain for domain in author.domains)
 
 
 GROWING: Final = (

@@ -23,7 +23,7 @@ from gateway.resolver import Answer, RecordType
 from gateway.session import Transaction
 from gateway.tables import NameTable
 from gateway.testing import Site, message, run
-from gateway.verdict import Action, Finding, Stage
+from gateway.verdict import Action, Finding, Outcome, Stage
 from policies.dmarc import Dmarc, DmarcOptions
 
 ZONE = {
@@ -32,6 +32,7 @@ ZONE = {
     "_dmarc.watched.example": {"TXT": ["v=DMARC1; p=none"]},
     "_dmarc.testing.example": {"TXT": ["v=DMARC1; p=reject; t=y"]},
     "_dmarc.odd.example": {"TXT": ["v=DMARC1; p=rejekt"]},
+    "_dmarc.strict.example": {"TXT": ["v=DMARC1; p=reject; adkim=s"]},
     "_dmarc.broken.example": "SERVFAIL",
     "_dmarc.sub.slow.example": "TIMEOUT",
     "_dmarc.slow.example": {"TXT": ["v=DMARC1; p=reject"]},
@@ -47,10 +48,11 @@ async def check(
     arc: Arc | None = None,
     client: str = "192.0.2.1",
     login: str | None = None,
+    mail_from: str = "alice@example.net",
 ) -> tuple[Finding | None, Transaction]:
     """Run the policy on a message whose From field has an address of the author's domain."""
     site = Site(zone=ZONE)
-    transaction = site.transaction(session=site.session(client, login=login))
+    transaction = site.transaction(mail_from, session=site.session(client, login=login))
     if spf is not None:
         transaction.spf = Spf(mail_from=SpfCheck(result=SpfResult.PASS, domain=spf))
     if dkim is not None:
@@ -96,19 +98,119 @@ async def test_each_outcome_is_what_the_domain_asks_for(
     [
         ("Subject: none\r\n", "missing"),
         ("From: a@reject.example\r\nFrom: a@reject.example\r\n", "repeated"),
-        ("From: a@reject.example, b@other.example\r\n", "several_domains"),
         ("From: undisclosed:;\r\n", "no_address"),
-        ("From: a@other.example <a@reject.example>\r\n", "malformed"),
+        ("From: root@localhost\r\n", "no_domain"),
+        ("From: =?utf-8?q?a=40reject.example?= x\r\n", "malformed"),
     ],
 )
-async def test_a_bad_from_field_is_outside_of_dmarc_and_refused(header: str, fault: str) -> None:
-    """What has no one author domain would be a way around DMARC."""
+async def test_a_from_field_without_a_domain_is_outside_of_dmarc_and_refused(header: str, fault: str) -> None:
+    """What gives no author's domain would be a way around DMARC; the reply says what is wrong with it."""
     finding, transaction = await check(header, spf="reject.example")
     assert finding is not None
     assert finding.outcome is Dmarc.bad_from
     assert finding.evidence["fault"] == fault
+    assert finding.reply.text != Dmarc.bad_from.reply.text
     assert transaction.dmarc is not None
     assert (transaction.dmarc.result, transaction.dmarc.domain) == (DmarcResult.PERMERROR, "")
+
+
+@pytest.mark.parametrize(
+    ("header", "mail_from", "outcome"),
+    [
+        ("From: <>\r\n", "", Dmarc.no_author),
+        ("From: MAILER-DAEMON (Mail Delivery System)\r\n", "", Dmarc.no_author),
+        ("From:\r\n", "", Dmarc.no_author),
+        ("Subject: no From field\r\n", "", Dmarc.no_author),
+        ("From: <>\r\n", "a@reject.example", Dmarc.bad_from),
+        ("From: MAILER-DAEMON\r\n", "a@reject.example", Dmarc.bad_from),
+        ("From: MAILER-DAEMON@localhost\r\n", "", Dmarc.bad_from),
+        ("From: =?utf-8?q?a=40localhost?=\r\n", "", Dmarc.bad_from),
+        ("From: <>\r\nFrom: <>\r\n", "", Dmarc.bad_from),
+        ("From: a@reject.example\r\nX: y\r\n", "", Dmarc.reject),
+    ],
+)
+async def test_a_bounce_may_name_no_author(header: str, mail_from: str, outcome: Outcome) -> None:
+    """Only with the null reverse-path, and only where no reader could see an address."""
+    finding, transaction = await check(header, mail_from=mail_from)
+    assert finding is not None
+    assert finding.outcome is outcome
+    assert transaction.dmarc is not None
+    assert Dmarc.no_author.action is Action.TAG
+
+
+REJECT, QUARANTINE, OTHER = "a@reject.example", "b@quarantine.example", "c@unknown.example"
+
+
+@pytest.mark.parametrize(
+    ("authors", "spf", "dkim", "outcome", "domain"),
+    [
+        # Several organizations: each must pass, and no record is no pass.
+        (f"{REJECT}, {QUARANTINE}", "reject.example", "quarantine.example", Dmarc.passed, "reject.example"),
+        (f"{REJECT}, {QUARANTINE}", "reject.example", None, Dmarc.bad_from, "quarantine.example"),
+        (f"{REJECT}, {QUARANTINE}", None, "quarantine.example", Dmarc.bad_from, "reject.example"),
+        (f"{REJECT}, {OTHER}", "reject.example", "unknown.example", Dmarc.bad_from, "unknown.example"),
+        (f"{OTHER}, {REJECT}", "reject.example", "unknown.example", Dmarc.bad_from, "unknown.example"),
+        ('"a@reject.example", <x@watched.example>', "watched.example", None, Dmarc.bad_from, "reject.example"),
+        ("(a@reject.example), <x@watched.example>", "watched.example", None, Dmarc.bad_from, "reject.example"),
+        ('"a@reject.example via X" <x@watched.example>', "watched.example", None, Dmarc.passed, "watched.example"),
+        # What can't be told now is no refusal, unless another one does not pass for certain.
+        ("a@broken.example, b@reject.example", "reject.example", None, Dmarc.temperror, "broken.example"),
+        ("a@sub.slow.example, b@slow.example", "slow.example", None, Dmarc.temperror, "sub.slow.example"),
+        # One organization: the worst result counts.
+        ("a@reject.example, b@x.reject.example", "reject.example", None, Dmarc.passed, "reject.example"),
+        ("a@x.reject.example, b@reject.example", "other.example", None, Dmarc.reject, "reject.example"),
+        ("a@x.quarantine.example, b@quarantine.example", None, None, Dmarc.quarantine, "x.quarantine.example"),
+        ("a@x.strict.example, b@strict.example", None, "x.strict.example", Dmarc.reject, "strict.example"),
+        # Without any record the public suffix list says which domains belong together.
+        ("a@x.unknown.example, b@unknown.example", "unknown.example", None, Dmarc.none, "x.unknown.example"),
+        # At most so many organizations.
+        (", ".join(f"a@o{n}.example" for n in range(6)), "o0.example", None, Dmarc.bad_from, "o0.example"),
+        (
+            ", ".join(f"a@o{n}.reject.example" for n in range(6)),
+            "reject.example",
+            None,
+            Dmarc.passed,
+            "o0.reject.example",
+        ),
+        (
+            ", ".join(f"a@o{n}.reject.example" for n in range(21)),
+            "reject.example",
+            None,
+            Dmarc.bad_from,
+            "o0.reject.example",
+        ),
+    ],
+)
+async def test_several_authors(authors: str, spf: str | None, dkim: str | None, outcome: Outcome, domain: str) -> None:
+    """Each organization must pass; bad_from says which domain does not, in the reply and in the record."""
+    finding, transaction = await check(f"From: {authors}\r\nX: y\r\n", spf=spf, dkim=dkim)
+    assert finding is not None
+    assert finding.outcome is outcome
+    assert transaction.dmarc is not None
+    assert transaction.dmarc.domain == domain
+    if outcome is Dmarc.bad_from:
+        assert transaction.dmarc.result is DmarcResult.PERMERROR
+        assert finding.evidence["fault"] == "several_organizations"
+        assert domain in finding.reply.text
+
+
+async def test_how_many_organizations_are_evaluated_is_a_setting() -> None:
+    """More than ``organizations`` are bad_from, though all would pass."""
+    authors = f"From: {REJECT}, {QUARANTINE}\r\nX: y\r\n"
+    for limit, outcome in ((2, Dmarc.passed), (1, Dmarc.bad_from)):
+        finding, _ = await check(authors, {"organizations": limit}, spf="reject.example", dkim="quarantine.example")
+        assert finding is not None
+        assert finding.outcome is outcome
+
+
+async def test_a_trusted_sealer_speaks_for_each_author() -> None:
+    """Of several authors each that fails must be made up for by ARC."""
+    authors = f"From: {REJECT}, {QUARANTINE}\r\nX: y\r\n"
+    both = "dkim=pass header.d=reject.example; dkim=pass header.d=quarantine.example"
+    for recorded, outcome in ((both, Dmarc.arc_trusted), ("dkim=pass header.d=reject.example", Dmarc.bad_from)):
+        finding, _ = await check(authors, {"trust_arc": ["lists.example"]}, arc=chain("lists.example", recorded))
+        assert finding is not None
+        assert finding.outcome is outcome
 
 
 async def test_our_own_clients_are_not_checked() -> None:
