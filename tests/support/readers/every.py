@@ -16,7 +16,7 @@ from tests.support.readers.reading import Reader, Reading
 
 READERS: Final[tuple[Reader, ...]] = (*PYTHON_READERS, *CHILD_READERS)
 
-PEERS: Final = ("email-mime", "email-address-xs", "mail-message", "mailparser")
+PEERS: Final = ("email-mime", "email-address", "mail-message", "mailparser")
 """The rows of ``tests/peers.txt`` that they need."""
 
 

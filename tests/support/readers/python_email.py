@@ -40,16 +40,23 @@ class PythonReader:
 
     def _reading(self, text: bytes) -> Reading:
         message = email.parser.BytesParser(policy=self.policy).parsebytes(text, headersonly=True)
-        fields = tuple((name, unfolded(str(value))) for name, value in message.raw_items())
+        fields = tuple((_shown(name), _shown(unfolded(str(value)))) for name, value in message.raw_items())
         try:
             author = message["From"]
             if author is None:
                 return Reading(fields=fields)
-            authors = tuple(address for address in self.addresses(author) if address)
-            return Reading(authors=authors, author_text=str(author), fields=fields)
+            authors = tuple(_shown(address) for address in self.addresses(author) if address)
+            return Reading(authors=authors, author_text=_shown(str(author)), fields=fields)
         except Exception as error:  # noqa: BLE001 - it raises whatever its parser runs into
             raw = [value for name, value in fields if name.lower() == "from"]
-            return Reading(author_text="".join(raw[:1]), fields=fields, error=f"{type(error).__name__}: {error}")
+            return Reading(
+                author_text=_shown("".join(raw[:1])), fields=fields, error=f"{type(error).__name__}: {error}"
+            )
+
+
+def _shown(text: str) -> str:
+    """The text as it is printed: octets that came as surrogates (PEP 383) are UTF-8 where they can be."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _of_list(author: Any, **options: Any) -> list[str]:

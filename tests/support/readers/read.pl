@@ -2,7 +2,8 @@
 # Reads messages as Perl's mail libraries do: perl read.pl DIALECT
 #
 # Each line of the input is a message in base64, each line of the output what is read of it, in JSON: {"authors": [...],
-# "author_text": "...", "fields": [[name, value], ...], "error": "..."}. Octets that are no text count as Latin-1.
+# "author_text": "...", "fields": [[name, value], ...], "error": "..."}. Octets are shown as UTF-8 where they are, else as
+# Latin-1.
 use strict;
 use warnings;
 use JSON::PP;
@@ -56,6 +57,14 @@ sub mail_message {
     return $message;
 }
 
+# What is shown of a value in which octets may have stayed octets.
+sub shown {
+    my ($value) = @_;
+    if (ref $value eq 'ARRAY') { return [ map { shown($_) } @$value ] }
+    my $octets = $value;
+    return utf8::downgrade($octets, 1) && utf8::decode($octets) ? $octets : $value;
+}
+
 my $read = $dialects{ $ARGV[0] }->();
 my $json = JSON::PP->new->ascii->canonical;
 $SIG{__WARN__} = sub { };    # they warn of what is odd, and that is all there is here
@@ -65,5 +74,6 @@ open STDOUT, '>&', $silent or die;
 while (my $line = <STDIN>) {
     my %reading = (authors => [], author_text => '', fields => [], error => '');
     eval { $read->(decode_base64($line), \%reading); 1 } or $reading{error} = "$@";
+    $reading{$_} = shown($reading{$_}) for keys %reading;
     print {$output} $json->encode(\%reading), "\n";
 }
