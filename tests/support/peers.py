@@ -16,7 +16,8 @@ from typing import NoReturn
 
 import pytest
 
-_TABLE = Path(__file__).parents[1] / "peers.txt"
+_ROOT = Path(__file__).parents[2]
+_TABLE = _ROOT / "tests/peers.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,18 @@ class Peer:
 
     Attributes:
         name: How tests name it.
-        package: The Debian package that has it.
+        package: The Debian package that has it, or ``npm:`` and the name of npm's.
         check: The shell command that succeeds where it is installed.
     """
 
     name: str
     package: str
     check: str
+
+    @property
+    def remedy(self) -> str:
+        """What installs it."""
+        return "tests/peers.sh" if self.package.startswith("npm:") else f"apt-get install {self.package}"
 
 
 @cache
@@ -46,7 +52,7 @@ def peers() -> Mapping[str, Peer]:
 def is_installed(name: str) -> bool:
     """Whether the peer is there. An unknown name is a ``KeyError``."""
     command = peers()[name].check
-    return subprocess.run(["sh", "-c", command], capture_output=True, check=False).returncode == 0
+    return subprocess.run(["sh", "-c", command], cwd=_ROOT, capture_output=True, check=False).returncode == 0
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -67,7 +73,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("peer"):
         for name in marker.args:
             if not is_installed(name):
-                unavailable(f"needs {name}: apt-get install {peers()[name].package}")
+                unavailable(f"needs {name}: {peers()[name].remedy}")
 
 
 @pytest.fixture(scope="session")
