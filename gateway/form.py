@@ -7,6 +7,8 @@ gives it as it is judged and forwarded, a ``HeaderSection``. What readers could 
   so itself, because the gateway's own fields stand above them.
 - White space between a field's name and its colon is removed: some readers take such a line for the end of the header.
 - A last line without CRLF (possible with BDAT) gets it.
+- A From field that is folded within a quoted string or a comment, and has more than one ``@``, is unfolded: some
+  readers end the string at the fold and take what follows for an address.
 - The header ends where Postfix ends it, at the first line that is no field and continues none (``gateway/header.py``).
   An empty line is inserted there, so that it ends there for every reader. This is also what becomes of a first line
   that begins with white space: without the empty line it would continue the gateway's own field above it.
@@ -25,11 +27,14 @@ from collections.abc import Collection
 from enum import StrEnum
 from typing import Final
 
-from gateway.header import MAX_NAME, HeaderField, header_fields
+from gateway.header import MAX_NAME, HeaderField, field_at, header_fields
 from gateway.mailauth.authserv_claims import forged
 
 RESERVED: Final = "x-lychgate-"
 """How the names of the gateway's own fields begin."""
+
+MAX_LINE: Final = 1000
+"""Octets of a line with its CRLF (RFC 5321 4.5.3.1.6): what is unfolded is no longer than that."""
 
 _RESULTS: Final = "authentication-results"
 
@@ -40,6 +45,7 @@ class Mend(StrEnum):
     MBOX_LINE = "mbox_line"
     SPACE_BEFORE_COLON = "space_before_colon"
     LAST_LINE = "last_line"
+    FOLDED_FROM = "folded_from"
     HEADER_END = "header_end"
 
 
@@ -47,6 +53,7 @@ IN_WORDS: Final = {
     Mend.MBOX_LINE: "it begins with a line of an mbox file",
     Mend.SPACE_BEFORE_COLON: "white space stands before the colon of a field",
     Mend.LAST_LINE: "the last line of the header has no CRLF",
+    Mend.FOLDED_FROM: "the From field is folded within a quoted string or a comment",
     Mend.HEADER_END: "a line that is no field ends the header",
 }
 """Why a header needs mending."""
@@ -55,6 +62,8 @@ IN_WORDS: Final = {
 _PLAIN: Final = re.compile(rb"(?:[!-9;-~]{1,%d}:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*)*" % MAX_NAME)
 _MBOX_LINE: Final = re.compile(rb">*From [^\r\n]*(?:\r\n|\Z)")
 _FIELD: Final = re.compile(rb"([!-9;-~]{1,%d})([ \t]*)(:[^\r\n]*(?:\r\n[ \t][^\r\n]*)*)(\r\n|\Z)" % MAX_NAME)
+
+_STRING: Final = re.compile(rb"[\"(]")  # where a quoted string or a comment begins
 
 # Where some reader or other begins a line, and what some reader or other leaves out of a field's name.
 _LINE_ENDS: Final = b"\r\n\x0b\x0c\x1c\x1d\x1e\x85"
@@ -141,14 +150,17 @@ class HeaderReader:
         Args:
             received: Its octets up to the empty line, which is not included; all of the message if it has none.
         """
+        octets, rest = received, b""
+        mended: tuple[Mend, ...] = ()
         plain = _PLAIN.match(received)
-        if plain is not None and plain.end() == len(received):
-            octets, rest, malformed = received, b"", ""
-            mended: tuple[Mend, ...] = ()
-        else:
+        if plain is None or plain.end() < len(received):
             octets, rest, mended = _mended(received)
-            malformed = self._malformed(rest, mended)
-        if self._suspect.search(b"\n" + octets.lower()) is None:
+        lowered = b"\n" + octets.lower()
+        unfolded = _unfolded_from(octets, lowered.find(b"\nfrom:"))
+        if unfolded is not None:
+            octets, mended = unfolded, (*mended, Mend.FOLDED_FROM)
+        malformed = self._malformed(rest, mended) if mended else ""
+        if self._suspect.search(lowered) is None:
             return HeaderSection(received, octets, rest, mended=mended, malformed=malformed)
         fields = list(header_fields(octets))
         unwanted = set(map(id, forged(fields, self._authserv_ids)))
@@ -189,6 +201,24 @@ def _mended(received: bytes) -> tuple[bytes, bytes, tuple[Mend, ...]]:
     if rest:
         mended[Mend.HEADER_END] = None
     return b"".join(parts), rest, tuple(mended)
+
+
+def _unfolded_from(header: bytes, position: int) -> bytes | None:
+    """A header with its From field unfolded, if a reader could take a part of a name in it for an address; else None.
+
+    Args:
+        header: The header, of whole fields.
+        position: Where the From field begins; negative without one.
+    """
+    if position < 0:
+        return None
+    end = header.find(b"\r\n", position) + 2
+    if header[end : end + 1] not in {b" ", b"\t"}:
+        return None
+    field = field_at(header, position)
+    if field is None or field.raw.count(b"@") < 2 or not _STRING.search(field.raw) or len(field.raw) > MAX_LINE:  # noqa: PLR2004 - one is the address
+        return None
+    return header.replace(field.raw, field.raw.replace(b"\r\n", b"") + b"\r\n", 1)
 
 
 def _hidden(rest: bytes) -> str:

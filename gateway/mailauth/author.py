@@ -18,6 +18,7 @@ characters, a domain that is no UTF-8, an encoded word with an address beside ot
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from enum import StrEnum
 from typing import Final
 
@@ -25,13 +26,19 @@ import idna
 import msgspec
 
 from gateway.header import HeaderField
-from gateway.mailauth.encoded_words import ENCODED_WORD, decode
+from gateway.mailauth.encoded_words import ENCODED_WORD, decode, is_sound
 
 MAX_FIELD: Final = 10_000
 """Octets of a From field that are read; ten times what RFC 5322 2.1.1 allows one line. More counts as malformed."""
 
 MAX_ADDRESSES: Final = 50
 """``@`` signs that are read; more count as malformed, so that a field can't cost more than its length."""
+
+MAX_PIECES: Final = 20
+"""Pieces of a domain that are put together one by one; beyond that all of them at once."""
+
+MAX_LABEL: Final = 63
+"""Octets of a label (RFC 1035 2.3.4)."""
 
 MAX_DOMAIN: Final = 253
 """Octets of a domain name as text (RFC 1035 2.3.4: 255 on the wire)."""
@@ -71,6 +78,7 @@ _COMMON: Final = re.compile(
     rb"<([A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]+@[A-Za-z0-9_.-]+)>"
     rb"|([A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]+@[A-Za-z0-9_.-]+)"
 )
+_FOLD: Final = "\x1f"  # in the place of CRLF while a field is read: white space to Python, and no longer in the field
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _LABELS: Final = re.compile(r"(?:(?!-)[a-z0-9_-]{1,63}(?<!-)\.)*(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
@@ -85,9 +93,12 @@ _ADDRESS: Final = re.compile(
 )
 _WIDE_AT: Final = re.compile("[\uff20\ufe6b]")  # full-width and small @
 _QUOTES: Final = re.compile(r'["\\]')
-_BRACKETS: Final = re.compile("[<>]")
+_BRACKETS: Final = re.compile("[<>()]")
+_FLAT_COMMENT: Final = re.compile(r"\([^)]*\)")  # as readers see it to whom comments don't nest
 _SPACE: Final = re.compile(r"\s+")
-_AFTER_AT: Final = re.compile(r"@\s*((?:[A-Za-z0-9._-]|[^\x00-\x7f\s])+)")
+_AFTER_AT: Final = re.compile(r"@[\s<>]*((?:[A-Za-z0-9._-]|[^\x00-\x7f])(?:[A-Za-z0-9._\s-]|[^\x00-\x7f])*)")
+_TAIL: Final = re.compile(r"[^A-Za-z0-9]+\Z")  # what a reader leaves out who looks for the end of a word
+_PHRASE: Final = re.compile(r"(?:[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~. \t\x1f]|[^\x00-\x7f])*")
 
 
 def read_author(fields: Iterable[HeaderField]) -> Author:
@@ -109,12 +120,12 @@ def read_from(raw: bytes) -> Author:
     if common is not None:
         local_part, _, domain = (common[1] or common[2]).decode("ascii").partition("@")
         domain = domain.lower()
-        if "." in domain and _is_domain(domain) and "=?" not in local_part:
+        if "." in domain and _is_domain(domain) and "=?" not in local_part and "xn--" not in domain:
             return Author((domain,))
-    value = value.replace(b"\r\n", b"")
-    if _CONTROL.search(value) is not None:
+    unfolded = value.replace(b"\r\n", b"")
+    if _CONTROL.search(unfolded) is not None:
         return Author((), AuthorFault.MALFORMED, "a control character in the From field")
-    text = value.decode("utf-8", "surrogateescape")
+    text = value[:-2].replace(b"\r\n", _FOLD.encode()).decode("utf-8", "surrogateescape")
     try:
         domains = tuple(dict.fromkeys(domain for element in _elements(text) for domain in _domains(element)))
     except _MalformedError as error:
@@ -182,6 +193,8 @@ def _elements(text: str) -> Iterator[_Element]:
             element = _Element()
             continue
         element.text += token
+        if (token[0] in '"(' and _FOLD in token) or (token.rfind("(") > 0 and token[0] == "(" and "@" in token):
+            element.odd = True  # to some readers a fold ends a string, and comments don't nest
         if token in {"<", ">"}:
             element.odd = element.odd or token != "<>"[element.brackets % 2] or element.brackets > 1
             element.brackets += 1
@@ -213,51 +226,98 @@ def _domains(element: _Element) -> Iterator[str]:
         yield from _all_domains(element.text)
         return
     yield from _found(element.address)
+    before = "".join(element.before)
     bare = "".join(piece for piece in element.before if piece[0] not in '"(')
-    if "@" in ENCODED_WORD.sub("", bare):
-        yield from _found("".join(element.before), certain=False)
+    words = ENCODED_WORD.sub(_emptied, bare)
+    encoded = words != bare and "@" in _decoded(bare)
+    if "@" in words or (encoded and (bare != before or _PHRASE.fullmatch(words) is None)):
+        yield from _all_domains(before, certain=False)
 
 
 def _is_plain(address: str) -> bool:
     """Whether what stands in angle brackets is an address, and the same one for every reader."""
-    address = address.strip(" \t")
+    address = address.strip()
     return _ADDRESS.fullmatch(address) is not None and address.isprintable() and "=?" not in address
 
 
-def _all_domains(text: str) -> Iterator[str]:
-    """Every domain that stands after an ``@``, in whatever a reader might make of a text."""
-    text = _WIDE_AT.sub("@", text)
-    if "=?" in text:
-        outside = _without_comments(text).strip(' \t"')
-        for word in ENCODED_WORD.finditer(outside) if ENCODED_WORD.fullmatch(outside) is None else ():
-            # Some readers put its text and its neighbours' together, with dots or without.
-            if "@" in outside[: word.start()] or "@" in _WIDE_AT.sub("@", decode(word[0])):
-                raise _MalformedError("an encoded word beside an address in the From field")
-        yield from _found(_WIDE_AT.sub("@", decode(text)))
-    yield from _found(text)
+def _emptied(word: re.Match[str]) -> str:
+    """Nothing for an encoded word; it stays if readers who do not decode it could find an address in it."""
+    return word[0] if word[0].count("@") > 1 else ""
 
 
-def _found(text: str, *, certain: bool = True) -> Iterator[str]:
-    """The domains in a text.
+def _all_domains(text: str, *, certain: bool = True) -> Iterator[str]:
+    """Every domain that stands after an ``@``, in whatever a reader might make of a text.
 
     Args:
         text: The text.
         certain: Whether what follows an ``@`` is meant to be a domain, so that one which can't be read is a fault.
     """
+    text = _WIDE_AT.sub("@", text)
+    if "=?" in text:
+        outside = _without_comments(text).strip(' \t\x1f"')
+        alone = ENCODED_WORD.fullmatch(outside) is not None
+        for word in ENCODED_WORD.finditer(text):
+            # Some readers put its text and its neighbours' together, with dots or without.
+            joins = not alone and ("@" in outside[: max(outside.find(word[0]), 0)] or "@" in _decoded(word[0]))
+            if joins or not is_sound(word) or not _decoded(word[0]).partition("@")[2].isascii():
+                raise _MalformedError("an encoded word beside an address in the From field")
+        if "=?" in ENCODED_WORD.sub("", text):
+            raise _MalformedError("an encoded word in the From field that is none for some readers")
+        yield from _found(_decoded(text), certain=certain)
+    yield from _found(text, certain=certain)
+
+
+def _decoded(text: str) -> str:
+    return _WIDE_AT.sub("@", decode(text))
+
+
+def _found(text: str, *, certain: bool = True) -> Iterator[str]:
+    """The domains in a text, which may be written in pieces (``certain`` as in ``_all_domains``)."""
     if "@" not in text:
         return
-    plain = _without_comments(text)
-    views = [text, plain, _QUOTES.sub("", plain)]
-    views += [_SPACE.sub("", view) for view in views]
-    if text.count("<") > 1 or text.count(">") > 1:
-        views.append(_BRACKETS.sub("", views[-1]))
-    for run in dict.fromkeys(match[1] for view in dict.fromkeys(views) for match in _AFTER_AT.finditer(view)):
-        name = run.strip(".")
-        domain = a_label_domain(name) or a_label_domain(name.strip(".-_"))
-        if domain is not None and "." in domain:
-            yield domain
-        elif domain is None and certain and not run.isascii():
+    runs = dict.fromkeys(run for view in _views(text) for match in _AFTER_AT.finditer(view) for run in _runs(match[1]))
+    for run in runs:
+        names = {run.strip("."): None, run.strip(".-_"): None, run.partition("..")[0]: None, _TAIL.sub("", run): None}
+        if "xn--" in run.lower():
+            names[_with_u_labels(run)] = None
+        found = [domain for name in names if (domain := a_label_domain(name)) is not None]
+        yield from (domain for domain in found if "." in domain)
+        if certain and not found and not run.isascii():
             raise _MalformedError("a domain in the From field that is none")
+
+
+def _views(text: str) -> dict[str, None]:
+    """A text as readers see it who leave out comments, quotes or brackets."""
+    plain = _without_comments(text)
+    views = {text: None, plain: None}
+    if any(mark in text for mark in '()"\\<>'):
+        bare = _QUOTES.sub("", plain)
+        several = text.count("<") > 1 or text.count(">") > 1
+        glued = _BRACKETS.sub(" ", bare) if several else _SPACE.sub(":", _BRACKETS.sub("", bare))
+        views |= dict.fromkeys((_FLAT_COMMENT.sub("", text), bare, glued))
+    return views
+
+
+def _runs(pieces: str) -> Iterator[str]:
+    """What readers might take for a domain: the first of some pieces, the first two together, and so on, and all."""
+    if any("\udc80" <= character <= "\udcff" for character in pieces):  # octets that are no UTF-8: perhaps Latin-1
+        pieces = pieces.encode("utf-8", "surrogateescape").decode("latin-1")
+    parts = pieces.split()
+    joined = ""
+    for part in parts[:MAX_PIECES]:
+        joined += part
+        yield joined
+    yield "".join(parts)
+
+
+def _with_u_labels(name: str) -> str:
+    """A name as readers show it who decode each A-label, also those that are none (RFC 3492)."""
+    labels = name.split(".")
+    for number, label in enumerate(labels):
+        if label.isascii() and label.lower().startswith("xn--") and len(label) <= MAX_LABEL:
+            with suppress(UnicodeError):
+                labels[number] = label[4:].encode("ascii").decode("punycode")
+    return ".".join(labels)
 
 
 def _without_comments(text: str) -> str:

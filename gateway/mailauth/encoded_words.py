@@ -11,6 +11,9 @@ from typing import Final
 # RFC 2047 2, and RFC 2231 5 for the language after an asterisk.
 ENCODED_WORD: Final = re.compile(r"=\?([^?*\s]{1,40})(?:\*[^?\s]{0,40})?\?([bq])\?([^?\s]*)\?=", re.IGNORECASE)
 
+_QUOTED: Final = re.compile(r"(?:[^=]|=[0-9A-Fa-f]{2})*")
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/]*={0,2}")
+
 # Charsets that mail has; other names that Python takes are no charsets, or slow.
 _CHARSET: Final = re.compile(
     r"(?:us-)?ascii|utf-?(?:7|8|16|32)(?:[bl]e)?|iso-?8859-\d{1,2}|(?:windows-|cp)\d{3,4}|koi8-[rtu]|iso-2022-(?:jp|kr)"
@@ -31,6 +34,13 @@ def decoded_word(match: re.Match[str]) -> str | None:
         return octets.decode(charset if _CHARSET.fullmatch(charset) else "utf-8", "replace")
     except (LookupError, UnicodeError):
         return octets.decode("utf-8", "replace")
+
+
+def is_sound(match: re.Match[str]) -> bool:
+    """Whether all readers decode a match of ``ENCODED_WORD`` to the same octets: nothing in it is left open."""
+    if match[2] in "qQ":
+        return _QUOTED.fullmatch(match[3]) is not None
+    return len(match[3]) % 4 == 0 and _BASE64.fullmatch(match[3]) is not None
 
 
 def decode(text: str) -> str:

@@ -12,8 +12,8 @@ from typing import Final
 
 import pytest
 
-from gateway.header import header_fields
-from gateway.mailauth.author import Author, a_label_domain, read_author
+from gateway.form import HeaderReader
+from gateway.mailauth.author import Author, AuthorFault, a_label_domain, read_author
 from tests.support.readers.every import PEERS, read_all
 from tests.support.readers.generate import from_values
 
@@ -24,11 +24,13 @@ VALUES: Final = 1500
 pytestmark = pytest.mark.peer(*PEERS)
 
 
-def judged(message: bytes) -> Author:
-    """What the gateway reads as the author."""
-    header, _, _ = message.partition(b"\r\n\r\n")
-    header += b"\r\n"
-    return read_author(tuple(header_fields(header)), header)
+def judged(message: bytes) -> tuple[Author, bytes]:
+    """What the gateway reads as the author, and the message that it forwards."""
+    header, end, body = message.partition(b"\r\n\r\n")
+    section = HeaderReader().read(header + b"\r\n")
+    if section.malformed:
+        return Author((), AuthorFault.MALFORMED, section.malformed), message
+    return read_author(section.fields), section.forwarded + end[2:] + body
 
 
 def shown_domain(address: str) -> str | None:
@@ -46,8 +48,8 @@ def is_cut(reader: str, message: bytes) -> bool:
 def test_every_author_that_is_shown_is_judged(seed: int) -> None:
     """No reader shows a domain as the author's that DMARC does not evaluate, for thousands of From fields."""
     values = list(islice(from_values(Random(seed)), VALUES))  # noqa: S311 - it chooses cases, not secrets
-    messages = [b"To: a@t.example\r\nFrom: " + value + b"\r\nSubject: s\r\n\r\nHello.\r\n" for value in values]
-    authors = [judged(message) for message in messages]
+    sent = [b"To: a@t.example\r\nFrom: " + value + b"\r\nSubject: s\r\n\r\nHello.\r\n" for value in values]
+    authors, messages = zip(*map(judged, sent), strict=True)
     missed = []
     for reader, readings in read_all(messages).items():
         for value, message, author, reading in zip(values, messages, authors, readings, strict=True):

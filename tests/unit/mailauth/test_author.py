@@ -175,7 +175,7 @@ MALFORMED = {
     "an encoded word in a quoted local part": b'"=?utf-8?q?bob=40example.net?="@example.com',
     "an encoded word after a domain": b"bob@bank =?utf-8?q?example?=",
     "two encoded words": b"=?utf-8?q?bob=40bank?= =?utf-8?q?example?=",
-    "no UTF-8 in the domain": b"<alice@ex\xe4mple.com>",
+    "no UTF-8 in the domain": b"<alice@ex\x96mple.com>",
     "a U-label that is none": "<alice@ex\u2488ample.com>".encode(),
     "a NUL": b"Alice <alice@example.com\x00.example.net>",
     "a bare LF": b"alice@example.com\n bob@example.net",
