@@ -21,6 +21,9 @@ SEEDS: Final = range(int(os.environ.get("READERS_SEEDS", "4")))
 VALUES: Final = 1500
 """From fields of each seed."""
 
+BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+"""What is refused or normalized before anything is judged."""
+
 pytestmark = pytest.mark.peer(*PEERS)
 
 
@@ -28,7 +31,7 @@ def judged(message: bytes) -> Author:
     """What the gateway reads as the author."""
     header, _, _ = message.partition(b"\r\n\r\n")
     header += b"\r\n"
-    return read_author(tuple(header_fields(header)), header)
+    return read_author(tuple(header_fields(header)))
 
 
 def shown_domain(address: str) -> str | None:
@@ -45,7 +48,8 @@ def is_cut(reader: str, message: bytes) -> bool:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_author_that_is_shown_is_judged(seed: int) -> None:
     """No reader shows a domain as the author's that DMARC does not evaluate, for thousands of From fields."""
-    values = list(islice(from_values(Random(seed)), VALUES))  # noqa: S311 - it chooses cases, not secrets
+    every = from_values(Random(seed))  # noqa: S311 - it chooses cases, not secrets
+    values = list(islice((value for value in every if BARE.search(value) is None), VALUES))
     messages = [b"To: a@t.example\r\nFrom: " + value + b"\r\nSubject: s\r\n\r\nHello.\r\n" for value in values]
     authors = [judged(message) for message in messages]
     missed = []
