@@ -11,9 +11,10 @@ from random import Random
 from typing import Final
 
 import pytest
+from gateway.form import HeaderReader
 
-from gateway.header import header_fields
-from gateway.mailauth.author import Author, a_label_domain, read_author
+from gateway.mailauth.author import Author, AuthorFault, a_label_domain, read_author
+from tests.support.corpus import HONEST, HonestMessage
 from tests.support.readers.every import PEERS, read_all
 from tests.support.readers.generate import from_values
 
@@ -24,14 +25,11 @@ VALUES: Final = 1500
 BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 """What is refused or normalized before anything is judged."""
 
-pytestmark = pytest.mark.peer(*PEERS)
 
-
-def judged(message: bytes) -> Author:
-    """What the gateway reads as the author."""
-    header, _, _ = message.partition(b"\r\n\r\n")
-    header += b"\r\n"
-    return read_author(tuple(header_fields(header)))
+def judged(message: bytes) -> Author | None:
+    """What the gateway reads as the author; None where it refuses the message for its form."""
+    section = HeaderReader().read(message.partition(b"\r\n\r\n")[0] + b"\r\n")
+    return None if section.malformed else read_author(section.fields)
 
 
 def shown_domain(address: str) -> str | None:
@@ -45,6 +43,7 @@ def is_cut(reader: str, message: bytes) -> bool:
     return reader == "mail-message-full" and re.search(rb"@[^,;]*[\x80-\xff]", message) is not None
 
 
+@pytest.mark.peer(*PEERS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_author_that_is_shown_is_judged(seed: int) -> None:
     """No reader shows a domain as the author's that DMARC does not evaluate, for thousands of From fields."""
@@ -55,10 +54,37 @@ def test_every_author_that_is_shown_is_judged(seed: int) -> None:
     missed = []
     for reader, readings in read_all(messages).items():
         for value, message, author, reading in zip(values, messages, authors, readings, strict=True):
-            if author.fault is None and not is_cut(reader, message):
+            if author is not None and author.fault is None and not is_cut(reader, message):
                 shown = {shown_domain(address) for address in reading.authors} - {None, *author.domains}
                 if shown:
                     missed.append(f"{value!r}: {reader} shows {sorted(map(str, shown))}, judged {author.domains}")
     assert not missed, "\n".join(missed[:40])
-    read = sum(author.fault is None for author in authors)
+    read = sum(author is not None and author.fault is None for author in authors)
     assert read > VALUES / 5, f"only {read} of {VALUES} were judged at all"
+
+
+@pytest.mark.parametrize("message", HONEST.values(), ids=HONEST.keys())
+def test_the_author_of_honest_mail_is_read(message: HonestMessage) -> None:
+    """However oddly an honest sender writes, the author's domains are read; a bounce may have none."""
+    author = judged(message.text)
+    assert author is not None
+    assert author.domains == message.domains
+    if message.domains:
+        assert author.fault is None
+    else:
+        assert author.fault in {AuthorFault.MISSING, AuthorFault.NO_ADDRESS}
+        assert not message.reverse_path
+
+
+@pytest.mark.peer(*PEERS)
+def test_readers_show_the_author_of_honest_mail() -> None:
+    """Of honest mail that has an author, each reader shows no other; most show it."""
+    names = [name for name in HONEST if HONEST[name].domains]
+    for reader, readings in read_all([HONEST[name].text for name in names]).items():
+        shown = 0
+        for name, reading in zip(names, readings, strict=True):
+            domains = {shown_domain(address) for address in reading.authors} - {None}
+            if not is_cut(reader, HONEST[name].text):
+                assert domains <= set(HONEST[name].domains), f"{reader}: {name}"
+                shown += bool(domains)
+        assert shown > len(names) / 2, f"{reader} shows {shown} authors of {len(names)}"

@@ -2,7 +2,8 @@
 
 Generated messages, with any octets and the oddities of real mail, go through the gateway in front of Postfix, which
 delivers what the gateway let through. Each reader of ``tests/support/readers`` then reads the files: it must show the
-author that DMARC judged, and the gateway's own fields as written, on top and nowhere else.
+author that DMARC judged, and the gateway's own fields as written, on top and nowhere else. The corpus of honest mail
+goes the same way, and none of it may be refused.
 """
 
 import os
@@ -17,6 +18,7 @@ from typing import Any, Final
 import pytest
 
 from tests.integration.test_readers_author import is_cut, shown_domain
+from tests.support.corpus import HONEST
 from tests.support.dns_server import DnsServer
 from tests.support.dns_thread import dns_thread
 from tests.support.gateway import Gateway
@@ -90,13 +92,12 @@ class Sent:
     answer: Answer
 
 
-def send(port: int, batch: Sequence[tuple[str, bytes]], dice: Random) -> list[Sent]:
-    """Send messages over one connection."""
+def send(port: int, batch: Sequence[tuple[str, str, bytes]], dice: Random) -> list[Sent]:
+    """Send messages over one connection, each with its reverse-path and its recipient."""
     sent = []
     with Wire(port, first=[f"PROXY TCP4 {CLIENT} 198.51.100.1 45678 25\r\n".encode()]) as wire:
         wire.command("EHLO sender.example")
-        for recipient, text in batch:
-            sender = "" if dice.random() < 0.1 else "env@sender.example"
+        for sender, recipient, text in batch:
             assert wire.command(f"MAIL FROM:<{sender}> BODY=8BITMIME").code == 250
             assert wire.command(f"RCPT TO:<{recipient}>").code == 250
             if text.endswith(b"\r\n") and dice.random() < 0.5:
@@ -152,15 +153,10 @@ def judged_domains(record: Mapping[str, Any]) -> set[str]:
     return set(evidence.get("authors") or ([evidence["domain"]] if "domain" in evidence else []))
 
 
-@pytest.mark.parametrize(
-    ("client_info", "form"),
-    [("xclient", {}), ("xforward", {}), ("xclient", {"bare_newlines": "normalize", "nul": "accept"})],
-    ids=["xclient", "xforward", "lenient"],
-)
-def test_what_is_stored_is_read_as_it_was_judged(
-    client_info: str, form: Mapping[str, str], dns: DnsServer, maildir: Maildir
-) -> None:
-    """Every reader shows the author that DMARC judged and the gateway's fields as written, or the mail was refused."""
+def sent_through(
+    dns: DnsServer, backend: int, batch: Sequence[tuple[str, str, bytes]], form: Mapping[str, str], *, client_info: str
+) -> tuple[list[Sent], dict[str, dict[str, Any]]]:
+    """Send messages through a gateway, over four connections; what became of each, and the records by recipient."""
     tag = {"action": "tag", "header": "X-Checked: yes"}
     settings = {
         "dns": {"servers": [dns.address], "client_names": False},
@@ -173,19 +169,32 @@ def test_what_is_stored_is_read_as_it_was_judged(
             {"dmarc": {"on": {"no_author": "pass"}}},
         ],
     }
-    run = f"{client_info}-{len(form)}"
-    dice = Random(run)  # noqa: S311 - it chooses cases, not secrets
-    texts = islice(headers(dice, FORGED), MESSAGES)
-    batch = [(f"any-{run}-{number}@example.com", text) for number, text in enumerate(texts)]
     listeners = {"smtp": {"proxy_protocol": {"trusted": ["127.0.0.1"]}, **form}}
     options = {"client_info": client_info}
     with (
-        Gateway(settings, listeners=listeners, backend=maildir.ports[client_info], backend_options=options) as gateway,
+        Gateway(settings, listeners=listeners, backend=backend, backend_options=options) as gateway,
         ThreadPoolExecutor(4) as pool,
     ):
-        parts = [(batch[number::4], Random(number)) for number in range(4)]  # noqa: S311 - the same
+        parts = [(batch[number::4], Random(number)) for number in range(4)]  # noqa: S311 - it chooses cases, not secrets
         sent = [each for part in pool.map(lambda part: send(gateway.port, *part), parts) for each in part]
-        records = {record["recipients"][0]["address"]: record for record in gateway.records()}
+        return sent, {record["recipients"][0]["address"]: record for record in gateway.records()}
+
+
+@pytest.mark.parametrize(
+    ("client_info", "form"),
+    [("xclient", {}), ("xforward", {}), ("xclient", {"bare_newlines": "normalize", "nul": "accept"})],
+    ids=["xclient", "xforward", "lenient"],
+)
+def test_what_is_stored_is_read_as_it_was_judged(
+    client_info: str, form: Mapping[str, str], dns: DnsServer, maildir: Maildir
+) -> None:
+    """Every reader shows the author that DMARC judged and the gateway's fields as written, or the mail was refused."""
+    run = f"{client_info}-{len(form)}"
+    dice = Random(run)  # noqa: S311 - it chooses cases, not secrets
+    texts = islice(headers(dice, FORGED), MESSAGES)
+    senders = ("", *("env@sender.example",) * 9)
+    batch = [(dice.choice(senders), f"any-{run}-{number}@example.com", text) for number, text in enumerate(texts)]
+    sent, records = sent_through(dns, maildir.ports[client_info], batch, form, client_info=client_info)
     kept = [each for each in sent if each.answer.code == 250]
     assert all(each.answer.code in {250, 550, 554} for each in sent), {each.answer.code for each in sent}
     stored = maildir.messages([each.recipient for each in kept])
@@ -198,3 +207,35 @@ def test_what_is_stored_is_read_as_it_was_judged(
             wrong += [f"{name} {fault}{seen}" for fault in faults(name, text, reading, judged)]
     assert not wrong, f"{len(wrong)}:\n" + "\n".join(wrong[:20])
     assert len(kept) > MESSAGES / 4, f"only {len(kept)} of {MESSAGES} were let through"
+
+
+_DROPPED: Final = re.compile(rb"(?:Bcc|Content-Length|Return-Path):", re.IGNORECASE)
+"""Fields that Postfix leaves out."""
+
+
+def lines_of(text: bytes) -> list[bytes]:
+    """The lines of a message as it is stored, but for empty ones and what Postfix leaves out."""
+    header, end, body = text.replace(b"\r\n", b"\n").partition(b"\n\n")
+    header = re.sub(rb"(\A|(?<=\n))(>*From )(?![ \t]*:)", rb"X-Mailbox-Line: \2", header)
+    header = re.sub(rb"(?m)^([!-9;-~]+)[ \t]+:", rb"\1:", header)
+    return [line for line in (header + end + body).split(b"\n") if line and _DROPPED.match(line) is None]
+
+
+def test_honest_mail_is_stored_whole(dns: DnsServer, maildir: Maildir) -> None:
+    """The corpus of honest oddities is let through, every line of it is stored, and readers show its authors."""
+    names = {f"any-{name.replace('_', '-')}@example.com": name for name in HONEST}
+    batch = [(HONEST[name].reverse_path, recipient, HONEST[name].text) for recipient, name in names.items()]
+    sent, records = sent_through(dns, maildir.ports["xclient"], batch, {}, client_info="xclient")
+    refused = {names[each.recipient]: each.answer.text for each in sent if each.answer.code != 250}
+    assert not refused
+    stored = maildir.messages(names)
+    for recipient, name in names.items():
+        assert judged_domains(records[recipient]) == set(HONEST[name].domains), name
+        left = iter(stored[recipient].split(b"\n"))
+        lost = [line for line in lines_of(HONEST[name].text) if line not in left]
+        assert not lost, f"{name}: {lost}"
+    texts = [stored[each.recipient] for each in sent]
+    for reader, readings in read_all(texts).items():
+        for each, text, reading in zip(sent, texts, readings, strict=True):
+            wrong = faults(reader, text, reading, set(HONEST[names[each.recipient]].domains))
+            assert not wrong, f"{reader}: {names[each.recipient]}: {wrong}"
