@@ -338,5 +338,5 @@ class Gateway:
     def _records(self) -> Iterator[dict[str, Any]]:
         path = self.folder / "records.jsonl"
         if path.exists():
-            for line in path.read_text("utf-8").splitlines():
+            for line in path.read_bytes().splitlines():  # of text it would part at U+2028 and its like, too
                 yield json.loads(line)

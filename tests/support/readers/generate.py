@@ -153,8 +153,8 @@ _OTHERS: Final = (
     "X-Mailbox-Line", "Message-ID", "List-Id", "MIME-Version", "X-From", "From-X",
 )  # fmt: skip
 _INVISIBLE: Final = (
-    *(octet.encode("latin-1") for octet in "\0\1\x08\x0b\x0c\x1b\x1c\x1e\x1f\x7f\x85\xa0\xff\r\n\t "), b" \t", "\xa0".encode(),
-    *(character.encode() for character in "\x85\xad\u200b\u2028\u3000\ufeff"),
+    b" \t", *(octet.encode("latin-1") for octet in "\0\1\x08\x0b\x0c\x1b\x1c\x1e\x1f\x7f\x85\xa0\xff\r\n\t "),
+    *(character.encode() for character in "\x85\xa0\xad\u200b\u2028\u3000\ufeff"),
 )  # fmt: skip
 _ORDINARY: Final = (
     b"To: a@t.example", b"Subject: a letter", b"Date: Mon, 1 Jun 2026 10:00:00 +0000", b"X-A: a\r\n b",
@@ -173,7 +173,7 @@ _LINES: Final = (
 )  # fmt: skip
 _ENDS: Final = (b"\r\n\r\n", b"\r\n\r\n", b"\r\n", b"", b"\r\n \r\n", b"\r\n\t\r\n\r\n", b"\r\n\r\r\n")
 _BODIES: Final = (
-    b"Hello.\r\n", b"", b"From: jane@bank.example\r\n\r\nHello.\r\n", b">From x Mon Jun  1\r\n", b" Hello.\r\n", b"Hello",
+    b"Hello.\r\n", b"", b"From: jane@bank.example\r\n\r\nHello.\r\n", b">From x Mon Jun  1\r\n", b" Hello.\r\n", b"Hi",
 )  # fmt: skip
 
 
