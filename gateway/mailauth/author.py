@@ -95,7 +95,6 @@ _WIDE_AT: Final = re.compile("[\uff20\ufe6b]")  # full-width and small @
 _QUOTES: Final = re.compile(r'["\\]')
 _BRACKETS: Final = re.compile("[<>()]")
 _FLAT_COMMENT: Final = re.compile(r"\([^)]*\)")  # as readers see it to whom comments don't nest
-_SPACE: Final = re.compile(r"\s+")
 _AFTER_AT: Final = re.compile(r"@[\s<>]*((?:[A-Za-z0-9._-]|[^\x00-\x7f])(?:[A-Za-z0-9._\s-]|[^\x00-\x7f])*)")
 _TAIL: Final = re.compile(r"[^A-Za-z0-9]+\Z")  # what a reader leaves out who looks for the end of a word
 _PHRASE: Final = re.compile(r"(?:[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~. \t\x1f]|[^\x00-\x7f])*")
@@ -275,8 +274,13 @@ def _found(text: str, *, certain: bool = True) -> Iterator[str]:
     """The domains in a text, which may be written in pieces (``certain`` as in ``_all_domains``)."""
     if "@" not in text:
         return
-    runs = dict.fromkeys(run for view in _views(text) for match in _AFTER_AT.finditer(view) for run in _runs(match[1]))
-    for run in runs:
+    found_runs = (
+        run
+        for view, in_pieces in _views(text).items()
+        for match in _AFTER_AT.finditer(view)
+        for run in _runs(match[1], in_pieces=in_pieces)
+    )
+    for run in dict.fromkeys(found_runs):
         names = {run.strip("."): None, run.strip(".-_"): None, run.partition("..")[0]: None, _TAIL.sub("", run): None}
         if "xn--" in run.lower():
             names[_with_u_labels(run)] = None
@@ -286,23 +290,29 @@ def _found(text: str, *, certain: bool = True) -> Iterator[str]:
             raise _MalformedError("a domain in the From field that is none")
 
 
-def _views(text: str) -> dict[str, None]:
-    """A text as readers see it who leave out comments, quotes or brackets."""
+def _views(text: str) -> dict[str, bool]:
+    """A text as readers see it who leave out comments, quotes or brackets, and whether they join what spaces part."""
     plain = _without_comments(text)
-    views = {text: None, plain: None}
+    views = {text: True, plain: True}
     if any(mark in text for mark in '()"\\<>'):
         bare = _QUOTES.sub("", plain)
+        views[bare] = True
         several = text.count("<") > 1 or text.count(">") > 1
-        glued = _BRACKETS.sub(" ", bare) if several else _SPACE.sub(":", _BRACKETS.sub("", bare))
-        views |= dict.fromkeys((_FLAT_COMMENT.sub("", text), bare, glued))
+        views.setdefault(_BRACKETS.sub(" " if several else "", bare), several)
+        views.setdefault(_FLAT_COMMENT.sub("", text), False)
     return views
 
 
-def _runs(pieces: str) -> Iterator[str]:
-    """What readers might take for a domain: the first of some pieces, the first two together, and so on, and all."""
+def _runs(pieces: str, *, in_pieces: bool) -> Iterator[str]:
+    """What readers might take for a domain: the first of some pieces, the first two together, and so on, and all.
+
+    Args:
+        pieces: The pieces, with white space between them.
+        in_pieces: Whether more than the first may belong to the domain.
+    """
     if any("\udc80" <= character <= "\udcff" for character in pieces):  # octets that are no UTF-8: perhaps Latin-1
         pieces = pieces.encode("utf-8", "surrogateescape").decode("latin-1")
-    parts = pieces.split()
+    parts = pieces.split() if in_pieces else pieces.split(maxsplit=1)[:1]
     joined = ""
     for part in parts[:MAX_PIECES]:
         joined += part
