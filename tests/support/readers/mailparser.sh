@@ -29,7 +29,7 @@ found() {
   done
 }
 
-is_new_enough() { node -e 'process.exit(parseInt(process.versions.node) < 20)'; }
+is_new_enough() { node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; }
 
 install() {
   made=$(mktemp -d "$1/mailparser-XXXXXX") || return 1
