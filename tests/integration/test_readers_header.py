@@ -158,16 +158,12 @@ def sent_through(
 ) -> tuple[list[Sent], dict[str, dict[str, Any]]]:
     """Send messages through a gateway, over four connections; what became of each, and the records by recipient."""
     tag = {"action": "tag", "header": "X-Checked: yes"}
+    spf = {"spf": {"on": {"pass": tag, "none": tag}}}
+    dmarc = {"dmarc": {"on": {"no_author": "pass"}}}
     settings = {
         "dns": {"servers": [dns.address], "client_names": False},
         "authentication_results": {"authserv_id": "gateway.example"},
-        "policies": [
-            "relay",
-            "recipient",
-            {"spf": {"on": {"pass": tag}}},
-            "dkim",
-            {"dmarc": {"on": {"no_author": "pass"}}},
-        ],
+        "policies": ["relay", "recipient", spf, "dkim", dmarc],
     }
     listeners = {"smtp": {"proxy_protocol": {"trusted": ["127.0.0.1"]}, **form}}
     options = {"client_info": client_info}

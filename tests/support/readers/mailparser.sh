@@ -29,7 +29,7 @@ found() {
   done
 }
 
-is_new_enough() { node -e 'process.exit(parseInt(process.versions.node) < 20)'; }
+is_new_enough() { node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; }
 
 install() {
   made=$(mktemp -d "$1/mailparser-XXXXXX") || return 1
@@ -55,7 +55,7 @@ case ${1:-} in
     [ -z "$folder" ] || exit 0
     log=$(mktemp)
     places | while read -r place; do
-      mkdir -p "$place" 2>>"$log" && install "$place" >>"$log" 2>&1 && break
+      if mkdir -p "$place" 2>>"$log" && install "$place" >>"$log" 2>&1; then break; fi
     done
     folder=$(found)
     [ -n "$folder" ] || tail -n 5 "$log" >&2
