@@ -19,7 +19,8 @@ Authentication-Results field), the message is malformed. So is every message tha
 Fields that only the gateway may write are removed: Authentication-Results that claim one of our names (RFC 8601 5),
 ``X-Lychgate-...``, and the fields that configured tags write.
 
-Nothing is raised, and the time is linear in the header, whatever it holds.
+Lines end in CRLF, and no CR or LF stands alone: ``gateway/smtp/data.py`` sees to that. Nothing is raised, and the time
+is linear in the header, whatever else it holds.
 """
 
 import re
@@ -58,8 +59,9 @@ IN_WORDS: Final = {
 }
 """Why a header needs mending."""
 
-# By far the most headers: fields whose colons follow their names at once. Matched from the start as far as it goes.
-_PLAIN: Final = re.compile(rb"(?:[!-9;-~]{1,%d}:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*)*" % MAX_NAME)
+# A line that neither begins a field whose colon follows its name at once nor continues one: most headers have none. To
+# look at the beginnings of lines only is five times as fast as to match every field.
+_ODD_LINE: Final = re.compile(rb"\n(?![!-9;-~]{1,%d}:|[ \t]|\Z)" % MAX_NAME)
 _MBOX_LINE: Final = re.compile(rb">*From [^\r\n]*(?:\r\n|\Z)")
 _FIELD: Final = re.compile(rb"([!-9;-~]{1,%d})([ \t]*)(:[^\r\n]*(?:\r\n[ \t][^\r\n]*)*)(\r\n|\Z)" % MAX_NAME)
 
@@ -139,10 +141,9 @@ class HeaderReader:
         self, authserv_ids: Collection[str] = (), written: Collection[str] = (), *, strict: bool = False
     ) -> None:
         self._authserv_ids = authserv_ids
-        self._written = frozenset(name.lower() for name in written)
+        self._written = written = frozenset(name.lower() for name in written)
         self._strict = strict
-        names = "|".join(re.escape(name) + ":" for name in sorted({*self._written, _RESULTS}))
-        self._suspect = re.compile(rf"\n(?:{names}|{RESERVED})".encode())
+        self._suspect = tuple(f"\n{name}".encode() for name in (RESERVED, f"{_RESULTS}:", *(f"{w}:" for w in written)))
 
     def read(self, received: bytes) -> HeaderSection:
         """Read a header section.
@@ -150,17 +151,19 @@ class HeaderReader:
         Args:
             received: Its octets up to the empty line, which is not included; all of the message if it has none.
         """
+        if not received:
+            return HeaderSection(received, received)
         octets, rest = received, b""
         mended: tuple[Mend, ...] = ()
-        plain = _PLAIN.match(received)
-        if plain is None or plain.end() < len(received):
+        lowered = b"\n" + received.lower()
+        if _ODD_LINE.search(lowered) or received[-1:] != b"\n" or received[0] in b" \t":
             octets, rest, mended = _mended(received)
-        lowered = b"\n" + octets.lower()
+            lowered = b"\n" + octets.lower()
         unfolded = _unfolded_from(octets, lowered.find(b"\nfrom:"))
         if unfolded is not None:
             octets, mended = unfolded, (*mended, Mend.FOLDED_FROM)
         malformed = self._malformed(rest, mended) if mended else ""
-        if self._suspect.search(lowered) is None:
+        if not any(name in lowered for name in self._suspect):
             return HeaderSection(received, octets, rest, mended=mended, malformed=malformed)
         fields = list(header_fields(octets))
         unwanted = set(map(id, forged(fields, self._authserv_ids)))

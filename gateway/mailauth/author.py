@@ -92,6 +92,9 @@ _ADDRESS: Final = re.compile(
     r"(?:[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]|[^\x00-\x7f\uff20\ufe6b])+@(?:[A-Za-z0-9_.-]|[^\x00-\x7f\uff20\ufe6b])+"
 )
 _WIDE_AT: Final = re.compile("[\uff20\ufe6b]")  # full-width and small @
+_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+_LIST_SEPARATORS: Final = re.compile("[,;]")
+_INSIDE: Final = re.compile("<([^<>]*)")
 _QUOTES: Final = re.compile(r'["\\]')
 _BRACKETS: Final = re.compile("[<>()]")
 _FLAT_COMMENT: Final = re.compile(r"\([^)]*\)")  # as readers see it to whom comments don't nest
@@ -172,13 +175,31 @@ class _Element(msgspec.Struct):
     brackets: int = 0
     odd: bool = False
 
+    def add(self, token: str) -> None:
+        """Add the next token."""
+        self.text += token
+        is_comment = token[0] == "("
+        if (is_comment or token[0] == '"') and _FOLD in token:  # some readers end it there
+            self.odd = True
+        if is_comment and token.rfind("(") > 0 and "@" in token:  # to some readers comments don't nest
+            self.odd = True
+        if token in {"<", ">"}:
+            self.odd = self.odd or self.brackets > 1 or token != "<>"[self.brackets]
+            self.brackets += 1
+        elif self.brackets == 0:
+            self.before.append(token)
+            self.odd = self.odd or token.startswith("\\")
+        elif self.brackets == 1:
+            self.address += token
+        else:  # after the brackets a comment may stand
+            self.odd = self.odd or not (is_comment or token.isspace())
+
 
 def _elements(text: str) -> Iterator[_Element]:
     """The elements of an address list (RFC 5322 3.4), names of groups among them; what can't be parted is one."""
     if text.count("@") > MAX_ADDRESSES:
         raise _MalformedError(f"more than {MAX_ADDRESSES} addresses in the From field")
-    elements: list[_Element] = []
-    element = _Element()
+    elements = [_Element()]
     position = 0
     while position < len(text):
         match = _TOKEN.match(text, position)
@@ -187,24 +208,16 @@ def _elements(text: str) -> Iterator[_Element]:
             yield _Element(text=text, odd=True)  # a quoted string or a comment that does not end
             return
         token, position = text[position:end], end
-        if token in _SEPARATORS and element.brackets % 2 == 0:
-            elements.append(element)
-            element = _Element()
-            continue
-        element.text += token
-        if (token[0] in '"(' and _FOLD in token) or (token.rfind("(") > 0 and token[0] == "(" and "@" in token):
-            element.odd = True  # to some readers a fold ends a string, and comments don't nest
-        if token in {"<", ">"}:
-            element.odd = element.odd or token != "<>"[element.brackets % 2] or element.brackets > 1
-            element.brackets += 1
-        elif element.brackets == 0:
-            element.before.append(token)
-            element.odd = element.odd or token.startswith("\\")
-        elif element.brackets == 1:
-            element.address += token
-        else:  # after the brackets a comment may stand
-            element.odd = element.odd or not (token.startswith("(") or token.isspace())
-    yield from (*elements, element)
+        if token in _SEPARATORS and elements[-1].brackets % 2 == 0:
+            elements.append(_Element())
+        else:
+            elements[-1].add(token)
+    yield from elements
+    # Some readers put together what stands in several pairs of brackets.
+    for segment in _LIST_SEPARATORS.split(_QUOTED.sub("", text)) if text.count("<") > 1 else ():
+        inside = _INSIDE.findall(segment)
+        if len(inside) > 1:
+            yield _Element(text=" ".join(inside), odd=True)
 
 
 def _after_comment(text: str, position: int) -> int | None:

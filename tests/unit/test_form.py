@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import form
 from gateway.form import HeaderReader, HeaderSection, Mend
 from gateway.testing import message
 
@@ -66,7 +67,6 @@ MBOX = b"From x Mon Jun  1 10:00:00 2026\r\n"
         (b"A\x00: 1\r\n", b"\r\nA\x00: 1\r\n", END),
         (b"\xc3\xa4: 1\r\n", b"\r\n\xc3\xa4: 1\r\n", END),
         (b"a" * 999 + b": 1\r\n", b"\r\n" + b"a" * 999 + b": 1\r\n", END),
-        (b"A: 1\rB: 2\r\n", b"\r\nA: 1\rB: 2\r\n", END),
     ],
 )
 def test_what_could_be_read_in_two_ways_is_made_plain(received: bytes, forwarded: bytes, mended: list[Mend]) -> None:
@@ -195,6 +195,8 @@ def test_a_second_reading_changes_nothing(lines: list[bytes], end: bytes) -> Non
     """What was mended needs no mending, reads the same, and no octet is lost but those that the rules name."""
     received = b"\r\n".join(line for line in lines if line) + (end if any(lines) else b"")
     section = read(received)
+    if not section.is_changed:
+        assert form._mended(received) == (received, b"", ())  # the quick look finds nothing where there is nothing
     again = read(section.octets)
     assert not again.is_changed
     assert again.fields == section.fields
