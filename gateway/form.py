@@ -221,7 +221,7 @@ def _unfolded_from(header: bytes, position: int) -> bytes | None:
     field = field_at(header, position)
     if field is None or field.raw.count(b"@") < 2 or not _STRING.search(field.raw) or len(field.raw) > MAX_LINE:  # noqa: PLR2004 - one is the address
         return None
-    return header.replace(field.raw, field.raw.replace(b"\r\n", b"") + b"\r\n", 1)
+    return header[:position] + field.raw.replace(b"\r\n", b"") + b"\r\n" + header[position + len(field.raw) :]
 
 
 def _hidden(rest: bytes) -> str:

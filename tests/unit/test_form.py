@@ -205,3 +205,25 @@ def test_a_second_reading_changes_nothing(lines: list[bytes], end: bytes) -> Non
     plain = received.replace(b" :", b":").replace(b"\t:", b":")
     assert len(kept.replace(b"X-Mailbox-Line: ", b"").replace(b"\r\n", b"")) >= len(plain.replace(b"\r\n", b"")) - 64
     assert section.rest == b"" or received.endswith(section.rest)
+
+
+FOLDED = b'From: "Jane\r\n jane@bank.example" <x@sender.example>\r\n'
+
+
+@pytest.mark.parametrize(
+    ("received", "forwarded"),
+    [
+        (FOLDED, FOLDED.replace(b"\r\n ", b" ")),
+        (b"X-" + FOLDED + FOLDED + b"A: 1\r\n", b"X-" + FOLDED + FOLDED.replace(b"\r\n ", b" ") + b"A: 1\r\n"),
+        (b"From: x@a.example (jane\r\n\t@bank.example)\r\n", b"From: x@a.example (jane\t@bank.example)\r\n"),
+        (b'From: "Jane\r\n Doe" <x@sender.example>\r\n', None),
+        (b"From: a@a.example,\r\n b@b.example\r\n", None),
+        (b"To: a@a.example\r\n" + FOLDED.replace(b"From", b"Reply-To"), None),
+        (FOLDED.replace(b"Jane", b"Jane" * 300), None),
+    ],
+)
+def test_a_from_field_whose_names_are_folded_is_unfolded(received: bytes, forwarded: bytes | None) -> None:
+    """Some readers end a string at the fold; where the line would be too long, the author is read with that in mind."""
+    section = read(received)
+    assert section.forwarded == (received if forwarded is None else forwarded)
+    assert list(section.mended) == ([] if forwarded is None else [Mend.FOLDED_FROM])
