@@ -56,10 +56,10 @@ class BodyHashes:
                 self._parsed[field] = parse_signature(field, Form(field.name))
         wanted: dict[Canonicalization, set[int]] = {}
         for parsed in self._parsed.values():
-            if isinstance(parsed, Signature):
-                lengths = wanted.setdefault(parsed.body_canonicalization, set())
-                if parsed.body_length is not None:
-                    lengths.add(parsed.body_length)
+            for reading in parsed.readings if isinstance(parsed, Signature) else ():
+                lengths = wanted.setdefault(reading.body_canonicalization, set())
+                if reading.body_length is not None:
+                    lengths.add(reading.body_length)
         self._streams = {each: _Stream(each, lengths) for each, lengths in wanted.items()}
         self._finished = False
 

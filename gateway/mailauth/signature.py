@@ -10,7 +10,7 @@ be processed"). ``rsa-sha1`` is a permerror by RFC 8301 3.1.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -40,10 +40,9 @@ _DOMAIN: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 MAX_NAMES: Final = 1000
 """Names in ``h=``; signers list some 20. More would only cost time."""
 _MAX_DOMAIN: Final = 253  # RFC 1035 2.3.4, as text without the final dot
-# RFC 5322 3.6.8: ftext; RFC 6376 2.10 takes out the semicolon.
+# RFC 5322 3.6.8: ftext; RFC 6376 2.10 takes out the semicolon. In the second, names with colons between them.
 _FIELD_NAME: Final = re.compile(r"[!-9<-~]+")
-# hdr-name *( [FWS] ":" [FWS] hdr-name ) with white space around it (RFC 6376 3.5, h=)
-_FIELD_NAMES: Final = re.compile(r"[ \t]*+[!-9<-~]++[ \t]*+(?::[ \t]*+[!-9<-~]++[ \t]*+)*+")
+_FIELD_NAMES: Final = re.compile(r"[!-:<-~]*")
 # RFC 6376 3.5: l= has at most 76 digits, t= and x= at most 12.
 _NUMBER: Final = re.compile(r"[0-9]{1,76}")
 _TIME: Final = re.compile(r"[0-9]{1,12}")
@@ -79,6 +78,7 @@ class Signature:
         body_length: ``l=``, None without it.
         signed_at: ``t=``, UNIX time in seconds, None without it.
         expires_at: ``x=``, UNIX time in seconds, None without it.
+        otherwise: The same field read in the other way that there is, None where there is only one.
     """
 
     raw: bytes
@@ -96,6 +96,12 @@ class Signature:
     body_length: int | None
     signed_at: int | None
     expires_at: int | None
+    otherwise: "Signature | None" = None
+
+    @property
+    def readings(self) -> "tuple[Signature, ...]":
+        """The ways in which the field can be read; it verifies if one of them does."""
+        return (self,) if self.otherwise is None else (self, self.otherwise)
 
     @property
     def key_name(self) -> str:
@@ -198,7 +204,7 @@ def parse_signature(field: HeaderField, form: Form = Form.DKIM) -> Signature | M
     """
     tags: Mapping[str, str] = {}
     try:
-        tags = parse_tags(field_text(field.raw))
+        tags = parse_tags(field_text(field.raw), strict=form is Form.ARC)
         return _signature(field.raw, tags, form)
     except TagError as error:
         return Malformed(
@@ -220,7 +226,7 @@ def _signature(raw: bytes, tags: Mapping[str, str], form: Form) -> Signature:
     selector = domain_name("s", required(tags, "s"))
     if len(selector) + len("._domainkey.") + len(domain) > _MAX_DOMAIN:
         raise TagError("s= and d= are too long for a domain name")
-    # Without c= sealers and verifiers of ARC take relaxed, as the public test data does; RFC 8617 4.1.2 says nothing.
+    # Without c= RFC 8617 4.1.2 can be taken to mean simple, as in DKIM; sealers and public test data also take relaxed.
     header, body = _canonicalizations(tags.get("c", "simple/simple" if form is Form.DKIM else "relaxed/relaxed"))
     _check_query(tags.get("q", "dns/txt"))
     body_hash = decode_base64("bh", required(tags, "bh"))
@@ -229,7 +235,7 @@ def _signature(raw: bytes, tags: Mapping[str, str], form: Form) -> Signature:
     signed_at, expires_at = _number("t", tags, _TIME), _number("x", tags, _TIME)
     if signed_at is not None and expires_at is not None and expires_at <= signed_at:
         raise TagError("it expires (x=) before it was made (t=)")
-    return Signature(
+    signature = Signature(
         raw=raw,
         algorithm=algorithm,
         domain=domain,
@@ -245,6 +251,12 @@ def _signature(raw: bytes, tags: Mapping[str, str], form: Form) -> Signature:
         body_length=_number("l", tags, _NUMBER),
         signed_at=signed_at,
         expires_at=expires_at,
+    )
+    if form is Form.DKIM or "c" in tags:
+        return signature
+    simple = Canonicalization.SIMPLE
+    return replace(
+        signature, otherwise=replace(signature, header_canonicalization=simple, body_canonicalization=simple)
     )
 
 
@@ -275,15 +287,14 @@ def _check_query(value: str) -> None:
 def _names(tags: Mapping[str, str], form: Form) -> tuple[str, ...]:
     """``h=``: it must name From in DKIM (RFC 6376 3.5, 6.1.1).
 
-    In ARC it may be empty and have empty parts, as sealers and the public test data have it.
+    In ARC it may be empty, as sealers and the public test data have it. In both, what is empty between colons or at an
+    end stands for nothing, as for other verifiers.
     """
     value = tags["h"] if form is Form.ARC and "h" in tags else required(tags, "h")
     if value.count(":") >= MAX_NAMES:
         raise TagError(f"h= lists more than {MAX_NAMES} fields")
     names = tuple(split_list(value.lower()))
-    if form is Form.ARC:
-        names = tuple(name for name in names if name)
-    if _FIELD_NAMES.fullmatch(value) is None:
+    if _FIELD_NAMES.fullmatch(":".join(names)) is None:
         for name in names:
             if _FIELD_NAME.fullmatch(name) is None:
                 raise TagError(f"h= lists {quoted(name)}, which is no field name")
