@@ -327,8 +327,10 @@ def test_ten_thousand_signatures_make_a_field_of_bounded_size() -> None:
 ADDRESSES: Final = (
     ("joe@example.org", "joe@example.org"),
     ("bounce+joe=example.com@list.example", "bounce+joe=example.com@list.example"),
-    ('"joe smith"@example.org', r'"\"joe smith\"@example.org"'),
-    (r'"a\"b"@example.org', r'"\"a\\\"b\"@example.org"'),
+    ('"joe smith"@example.org', "example.org"),
+    (r'"a\"b"@example.org', "example.org"),
+    (r"a\b@example.org", "example.org"),
+    ("a..b@example.org", '"a..b@example.org"'),
     ("joe@[192.0.2.9]", '"joe@[192.0.2.9]"'),
     ('"; dmarc=pass header.from=bank.example"@example.org', "example.org"),
     ('"a;b"@example.org', "example.org"),
