@@ -6,9 +6,9 @@ beside this file tells which fields a sender forged.
 
 Readers differ, so what is written is what all of them take: only registered results and properties (SpamAssassin drops
 a whole field for one that it does not know), one comment at a place, no special characters in comments, values quoted
-where RFC 2045 asks for it and then last in their result, no quotes or backslashes in quotes (Mail::AuthenticationResults
-ends a quoted string at the first quote), signatures that pass first. Many look for ``dmarc=pass`` anywhere in the field,
-and many take any ``spf=pass`` for the reverse-path's. Therefore:
+where RFC 2045 asks for it and then last in their result, no quotes or backslashes in quotes (the Perl module
+Mail::AuthenticationResults ends a quoted string at the first quote), signatures that pass first. Many look for
+``dmarc=pass`` anywhere in the field, and many take any ``spf=pass`` for the reverse-path's. Therefore:
 
 * What a sender wrote can end neither its value nor the field, nor read like a result or its end: where a local part
   does, only the domain is written; in a reason or a login other characters stand for the equals sign, semicolons,

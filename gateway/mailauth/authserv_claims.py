@@ -43,6 +43,7 @@ _PART: Final = re.compile(
 _TOKEN: Final = re.compile(r"[\w.-]+")  # what an id is made of that nobody could read in another way
 _ENCODED_WORD: Final = re.compile(r"=\?[^?\s]{1,40}\?([bq])\?([^?\s]*)\?=", re.IGNORECASE)  # RFC 2047 2
 _RESULT: Final = re.compile(r"=")
+_VERSION: Final = re.compile(r"[0-9]+")
 _ESCAPES: Final = re.compile(r'[\\"]')
 
 
@@ -148,7 +149,9 @@ def _words(text: str) -> tuple[list[str], bool]:
                 return words, False
             well_formed = well_formed and parted and _is_plain(word)
             parted = False
-    return words, well_formed and len(words) >= 1 and words[1:] == [word for word in words[1:2] if word.isdecimal()]
+    return words, well_formed and len(words) >= 1 and words[1:] == [
+        word for word in words[1:2] if _VERSION.fullmatch(word)
+    ]
 
 
 def _is_plain(word: str) -> bool:

@@ -10,7 +10,8 @@ and nothing else; what is aligned DMARC finds out by itself.
 Limit: whoever writes junk signatures with the author's own ``d=`` on top still hides the good one, as it would be with
 any number.
 
-``d=`` is looked for in the octets, each different value once, in time linear in the header; ``signature`` reads the fields that are chosen.
+``d=`` is looked for in the octets, each different value once, in time linear in the header; ``signature`` reads the
+fields that are chosen.
 """
 
 import re

@@ -48,6 +48,12 @@ _NUMBER: Final = re.compile(r"[0-9]{1,76}")
 _TIME: Final = re.compile(r"[0-9]{1,12}")
 # RFC 6376 2.11: dkim-quoted-printable; hex digits in upper case by the letter, in either by what is sent.
 _QUOTED_PRINTABLE: Final = re.compile(r"(?:[^=]|=[0-9A-Fa-f]{2})*")
+# Controls, separators, what directs or joins other characters, surrogates, and what never is a character. Python's own
+# notion of what can be printed grows with each edition of Unicode.
+_UNSHOWN: Final = re.compile(
+    "[\x00-\x1f\x7f-\xa0\xad\u061c\u180e\u200b-\u200f\u2028-\u202f\u205f-\u206f\u3000\ud800-\udfff\ufeff"
+    "\ufff0-\uffff\U000e0000-\U000e0fff]"
+)
 _ALGORITHM: Final = re.compile(r"[A-Za-z][A-Za-z0-9]*-[A-Za-z][A-Za-z0-9-]*")
 
 
@@ -310,7 +316,7 @@ def _auid(value: str, domain: str) -> str:
         return value
     decoded = _decoded(value) if "=" in value else value
     local_part, at, name = decoded.rpartition("@")
-    if not at or not local_part.isprintable():
+    if not at or _UNSHOWN.search(local_part) is not None:
         raise TagError(f"i={quoted(decoded)} is no identity")
     name = domain_name("i", name)
     if name != domain and not name.endswith("." + domain):

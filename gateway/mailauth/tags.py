@@ -10,9 +10,10 @@ Raises ``TagError``, whose text says in words for an administrator what is wrong
 what it was given, and nothing that does not belong in one line.
 """
 
-import binascii
 import re
 from typing import Final
+
+from gateway.smtp import encoded
 
 # RFC 6376 3.2: tval = 1*VALCHAR, VALCHAR = %x21-3A / %x3C-7E; RFC 8616 3 adds UTF-8. White space may stand between.
 _FORBIDDEN: Final = re.compile("[^\t -~\xa0-\U0010ffff]")
@@ -20,8 +21,6 @@ _FORBIDDEN: Final = re.compile("[^\t -~\xa0-\U0010ffff]")
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # What is no name by the letter, but looks like one that somebody chose: x-note, x.note.
 _FOREIGN_NAME: Final = re.compile(r"[A-Za-z][!-:<-~]*")
-# RFC 4648 4: groups of four, the last one padded. Python's own strict mode differs from version to version.
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 MAX_TAGS: Final = 100
 """Tags of one list; the standards define 13 for a signature. More would only cost time."""
 _QUOTED: Final = 30
@@ -108,7 +107,7 @@ def decode_base64(tag: str, value: str) -> bytes:
     Raises:
         TagError: It is not base64.
     """
-    text = without_white_space(value)
-    if len(text) % 4 or _BASE64.fullmatch(text) is None:
-        raise TagError(f"{tag}= is not base64")
-    return binascii.a2b_base64(text)
+    try:
+        return encoded.decode_base64(without_white_space(value))
+    except ValueError:
+        raise TagError(f"{tag}= is not base64") from None

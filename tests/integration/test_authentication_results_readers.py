@@ -103,9 +103,14 @@ def test_authres_sees_what_is_written() -> None:
     for raw, results in zip(fields(), expected(), strict=True):
         header = reader.parse(raw.decode().replace("\r\n", ""))
         seen = [
-            [each.method, each.result, each.reason or "", {f"{one.type}.{one.name}": one.value for one in each.properties}]
+            [
+                each.method,
+                each.result,
+                each.reason or "",
+                {f"{known.type}.{known.name}": known.value for known in each.properties},
+            ]
             for each in header.results
-        ]  # fmt: skip
+        ]
         assert seen == as_json(results), raw
 
 
@@ -128,4 +133,4 @@ def test_rspamd_sees_what_is_written() -> None:
     """Every method and result, and the properties up to the first that its grammar has no form for."""
     for raw, results, seen in zip(fields(), expected(), by_rspamd(fields()), strict=True):
         wanted = [rspamds(each) for each in results]
-        assert seen == (wanted or [[]]), raw  # "none" is a result to it, of which it reads nothing
+        assert seen == wanted if wanted else seen == [[]], raw  # "none" is a result to it, of which it reads nothing

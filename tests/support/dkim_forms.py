@@ -6,7 +6,6 @@ of them: those of other languages by programs in ``dkim_verifiers/`` that take a
 """
 
 import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -181,7 +180,7 @@ async def here() -> Said:
 
 
 def by_dkimpy() -> Said:
-    """dkimpy."""
+    """Dkimpy."""
     said = dict.fromkeys((form.name for form in forms()), False)
     for form in forms():
         with suppress(dkim.DKIMException):
@@ -193,12 +192,11 @@ def by_dkimpy() -> Said:
     return said
 
 
-def by_program(command: Sequence[str], environment: Mapping[str, str] | None = None, *, arc: bool = True) -> Said:
+def by_program(command: Sequence[str], *, arc: bool = True) -> Said:
     """What a program says that takes lines.
 
     Args:
         command: The program.
-        environment: What its environment has besides ours.
         arc: Whether it can validate ARC chains, with ``arc`` as one more argument.
     """
     said: Said = {}
@@ -207,8 +205,12 @@ def by_program(command: Sequence[str], environment: Mapping[str, str] | None = N
         lines = "".join(f"{form.message.hex()}\t{form.record.hex()}\n" for form in some)
         result = subprocess.run(
             [*command, *(["arc"] if of_arc else [])],
-            input=lines, capture_output=True, text=True, timeout=60, check=True, env={**os.environ, **(environment or {})},
-        )  # fmt: skip
+            input=lines,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
         said |= {form.name: line == "pass" for form, line in zip(some, result.stdout.splitlines(), strict=True)}
     return said
 
@@ -235,5 +237,5 @@ def has_mailauth() -> bool:
 
 
 def by_mailauth() -> Said:
-    """mailauth."""
+    """Mailauth."""
     return by_program(["node", str(_PROGRAMS / "mailauth.cjs")])

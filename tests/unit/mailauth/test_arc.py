@@ -132,7 +132,7 @@ async def test_a_seal_that_is_not_genuine_fails() -> None:
 @pytest.mark.parametrize("way", ["simple", "relaxed"])
 @pytest.mark.parametrize("body", [BODY, b"One line.\r\n"], ids=["spaces", "plain"])
 async def test_a_message_signature_without_c_is_tried_both_ways(way: str, body: bytes) -> None:
-    """Sealers differ in what they leave out c= for: simple or relaxed of header and body, in the newest set and below."""
+    """Sealers differ in what they mean without c=: simple or relaxed of header and body, in any set."""
     header = sealed(HEADER, body, domain=A, message={"c": None}, way=way)
     arc = await validated(header, body, arc_zone(A))
     assert (arc.result, arc.oldest_pass) == (ArcResult.PASS, 0)
