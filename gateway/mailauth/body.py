@@ -52,10 +52,8 @@ class BodyHashes:
     def __init__(self, fields: Sequence[HeaderField], signatures: int) -> None:
         self.signatures = signatures
         message_signatures = [field for field in fields if field.name == _MESSAGE_SIGNATURE]
-        self._parsed: dict[HeaderField, Signature | Malformed] = {
-            field: parse_signature(field, Form(field.name))
-            for field in (*selected(fields, signatures), *message_signatures[:MAX_ARC_SETS])
-        }
+        self._parsed = {field: parse_signature(field) for field in selected(fields, signatures)}
+        self._parsed |= {field: parse_signature(field, Form.ARC) for field in message_signatures[:MAX_ARC_SETS]}
         wanted: dict[Canonicalization, set[int]] = {}
         for parsed in self._parsed.values():
             for reading in parsed.readings if isinstance(parsed, Signature) else ():
