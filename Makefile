@@ -22,6 +22,7 @@ test:  ## run all tests; installs the Debian packages of their peers where it ma
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-pythons:  ## run unit tests, scenarios and fuzzing on every supported Python at hand; PYTHONS= names others
+	@tests/peers.sh
 	@PYTEST_WORKERS=$(PYTEST_WORKERS) PYTEST_ARGS='$(PYTEST_ARGS)' tests/pythons.sh
 
 check:  ## lint, format, types, layers
