@@ -4,10 +4,10 @@ BIN := .venv/bin
 PYTEST_WORKERS ?= auto
 PYTEST_ARGS ?=
 
-.PHONY: help setup run test check bench docs clean
+.PHONY: help setup run test test-pythons check bench docs clean
 
 help:  ## say what there is
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1	\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1	\2/p' Makefile | expand -t 20
 
 setup:  ## make the virtual environment .venv with all that development needs
 	@deploy/setup.sh dev
@@ -20,6 +20,10 @@ test:  ## run all tests; installs the Debian packages of their peers where it ma
 	@deploy/setup.sh dev
 	@tests/peers.sh
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+test-pythons:  ## run unit tests, scenarios and fuzzing on every supported Python at hand; PYTHONS= names others
+	@tests/peers.sh
+	@PYTEST_WORKERS=$(PYTEST_WORKERS) PYTEST_ARGS='$(PYTEST_ARGS)' tests/pythons.sh
 
 check:  ## lint, format, types, layers
 	@deploy/setup.sh dev
@@ -38,5 +42,5 @@ docs:  ## write the pages that are made from the code anew
 	$(BIN)/python -m gateway.config.reference
 
 clean:  ## remove what was made here
-	rm -rf .venv build dist demo-data bench-results htmlcov .coverage .hypothesis .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-pythons build dist demo-data bench-results htmlcov .coverage .hypothesis .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,7 @@
 # python3 -m venv; the machine's own pip or virtualenv; Debian's package python3-venv where it may be installed (as root, or
 # by a sudo that asks for no password).
 #
-# PYTHON=/path/to/python3 chooses the interpreter. Else the system's own comes first where it is new enough, before others
+# VENV=folder chooses another folder than .venv. PYTHON=/path/to/python3 chooses the interpreter. Else the system's own comes first where it is new enough, before others
 # on the PATH: the system keeps it up to date, and it is built with profiles, which makes the gateway a fifth faster than
 # what pyenv builds by default. Nothing is installed for it where another Python needs nothing.
 set -eu
@@ -20,7 +20,7 @@ case $what in
   run | dev) ;;
   *) echo "usage: $0 run|dev" >&2; exit 2 ;;
 esac
-venv=.venv
+venv=${VENV:-.venv}
 log=$venv/setup.log
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from gateway.address import address_text
 from gateway.chain import Chain, Found, Ruling, Seen, Variant, applied, recipient_seen
 from gateway.policy import Clock
 from gateway.recording import PROTOCOL, RESULTS, decision_of, outcome_of, record_of
@@ -128,7 +129,7 @@ class Reception:
         self.transaction: Transaction | None = None
         self.latest: Transaction | None = None
         self._rules = rules
-        self._client = client or str(session.client_address)
+        self._client = client or address_text(session.client_address)
         self._held: list[Ruling] = []
         self._anew: dict[tuple[Stage, int], Found] = {}
         # What was found before RCPT with the options that hold for all, and with those of the accepted recipients.

@@ -16,6 +16,7 @@ from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
+from gateway.address import address_text
 from gateway.form import HeaderSection
 from gateway.header import HeaderField, field_at
 from gateway.mailauth.author import Author
@@ -130,7 +131,7 @@ class Session(msgspec.Struct, kw_only=True, eq=False):
     async def resolve_client_name(self) -> ClientName:
         """The client's name; looked up once, on the first use, and then remembered."""
         if self.client_name is None:
-            self.client_name = await self.find_client_name(str(self.client_address))
+            self.client_name = await self.find_client_name(address_text(self.client_address))
         return self.client_name
 
     @property

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 
 from publicsuffixlist import PublicSuffixList
 
+from gateway.address import address_text
 from gateway.mailauth.results import DkimResult, SpfResult
 from gateway.session import Address, Recipient, Session, Transaction
 from gateway.smtp.path import Mailbox
@@ -76,8 +77,8 @@ def network(address: Address, ipv4_prefix: int, ipv6_prefix: int) -> str:
     length = ipv4_prefix if address.version == _IPV4 else ipv6_prefix
     shift = address.max_prefixlen - length
     if not shift:
-        return str(address)
-    return f"{type(address)(int(address) >> shift << shift)}/{length}"
+        return address_text(address)
+    return f"{address_text(type(address)(int(address) >> shift << shift))}/{length}"
 
 
 @lru_cache(maxsize=4096)

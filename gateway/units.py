@@ -3,6 +3,7 @@
 The annotated types are used in option models; each shows its written form in the JSON Schema.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeAlias
@@ -25,7 +26,7 @@ def parse_duration(value: object) -> float:
     """
     if isinstance(value, str) and re.fullmatch(r"(\d+(\.\d+)?(ms|s|min|m|h|d|w))+", value, re.ASCII):
         parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d|w)", value)
-        return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        return math.fsum(float(number) * _SECONDS[unit] for number, unit in parts)
     if isinstance(value, float | int) and not isinstance(value, bool) and value == 0:
         return 0.0
     raise ValueError(f"{value!r} is not a duration such as 500ms, 5s, 10m, 1h or 30d")

@@ -40,7 +40,10 @@ class DkimPolicyOptions(Options):
     """The options of ``dkim``."""
 
     signatures: int = Field(
-        default=10, ge=1, le=100, description="How many signatures are verified, from the top; others are counted only."
+        default=10,
+        ge=1,
+        le=100,
+        description="How many signatures are verified, the author's own first; others are counted only.",
     )
     minimum_key: int = Field(
         default=1024, ge=1024, le=4096, description="The smallest RSA key in bits; a smaller one gives policy."

@@ -17,11 +17,12 @@ found counts even if the MX question had no answer: the domain exists, and its m
 
 import asyncio
 from collections.abc import Sequence
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Final
 
 from pydantic import Field
 
+from gateway.address import is_global
 from gateway.policy import OnError, Options, Policy
 from gateway.resolver import Answer, RecordType, Resolver, Status
 from gateway.session import Transaction
@@ -130,10 +131,4 @@ async def _addresses(resolver: Resolver, host: str) -> tuple[Answer, Answer]:
 
 def _has_global(addresses: Sequence[str]) -> bool:
     """Whether one of the addresses can be reached over the Internet."""
-    for text in addresses:
-        address = ip_address(text)
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        if address.is_global and not address.is_multicast and not address.is_reserved:
-            return True
-    return False
+    return any(is_global(ip_address(text)) for text in addresses)

@@ -19,6 +19,7 @@ from typing import Final
 
 from pydantic import Field
 
+from gateway.address import address_text
 from gateway.mailauth.results import Spf as Result
 from gateway.mailauth.results import SpfCheck, SpfResult
 from gateway.mailauth.spf import Limits, check_sender
@@ -125,7 +126,7 @@ class Spf(Policy[SpfOptions]):
             raise
         transaction.spf = found
         checked, helo = found.mail_from, found.helo
-        client = str(session.client_address)
+        client = address_text(session.client_address)
         if helo is not None and helo.result is SpfResult.FAIL and checked.result is not SpfResult.FAIL:
             refusal = self._reply(_HELO_FAIL, helo, f"SPF: {client} may not say HELO {helo.domain}")
             return self.helo_fail(reply=refusal, **_evidence("helo", helo), mail_from=checked.result)

@@ -4,8 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis import settings
 
 pytest_plugins = ["tests.support.peers"]
+
+# A deadline for each example would measure how busy the machine is; pytest's time-out ends what does not end.
+settings.register_profile("lychgate", deadline=None)
+settings.load_profile("lychgate")
 
 
 @pytest.fixture(autouse=True)

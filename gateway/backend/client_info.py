@@ -19,6 +19,7 @@ from typing import Final
 
 import structlog
 
+from gateway.address import address_text
 from gateway.backend.connection import ABOUT_GATEWAY, BackendError, Connection
 from gateway.backend.opening import Opener
 from gateway.resolver import NameStatus
@@ -59,7 +60,7 @@ def _name(session: Session) -> str:
 
 def _address(session: Session) -> str:
     address = session.client_address
-    return f"IPV6:{address}" if isinstance(address, IPv6Address) else str(address)
+    return f"IPV6:{address_text(address)}" if isinstance(address, IPv6Address) else str(address)
 
 
 def identity(session: Session) -> dict[str, str]:

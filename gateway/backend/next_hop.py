@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.address import address_text
 from gateway.backend.opening import Endpoint
 from gateway.config.backend import NextHop
 from gateway.resolver import RecordType, Resolver, Status
@@ -59,7 +60,7 @@ async def expand(resolver: Resolver, hop: NextHop, port: int) -> Found | None:
 
 async def _addresses(resolver: Resolver, name: str) -> tuple[str, ...] | None:
     answers = await asyncio.gather(resolver.lookup(name, RecordType.AAAA), resolver.lookup(name, RecordType.A))
-    found = tuple(str(ipaddress.ip_address(record)) for answer in answers for record in answer.records)
+    found = tuple(address_text(ipaddress.ip_address(record)) for answer in answers for record in answer.records)
     if not found and any(answer.status.is_temporary for answer in answers):
         return None
     return found

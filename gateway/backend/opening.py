@@ -13,6 +13,7 @@ from gateway.backend.connection import BackendError, Connection
 from gateway.config.backend import BackendOptions, BackendProtocol, BackendTls, BackendTlsMode
 from gateway.smtp.client import Command
 from gateway.smtp.reply import Reply
+from gateway.tls import client_context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ def tls_context(options: BackendTls) -> ssl.SSLContext | None:
     """
     if options.mode is BackendTlsMode.OFF:
         return None
-    context = ssl.create_default_context(cafile=None if options.ca is None else str(options.ca))
+    context = client_context(options.ca)
     if options.mode is not BackendTlsMode.VERIFIED:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

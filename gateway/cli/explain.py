@@ -14,6 +14,7 @@ from rich.markup import escape
 from gateway import records
 from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.dns.zone import ZoneResolver
+from gateway.address import address_text
 from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, load_config
 from gateway.config.model import Config, Listener
 from gateway.explain import Attempt, Explanation, Step
@@ -90,7 +91,7 @@ async def _explain(config: Config, listener: Listener, attempt: Attempt, zone: P
 
 def _address(text: str) -> str:
     try:
-        return str(ip_address(text))
+        return address_text(ip_address(text))
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is not an IP address", param_hint="--client-address") from error
 

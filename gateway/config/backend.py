@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from gateway.address import address_text
 from gateway.config.fields import File, Section, existing
 from gateway.units import Duration
 
@@ -75,7 +76,7 @@ class NextHop:
         if match[1] is not None:
             if kind is NextHopKind.MX:
                 raise ValueError(f"{value!r}: an address has no MX")
-            target = str(IPv6Address(match[1]))
+            target = address_text(IPv6Address(match[1]))
         else:
             target = match[2]
             if len(target) > _MAX_NAME or _HOST_NAME.fullmatch(target) is None:

@@ -6,6 +6,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gateway.address import network_text
 from gateway.config.model import ChainSettings, Config, DomainOptions, Listener, PolicySettings
 from gateway.units import format_duration
 from gateway.verdict import Response, Stage
@@ -86,7 +87,7 @@ def _listener(config: Config, listener: Listener) -> dict[str, Any]:
         "tls": listener.tls.mode.value,
         "chain": "own" if listener.own_chain else "common",
         "auth": None if auth is None else {"backend": auth.backend, "required": auth.required},
-        "proxy_protocol": None if proxy is None else [str(network) for network in proxy.trusted],
+        "proxy_protocol": None if proxy is None else [network_text(network) for network in proxy.trusted],
         "message_size": listener.message_size,
         "bare_newlines": listener.bare_newlines,
         "nul": listener.nul,

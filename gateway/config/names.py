@@ -14,6 +14,8 @@ import idna
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from gateway.address import address_text
+
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)  # RFC 1035 2.3.1, and "_" because it occurs
 _MAX_PORT: Final = 65535
 _MAX_NAME: Final = 253  # RFC 1035 2.3.4: 255 octets on the wire
@@ -101,7 +103,7 @@ class Endpoint:
         if match is None or int(match[3]) > _MAX_PORT:
             raise ValueError(f"{value!r} is not an address and port such as 0.0.0.0:25 or [::]:25")
         try:
-            host = str(ipaddress.IPv6Address(match[1])) if match[1] else _host(match[2])
+            host = address_text(ipaddress.IPv6Address(match[1])) if match[1] else _host(match[2])
         except ValueError as error:
             raise ValueError(f"{value!r} is not an address and port such as 0.0.0.0:25 or [::]:25") from error
         return cls(host, int(match[3]))

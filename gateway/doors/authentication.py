@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from gateway.address import address_text
 from gateway.session import Session
 from gateway.smtp.events import Auth, AuthResponse
 from gateway.smtp.reply import Reply
@@ -52,7 +53,7 @@ class Authentication:
             self._responses.append(event.line)
             reply = await self.relay.respond(event.line)
         session = self._session
-        client = str(session.client_address)
+        client = address_text(session.client_address)
         if reply.code == _AUTHENTICATED:
             session.login = login_name(self._mechanism, self._responses)
             log.info("authenticated", session=session.id, client=client, login=session.login)

@@ -14,6 +14,7 @@ import asyncio
 import ssl
 from typing import TYPE_CHECKING, Final, cast
 
+from gateway.address import address_text
 from gateway.bell import Bell
 from gateway.doors.listening import endpoint_name
 from gateway.recording import PROTOCOL
@@ -149,8 +150,8 @@ class ClientLink(asyncio.Protocol):
             return  # the same connection, now under TLS
         self._transport = self._wire = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         if (proxied := self._proxied) is not None:
-            self.client_address, self.client_port = str(proxied.client), proxied.client_port
-            self.server_address = f"{proxied.server}:{proxied.server_port}"
+            self.client_address, self.client_port = address_text(proxied.client), proxied.client_port
+            self.server_address = f"{address_text(proxied.server)}:{proxied.server_port}"
         else:
             self.client_address, self.client_port = (transport.get_extra_info("peername") or ("0.0.0.0", 0))[:2]
             self.server_address = self.server_address or endpoint_name(transport.get_extra_info("sockname"))

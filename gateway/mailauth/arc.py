@@ -15,7 +15,8 @@ How it goes, cheapest first, so that a forged chain costs little:
 
 A key that can't be looked up now makes the chain a temperror, unless something else is certain to be wrong; one of an
 older message signature only counts as not verifying. A message signature with ``l=`` that leaves out part of the body
-does not verify, nor one that has expired, nor one that lists ARC-Seal (4.1.2).
+does not verify, nor one that has expired, nor one that lists ARC-Seal (4.1.2). One without ``c=`` is tried both ways:
+relaxed, and simple.
 
 Time is linear in the fields, however many sets there are. Never raises.
 """
@@ -25,7 +26,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from gateway.header import HeaderField
 from gateway.mailauth.body import MAX_ARC_SETS, BodyHashes
@@ -35,6 +36,7 @@ from gateway.mailauth.canonicalization import (
     canonical_field,
     canonical_signature_field,
 )
+from gateway.mailauth.cfws import skip_cfws
 from gateway.mailauth.dkim import header_digest, is_large
 from gateway.mailauth.keys import Algorithm, Fault, KeyLimits, Keys, find_keys, key_name, verify_digest
 from gateway.mailauth.results import Arc, ArcResult, ArcSet, DkimResult
@@ -55,8 +57,8 @@ MESSAGE_SIGNATURE: Final = Form.ARC.value
 SEAL: Final = "arc-seal"
 _KINDS: Final = {RESULTS: "ARC-Authentication-Results", MESSAGE_SIGNATURE: "ARC-Message-Signature", SEAL: "ARC-Seal"}
 
-# RFC 8617 4.1.1 and 4.2.1: instance = [CFWS] %s"i" [CFWS] "=" [CFWS] instance-value; 1*2DIGIT, 1 to 50
-_RECORDED_INSTANCE: Final = re.compile(r"[ \t]*+i[ \t]*+=[ \t]*+([0-9]{1,2})[ \t]*+;")
+# RFC 8617 4.1.1 and 4.2.1: [CFWS] %s"i" [CFWS] "=" [CFWS] instance-value [CFWS] ";"; 1*2DIGIT, 1 to 50
+_RECORDED_INSTANCE: Final = (re.compile(r"i"), re.compile(r"="), re.compile(r"[0-9]{1,2}"), re.compile(r";"))
 _INSTANCE: Final = re.compile(r"[0-9]{1,2}")
 _TIME: Final = re.compile(r"[0-9]{1,12}")  # RFC 6376 3.5
 
@@ -101,6 +103,10 @@ class _Set:
     signature: Signature | Malformed
     seal_field: HeaderField
     seal: _Seal
+
+
+_Readings: TypeAlias = tuple[Signature, ...]
+"""The ways in which one message signature may verify: one, or two where it has no ``c=``; never none."""
 
 
 class _BrokenError(Exception):
@@ -188,10 +194,15 @@ def _by_instance(
 def _read_results(header_field: HeaderField) -> tuple[int, HeaderField, str]:
     """An ARC-Authentication-Results field (RFC 8617 4.1.1)."""
     text = header_field.raw.partition(b":")[2].replace(b"\r\n", b"").decode("utf-8", "replace")
-    match = _RECORDED_INSTANCE.match(text)
-    if match is None:
-        raise _BrokenError("an ARC-Authentication-Results field does not begin with i=")
-    return _instance(match[1]), header_field, text[match.end() :].strip(" \t")
+    position = 0
+    words: list[str] = []
+    for word in _RECORDED_INSTANCE:
+        match = word.match(text, skip_cfws(text, position))
+        if match is None:
+            raise _BrokenError("an ARC-Authentication-Results field does not begin with i=")
+        words.append(match[0])
+        position = match.end()
+    return _instance(words[2]), header_field, text[position:].strip(" \t")
 
 
 def _read_signature(header_field: HeaderField, hashes: BodyHashes) -> tuple[int, HeaderField, Signature | Malformed]:
@@ -200,7 +211,7 @@ def _read_signature(header_field: HeaderField, hashes: BodyHashes) -> tuple[int,
     if isinstance(signature, Signature):
         return _instance(signature.instance), header_field, signature
     try:
-        instance = required(parse_tags(field_text(header_field.raw)), "i")
+        instance = required(parse_tags(field_text(header_field.raw), strict=True), "i")
     except TagError:
         raise _BrokenError(f"an ARC-Message-Signature field can't be read: {signature.reason}") from None
     return _instance(instance), header_field, signature
@@ -208,7 +219,7 @@ def _read_signature(header_field: HeaderField, hashes: BodyHashes) -> tuple[int,
 
 def _read_seal(header_field: HeaderField) -> tuple[int, HeaderField, _Seal]:
     """An ARC-Seal field (RFC 8617 4.1.3)."""
-    tags = parse_tags(field_text(header_field.raw))
+    tags = parse_tags(field_text(header_field.raw), strict=True)
     if "h" in tags:
         raise _BrokenError("an ARC-Seal field has h=, which it must not have")
     if "t" in tags and _TIME.fullmatch(tags["t"]) is None:
@@ -250,11 +261,11 @@ class _Chain:
         """Validate the newest set, then what is below it (RFC 8617 5.2 steps 4 to 7)."""
         newest = self._sets[-1]
         count = len(self._sets)
-        signature = self._fit(newest.signature)
-        if isinstance(signature, Fault):
-            return self._of_fault(signature, f"the message signature of instance {count}")
-        keys = dict(await find_keys(resolver, (signature.key_name, newest.seal.key_name)))
-        fault = self._verify_signature(signature, keys)
+        readings = self._fit(newest.signature)
+        if isinstance(readings, Fault):
+            return self._of_fault(readings, f"the message signature of instance {count}")
+        keys = dict(await find_keys(resolver, (readings[0].key_name, newest.seal.key_name)))
+        fault = self._verify_signature(readings, keys)
         if fault is not None:
             return self._of_fault(fault, f"the message signature of instance {count}")
         digests = self._seal_digests()
@@ -263,7 +274,7 @@ class _Chain:
             return self._of_fault(fault, f"the seal of instance {count}")
         older = self._sets[:-1]
         signatures = [self._fit(each.signature) for each in older]
-        names = [each.key_name for each in signatures if isinstance(each, Signature)]
+        names = [each[0].key_name for each in signatures if not isinstance(each, Fault)]
         names += [each.seal.key_name for each in older]
         missing = [name for name in names if name not in keys]
         if missing:
@@ -279,23 +290,23 @@ class _Chain:
             return self._of_fault(fault, f"the seal of instance {number}")
         return await self._passed(signatures, keys)
 
-    async def _passed(self, older: Sequence[Signature | Fault], keys: Mapping[str, Keys]) -> Arc:
+    async def _passed(self, older: Sequence[_Readings | Fault], keys: Mapping[str, Keys]) -> Arc:
         """A chain that passes, with the oldest message signature that still verifies."""
         oldest = len(self._sets)
         untold: tuple[int, ...] = ()
         for number in range(len(self._sets) - 1, 0, -1):
-            signature = older[number - 1]
+            readings = older[number - 1]
             if self._is_large:
                 await asyncio.sleep(0)
-            fault = signature if isinstance(signature, Fault) else self._verify_signature(signature, keys)
+            fault = readings if isinstance(readings, Fault) else self._verify_signature(readings, keys)
             if fault is not None:
                 untold = (number,) if fault.result is DkimResult.TEMPERROR else ()
                 break
             oldest = number
         return self._arc(ArcResult.PASS, oldest_pass=0 if oldest == 1 else oldest, untold=untold)
 
-    def _fit(self, signature: Signature | Malformed) -> Signature | Fault:
-        """A message signature that may verify, or why it can't, whatever its key is."""
+    def _fit(self, signature: Signature | Malformed) -> _Readings | Fault:
+        """The readings of a message signature that may verify, or why it can't, whatever its key is."""
         if isinstance(signature, Malformed):
             return Fault(signature.result, signature.reason)
         if SEAL in signature.names:
@@ -305,6 +316,18 @@ class _Chain:
             return Fault(DkimResult.POLICY, "it has expired")
         if signature.signed_at is not None and signature.signed_at - skew > self._now:
             return Fault(DkimResult.POLICY, "it is from the future")
+        fit: list[Signature] = []
+        faults: list[Fault] = []
+        for reading in signature.readings:
+            fault = self._fault_in_body(reading)
+            if fault is None:
+                fit.append(reading)
+            else:
+                faults.append(fault)
+        return tuple(fit) or faults[0]
+
+    def _fault_in_body(self, signature: Signature) -> Fault | None:
+        """Why the body is not as it was signed, None if it is."""
         body = self._hashes.of(signature)
         if body is None:
             return Fault(DkimResult.TEMPERROR, "the body was not hashed for it")
@@ -313,15 +336,21 @@ class _Chain:
         if body.covered < body.size:
             reason = f"l= covers only the first {body.covered} of the body's {body.size} octets"
             return Fault(DkimResult.POLICY, reason)
-        return signature
+        return None
 
-    def _verify_signature(self, signature: Signature, keys: Mapping[str, Keys]) -> Fault | None:
-        found = keys[signature.key_name]
+    def _verify_signature(self, readings: _Readings, keys: Mapping[str, Keys]) -> Fault | None:
+        """Why a message signature does not verify in any of its readings, None if it does in one."""
+        found = keys[readings[0].key_name]
         if isinstance(found, Fault):
             return found
-        digest = header_digest(self._fields, signature)
-        verified = verify_digest(found, signature.algorithm, digest, signature.octets, self._options.keys)
-        return verified if isinstance(verified, Fault) else None
+        faults: list[Fault] = []
+        for each in readings:
+            digest = header_digest(self._fields, each)
+            verified = verify_digest(found, each.algorithm, digest, each.octets, self._options.keys)
+            if not isinstance(verified, Fault):
+                return None
+            faults.append(verified)
+        return faults[0]
 
     def _verify_seal(self, seal: _Seal, digest: bytes, keys: Mapping[str, Keys]) -> Fault | None:
         verified = verify_digest(keys[seal.key_name], seal.algorithm, digest, seal.octets, self._options.keys)

@@ -4,13 +4,16 @@ RFC 8601 has the field, RFC 6008 ``header.b``, RFC 8617 section 10 the propertie
 RFC 8616 what is written in UTF-8. ``authentication_results`` writes it, one field for all methods. ``authserv_claims``
 beside this file tells which fields a sender forged.
 
-Readers differ, so what is written is what all of them take: only registered properties (SpamAssassin drops a whole
-field for one that it does not know), one comment at a place, no special characters in comments, values quoted where
-RFC 2045 asks for it and then last in their result, signatures that pass first. Many look for ``dmarc=pass`` anywhere
-in the field, and many take any ``spf=pass`` for the reverse-path's. Therefore:
+Readers differ, so what is written is what all of them take: only registered results and properties (SpamAssassin drops
+a whole field for one that it does not know), one comment at a place, no special characters in comments, values quoted
+where RFC 2045 asks for it and then last in their result, no quotes or backslashes in quotes (the Perl module
+Mail::AuthenticationResults ends a quoted string at the first quote), signatures that pass first. Many look for
+``dmarc=pass`` anywhere in the field, and many take any ``spf=pass`` for the reverse-path's. Therefore:
 
 * What a sender wrote can end neither its value nor the field, nor read like a result or its end: where a local part
-  does, only the domain is written; in a reason or a login other characters stand for the equals sign and semicolons.
+  does, only the domain is written; in a reason or a login other characters stand for the equals sign, semicolons,
+  quotes and backslashes.
+* A chain of ARC sets that can't be told now is left out: RFC 8617 10.1 has no word for it.
 * SPF's pass of the HELO name is a result of its own only if the reverse-path passes too, and a comment otherwise.
 
 Nothing is raised. Limits: the signatures written (``SIGNATURES``), the octets of a reason (``REASON``) and of a value
@@ -53,10 +56,12 @@ _TAB: Final = 8  # columns that a reader's screen gives the tab at the start of 
 
 # RFC 2045 5.1: token := 1*<any (US-ASCII) CHAR except SPACE, CTLs, or tspecials>
 _WORD: Final = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
-# RFC 8601 2.2: pvalue = [CFWS] ( ( value / [ [ local-part ] "@" ] domain-name ) ) [CFWS]
+# RFC 8601 2.2: pvalue = [CFWS] ( ( value / [ [ local-part ] "@" ] domain-name ) ) [CFWS]; quoted if a reader could take
+# its first character for a sign between words
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
-_PVALUE: Final = re.compile(rf"{_WORD}|(?:{_ATOM}(?:\.{_ATOM})*)?@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
-_ESCAPED: Final = re.compile(r'(["\\])')
+_PVALUE: Final = re.compile(rf"{_WORD}|(?![/=])(?:{_ATOM}(?:\.{_ATOM})*)?@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
+_UNQUOTABLE: Final = re.compile(r'["\\;]')  # what ends a quoted string, or a result, for some reader
+_INSTEAD: Final = {'"': "'", "\\": "/", ";": ","}
 _MISLEADING: Final = re.compile(r"(arc|auth|dkim|dmarc|iprev|spf)([^A-Za-z0-9=]*)=", re.IGNORECASE)
 """What a hasty reader could take for a result."""
 
@@ -64,8 +69,9 @@ _MISLEADING: Final = re.compile(r"(arc|auth|dkim|dmarc|iprev|spf)([^A-Za-z0-9=]*
 _PLAIN_DOMAIN: Final = re.compile(r"[a-z0-9.-]{1,255}")
 _PLAIN_ADDRESS: Final = re.compile(r"[A-Za-z0-9._+-]{0,64}@[a-z0-9.-]{1,255}")
 _UNPRINTABLE: Final = re.compile(r"[^ -~]")
+# What stands for these, an underscore, needs no quotes.
 _NO_DOMAIN: Final = re.compile(r"[^\w.:\[\]-]")
-_NO_SELECTOR: Final = re.compile(r"[^\w.-]")
+_NO_NAME: Final = re.compile(r"[^\w.-]")
 _NO_BASE64: Final = re.compile(r"[^A-Za-z0-9+/]")
 _SHORTEST_SIGNATURE: Final = 8  # RFC 6008 4: at least the first eight characters of b=
 _LONGEST_SIGNATURE: Final = 64
@@ -91,7 +97,7 @@ def authentication_results(
         authserv_id: Who says so, from the configuration: a host name.
         spf: Like the following what a method came to, None where it did not run; it is left out then.
         dkim: The message's signatures; an empty sequence is written as ``dkim=none``.
-        arc: The chain of ARC sets.
+        arc: The chain of ARC sets; left out with a temperror, too.
         dmarc: DMARC.
         mail_from: The reverse-path as the client wrote it, empty for the null one.
         helo_name: The argument of HELO or EHLO.
@@ -113,7 +119,7 @@ def authentication_results(
         results += write.spf(spf, mail_from, helo_name or "", client_address)
     if dkim is not None:
         results += write.dkim(dkim)
-    if arc is not None:
+    if arc is not None and arc.result is not ArcResult.TEMPERROR:
         results.append(write.arc(arc, client_address))
     if dmarc is not None:
         results.append(write.dmarc(dmarc))
@@ -134,11 +140,10 @@ class _Writer:
 
     # The methods.
 
-    @staticmethod
-    def iprev(name: ClientName, address: str) -> list[str]:
+    def iprev(self, name: ClientName, address: str) -> list[str]:
         """The client's name confirmed by its own address records (RFC 8601 3)."""
         results = {NameStatus.CONFIRMED: "pass", NameStatus.UNKNOWN: "fail", NameStatus.TEMPORARY: "temperror"}
-        comment = [] if name.name is None else [f"({_NO_SELECTOR.sub('?', name.name)})"]
+        comment = [] if name.name is None else [f"({_NO_NAME.sub('_', self.text(name.name))})"]
         return [f"iprev={results[name.status]}", *comment, f"policy.iprev={_value(address)}"]
 
     def spf(self, spf: Spf, mail_from: str, helo_name: str, address: str) -> Iterator[list[str]]:
@@ -183,10 +188,10 @@ class _Writer:
             f"dkim={signature.result}",
             *([f"({', '.join(facts)})"] if facts else []),
             *self.reason(signature.reason),
-            *self.property("header.d", self.domain(signature.domain)),
-            *self.property("header.s", _NO_SELECTOR.sub("?", self.text(signature.selector))),
-            *self.property("header.a", _NO_SELECTOR.sub("?", self.text(signature.algorithm))),
-            *self.property("header.i", self.address(signature.auid)),
+            *self.property("header.d", _NO_NAME.sub("_", self.domain(signature.domain))),
+            *self.property("header.s", _NO_NAME.sub("_", self.text(signature.selector))),
+            *self.property("header.a", _NO_NAME.sub("_", self.text(signature.algorithm))),
+            *self.property("header.i", self.auid(signature.auid)),
             *self.property("header.b", _NO_BASE64.sub("", signature.signature)[:length]),
         ]
 
@@ -226,8 +231,7 @@ class _Writer:
         """``reason="..."``, parted at spaces so that it can be folded; nothing without a reason."""
         if not reason:
             return []
-        text = " ".join(self.text(_short(reason, REASON)).split())
-        text = _ESCAPED.sub(r"\\\1", _harmless(text))
+        text = _harmless(" ".join(self.text(_short(reason, REASON)).split()))
         return [f'reason="{text}"'] if text else []
 
     def text(self, text: str) -> str:
@@ -249,7 +253,7 @@ class _Writer:
         elif not self._utf8 and not name.isascii():
             with suppress(idna.IDNAError):
                 name = idna.encode(name, uts46=True).decode("ascii")
-        return _NO_DOMAIN.sub("?", self.text(name))
+        return _NO_DOMAIN.sub("_", self.text(name))
 
     def address(self, address: str) -> str:
         """An address or ``@domain``; of one whose local part could mislead a reader the domain alone."""
@@ -257,9 +261,17 @@ class _Writer:
             return address
         local_part, at, domain = address.rpartition("@")
         domain = self.domain(domain)
-        if not at or len(address) > VALUE or ";" in local_part or _MISLEADING.search(local_part):
+        if not at or len(address) > VALUE or _UNQUOTABLE.search(local_part) or _MISLEADING.search(local_part):
             return domain
         return f"{self.text(local_part)}@{domain}"
+
+    def auid(self, auid: str) -> str:
+        """The identity of a signature; without its local part where that needs quotes, since more stands behind it."""
+        address = self.address(auid)
+        if self._utf8 or _PVALUE.fullmatch(address):
+            return address
+        domain = _NO_NAME.sub("_", address.rpartition("@")[2])
+        return next((value for value in (f"@{domain}", domain) if _PVALUE.fullmatch(value)), "")
 
 
 def _short(text: str, limit: int) -> str:
@@ -267,13 +279,13 @@ def _short(text: str, limit: int) -> str:
 
 
 def _harmless(text: str) -> str:
-    """Without what a hasty reader could take for a result, or for its end."""
-    return _MISLEADING.sub(r"\1\2:", text.replace(";", ","))
+    """Without what a hasty reader could take for a result, for its end, or for the end of a quoted string."""
+    return _MISLEADING.sub(r"\1\2:", _UNQUOTABLE.sub(lambda found: _INSTEAD[found[0]], text))
 
 
 def _value(text: str) -> str:
-    """A value, quoted unless it may stand without."""
-    return text if _PVALUE.fullmatch(text) else '"' + _ESCAPED.sub(r"\\\1", text) + '"'
+    """A value, quoted unless it may stand without; it has no quotes or backslashes."""
+    return text if _PVALUE.fullmatch(text) else f'"{text}"'
 
 
 def _telling_length(signatures: Iterable[str]) -> int:

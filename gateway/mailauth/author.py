@@ -26,6 +26,7 @@ import idna
 import msgspec
 
 from gateway.header import HeaderField
+from gateway.mailauth.cfws import comment_end
 from gateway.mailauth.encoded_words import ENCODED_WORD, decode, is_sound
 
 MAX_FIELD: Final = 10_000
@@ -84,7 +85,6 @@ _LABELS: Final = re.compile(r"(?:(?!-)[a-z0-9_-]{1,63}(?<!-)\.)*(?!-)[a-z0-9_-]{
 
 # What is quoted, a comment's mark, what parts the elements of a list, a backslash outside of quotes, other text.
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[(,;:<>\\"]|[^(,;:<>\\"]+')
-_COMMENT: Final = re.compile(r"[^()\\]+|\\.|[()]")
 _SEPARATORS: Final = frozenset(",;:")  # a group's name is an element of its own
 
 # An address as it may stand in angle brackets: nothing in it that any reader takes for something else.
@@ -203,7 +203,7 @@ def _elements(text: str) -> Iterator[_Element]:
     position = 0
     while position < len(text):
         match = _TOKEN.match(text, position)
-        end = None if match is None else _after_comment(text, match.end()) if match[0] == "(" else match.end()
+        end = None if match is None else comment_end(text, match.end()) if match[0] == "(" else match.end()
         if end is None or text[position:end] == '"':
             yield _Element(text=text, odd=True)  # a quoted string or a comment that does not end
             return
@@ -218,18 +218,6 @@ def _elements(text: str) -> Iterator[_Element]:
         inside = _INSIDE.findall(segment)
         if len(inside) > 1:
             yield _Element(text=" ".join(inside), odd=True)
-
-
-def _after_comment(text: str, position: int) -> int | None:
-    """Where a comment ends, given the octet after its parenthesis (RFC 5322 3.2.2); None if it does not end."""
-    depth = 1
-    while depth:
-        match = _COMMENT.match(text, position)
-        if match is None:
-            return None
-        depth += (match[0] == "(") - (match[0] == ")")
-        position = match.end()
-    return position
 
 
 def _domains(element: _Element) -> Iterator[str]:
@@ -349,7 +337,7 @@ def _without_comments(text: str) -> str:
     position = 0
     while position < len(text):
         match = _TOKEN.match(text, position)
-        end = None if match is None else _after_comment(text, match.end()) if match[0] == "(" else match.end()
+        end = None if match is None else comment_end(text, match.end()) if match[0] == "(" else match.end()
         if end is None:
             kept.append(text[position:])
             break

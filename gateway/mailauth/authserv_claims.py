@@ -19,6 +19,7 @@ from typing import Final
 import idna
 
 from gateway.header import HeaderField
+from gateway.mailauth.cfws import comment_end
 from gateway.mailauth.encoded_words import ENCODED_WORD, decoded_word
 
 MAX_READ: Final = 32_768
@@ -31,16 +32,16 @@ _PLAIN: Final = re.compile(rb"[ \t\r\n]*([A-Za-z0-9._-]+)(?:[ \t\r\n]+[0-9]+)?[ 
 _PART: Final = re.compile(
     r"""
     (?P<space> [ \t\r\n]+)
-  | (?P<quoted> " (?: [^"\\] | \\. )*+ ")
+  | (?P<quoted> " [^"\\]* (?: \\. [^"\\]* )* ")
   | (?P<open> [("])
   | (?P<end> ;)
   | (?P<run> [^ \t\r\n(";]+)
     """,
     re.VERBOSE | re.DOTALL,
 )
-_IN_COMMENT: Final = re.compile(r"\\.|[()]", re.DOTALL)
 _TOKEN: Final = re.compile(r"[\w.-]+")  # what an id is made of that nobody could read in another way
 _RESULT: Final = re.compile(r"=")
+_VERSION: Final = re.compile(r"[0-9]+")
 _ESCAPES: Final = re.compile(r'[\\"]')
 
 
@@ -133,7 +134,7 @@ def _words(text: str) -> tuple[list[str], bool]:
         if part["space"]:
             parted = True
         elif part["open"]:
-            end = _comment_end(text, position) if part["open"] == "(" else None
+            end = comment_end(text, position) if part["open"] == "(" else None
             if end is None:
                 return [*words, text[position:]], False
             parted, position = True, end
@@ -146,21 +147,13 @@ def _words(text: str) -> tuple[list[str], bool]:
                 return words, False
             well_formed = well_formed and parted and _is_plain(word)
             parted = False
-    return words, well_formed and len(words) >= 1 and words[1:] == [word for word in words[1:2] if word.isdecimal()]
+    return words, well_formed and len(words) >= 1 and words[1:] == [
+        word for word in words[1:2] if _VERSION.fullmatch(word)
+    ]
 
 
 def _is_plain(word: str) -> bool:
     return _TOKEN.fullmatch(word) is not None
-
-
-def _comment_end(text: str, position: int) -> int | None:
-    """Where a comment ends whose first parenthesis stands before the position; None if it does not."""
-    depth = 1
-    for mark in _IN_COMMENT.finditer(text, position):
-        depth += {"(": 1, ")": -1}.get(mark[0], 0)
-        if depth == 0:
-            return mark.end()
-    return None
 
 
 def _without_escapes(text: str) -> str:

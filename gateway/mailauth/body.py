@@ -12,10 +12,13 @@ from typing import Final
 
 from gateway.header import HeaderField
 from gateway.mailauth.canonicalization import BLOCK, Canonicalization, body_canonicalizer
+from gateway.mailauth.selection import selected
 from gateway.mailauth.signature import Form, Malformed, Signature, parse_signature
 
 MAX_ARC_SETS: Final = 50
-"""ARC-Message-Signature fields that are looked at: a chain has at most 50 sets (RFC 8617 4.2.1)."""
+"""ARC-Message-Signature fields that are looked at, from the top: a chain has at most 50 sets (RFC 8617 4.2.1)."""
+
+_MESSAGE_SIGNATURE: Final = Form.ARC.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class BodyHashes:
 
     Args:
         fields: The message's header.
-        signatures: How many DKIM-Signature fields are looked at, from the top.
+        signatures: How many DKIM-Signature fields are looked at; ``selection`` says which.
 
     Attributes:
         signatures: The same.
@@ -48,18 +51,15 @@ class BodyHashes:
 
     def __init__(self, fields: Sequence[HeaderField], signatures: int) -> None:
         self.signatures = signatures
-        left = {Form.DKIM.value: signatures, Form.ARC.value: MAX_ARC_SETS}
-        self._parsed: dict[HeaderField, Signature | Malformed] = {}
-        for field in fields:
-            if left.get(field.name):
-                left[field.name] -= 1
-                self._parsed[field] = parse_signature(field, Form(field.name))
+        message_signatures = [field for field in fields if field.name == _MESSAGE_SIGNATURE]
+        self._parsed = {field: parse_signature(field) for field in selected(fields, signatures)}
+        self._parsed |= {field: parse_signature(field, Form.ARC) for field in message_signatures[:MAX_ARC_SETS]}
         wanted: dict[Canonicalization, set[int]] = {}
         for parsed in self._parsed.values():
-            if isinstance(parsed, Signature):
-                lengths = wanted.setdefault(parsed.body_canonicalization, set())
-                if parsed.body_length is not None:
-                    lengths.add(parsed.body_length)
+            for reading in parsed.readings if isinstance(parsed, Signature) else ():
+                lengths = wanted.setdefault(reading.body_canonicalization, set())
+                if reading.body_length is not None:
+                    lengths.add(reading.body_length)
         self._streams = {each: _Stream(each, lengths) for each, lengths in wanted.items()}
         self._finished = False
 

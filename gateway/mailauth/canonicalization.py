@@ -24,10 +24,11 @@ _TAB_TO_SPACE: Final = bytes.maketrans(b"\t", b" ")
 _SAMPLE: Final = 2048
 _DENSE: Final = 200
 # Runs of spaces that are worth a pass of their own.
-_LONG_RUN: Final = re.compile(rb" {8,}+")
-# The value of b= with the white space around it, as the first tag or a later one; a semicolon is found in no time.
-_FIRST_SIGNATURE: Final = re.compile(rb"[ \t\r\n]*+b[ \t\r\n]*+=([^;]*)")
-_SIGNATURE: Final = re.compile(rb";[ \t\r\n]*+b[ \t\r\n]*+=([^;]*)")
+_LONG_RUN: Final = re.compile(rb" {8,}")
+# The value of b= with the white space around it, as the first tag or a later one; a semicolon is found in no time. What
+# follows white space is none, so that a match that fails goes over each run of it once more at most.
+_FIRST_SIGNATURE: Final = re.compile(rb"[ \t\r\n]*b[ \t\r\n]*=([^;]*)")
+_SIGNATURE: Final = re.compile(rb";[ \t\r\n]*b[ \t\r\n]*=([^;]*)")
 
 
 class Canonicalization(StrEnum):

@@ -28,7 +28,8 @@ from gateway.mailauth.body import BodyHashes
 from gateway.mailauth.canonicalization import SignedFields, canonical_signature_field
 from gateway.mailauth.keys import Fault, Key, KeyLimits, Keys, find_keys, verify_digest
 from gateway.mailauth.results import DkimResult, DkimSignature
-from gateway.mailauth.signature import Form, Malformed, Signature, parse_signature
+from gateway.mailauth.selection import selected
+from gateway.mailauth.signature import Malformed, Signature, parse_signature
 from gateway.resolver import Resolver
 
 SINGLE_FIELDS: Final = (
@@ -45,7 +46,6 @@ SINGLE_FIELDS: Final = (
 )
 """Fields that a message has at most once (RFC 5322 3.6, RFC 2045) and that change what a reader sees."""
 
-_NAME: Final = Form.DKIM.value
 _LARGE_HEADER: Final = 262_144
 """What ``is_large`` goes by, in octets: a signature over so much takes about a millisecond."""
 
@@ -65,7 +65,7 @@ class DkimOptions:
     """What is accepted.
 
     Attributes:
-        signatures: How many signatures are looked at, from the top of the header.
+        signatures: How many signatures are looked at; ``selection`` says which.
         keys: Which sizes of RSA keys count.
         trust_body_length: Whether ``l=`` may cover less than the body (RFC 6376 8.2 warns of it).
         clock_skew: Seconds by which the signer's clock may differ.
@@ -104,7 +104,7 @@ async def verify(
     Returns:
         What each came to, from the top of the header.
     """
-    found = [each for each in fields if each.name == _NAME][: options.signatures]
+    found = selected(fields, options.signatures)
     if not found:
         return ()
     signatures = [hashes.parsed(each) or parse_signature(each) for each in found]

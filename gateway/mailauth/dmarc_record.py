@@ -3,8 +3,12 @@
 A record begins with ``v=DMARC1``, exactly; anything else is no record. Behind that nothing is fatal: unknown tags are
 ignored, and so is a known tag with a value that it can't have, or one that was there before. Records as RFC 7489 wrote
 them are read the same way: ``pct``, ``rf`` and ``ri`` have no meaning any more, ``p`` may stand anywhere, and the size
-limit of a reporting address (``!10m``) is dropped. Names of tags and their values may be in any case, as the ABNF has
-them; ``DMARC1`` may not.
+limit of a reporting address (``!10m``) is kept apart from it. Names of tags and their values may be in any case, as the
+ABNF has them; ``DMARC1`` may not.
+
+CR and LF before a tag, behind it and around its equals sign count as white space, which RFC 9989 4.8 does not have:
+people paste them into the DNS, and a record that does not count lets every forgery through that it was published
+against.
 
 A record that has no valid ``p``, or an ``sp`` or ``np`` that is none, asks for nothing: with a usable ``rua`` it stands
 for ``p=none``, and without one DMARC does not apply to the message (RFC 9989 4.10.1).
@@ -30,10 +34,14 @@ MAX_CACHED: Final = 1024
 MAX_REPORT_URIS: Final = 20
 """Reporting addresses that are kept; nobody has more, and they go into the decision record."""
 
+_BLANKS: Final = " \t\r\n"
 # dmarc-version = "v" equals %s"DMARC1"; equals = *WSP "=" *WSP (RFC 9989 4.8)
-_VERSION: Final = re.compile(r"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|$)")
-# dmarc-uri (RFC 3986 3.1: a scheme and something), without the size limit that RFC 7489 6.2 had
-_URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:[!-~]+?)(?:![0-9]+[kmgtKMGT]?)?")
+_VERSION: Final = re.compile(r"[vV][ \t\r\n]*=[ \t\r\n]*DMARC1[ \t\r\n]*(?:;|\Z)")
+# dmarc-uri (RFC 3986 3.1: a scheme and something), and the size limit that RFC 7489 6.2 had
+_URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:[!-~]+?)(?:!([0-9]+)([kmgt]?))?", re.IGNORECASE)
+_UNITS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_DIGITS: Final = 15
+_LARGEST: Final = 2**63 - 1  # what a JSON reader takes for a number
 
 
 class Psd(StrEnum):
@@ -42,6 +50,19 @@ class Psd(StrEnum):
     YES = "y"
     NO = "n"
     UNSAID = "u"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportUri:
+    """Where a domain wants reports.
+
+    Attributes:
+        address: The URI, without a size limit.
+        size: The most octets that a report to it may have, None without a limit (RFC 7489 6.2; RFC 9990 has none).
+    """
+
+    address: str
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +80,8 @@ class PolicyRecord:
         dkim_mode: ``adkim``.
         spf_mode: ``aspf``.
         failure_options: ``fo``: the values that it lists, ``0`` without it.
-        aggregate_uris: ``rua``: the addresses that can be read.
-        failure_uris: ``ruf``: the same.
+        aggregate_reports: ``rua``: the addresses that can be read.
+        failure_reports: ``ruf``: the same.
         errors: What was ignored, in words, for the domain's owner.
     """
 
@@ -74,9 +95,19 @@ class PolicyRecord:
     dkim_mode: AlignmentMode = AlignmentMode.RELAXED
     spf_mode: AlignmentMode = AlignmentMode.RELAXED
     failure_options: tuple[str, ...] = ("0",)
-    aggregate_uris: tuple[str, ...] = ()
-    failure_uris: tuple[str, ...] = ()
+    aggregate_reports: tuple[ReportUri, ...] = ()
+    failure_reports: tuple[ReportUri, ...] = ()
     errors: tuple[str, ...] = ()
+
+    @property
+    def aggregate_uris(self) -> tuple[str, ...]:
+        """``rua`` without size limits."""
+        return tuple(each.address for each in self.aggregate_reports)
+
+    @property
+    def failure_uris(self) -> tuple[str, ...]:
+        """``ruf`` without size limits."""
+        return tuple(each.address for each in self.failure_reports)
 
     @property
     def for_subdomains(self) -> Disposition:
@@ -108,11 +139,11 @@ def _parse(text: str) -> PolicyRecord | None:
     tags: dict[str, str] = {}
     for part in text[version.end() :].split(";"):
         name, equals, value = part.partition("=")
-        name = name.strip(" \t").lower()
+        name = name.strip(_BLANKS).lower()
         if name in _KNOWN and equals:
             if name in tags:
                 errors.append(f"{name} is there twice")
-            tags.setdefault(name, value.strip(" \t"))
+            tags.setdefault(name, value.strip(_BLANKS))
     reader = _Reader(tags, errors)
     policies = [reader.word(Disposition, name) for name in ("p", "sp", "np")]
     aggregate = reader.uris("rua")
@@ -133,10 +164,15 @@ def _parse(text: str) -> PolicyRecord | None:
         dkim_mode=_MODES[reader.word(_Mode, "adkim") or _Mode.RELAXED],
         spf_mode=_MODES[reader.word(_Mode, "aspf") or _Mode.RELAXED],
         failure_options=reader.failure_options(),
-        aggregate_uris=aggregate,
-        failure_uris=reader.uris("ruf"),
+        aggregate_reports=aggregate,
+        failure_reports=reader.uris("ruf"),
         errors=tuple(errors[:MAX_REPORT_URIS]),
     )
+
+
+def _octets(number: str, unit: str) -> int:
+    """A size limit in octets."""
+    return min(_LARGEST, int(number) << 10 * _UNITS[unit.lower()]) if len(number) <= _DIGITS else _LARGEST
 
 
 _parse_cached = lru_cache(CACHED_RECORDS)(_parse)
@@ -178,23 +214,23 @@ class _Reader:
             self._errors.append(f"{name} has none of its values")
             return None
 
-    def uris(self, name: str) -> tuple[str, ...]:
+    def uris(self, name: str) -> tuple[ReportUri, ...]:
         """The reporting addresses that a tag lists, as far as they can be read."""
-        found: list[str] = []
+        found: list[ReportUri] = []
         for part in self._tags.get(name, "").split(","):
-            match = _URI.fullmatch(part.strip(" \t"))
+            match = _URI.fullmatch(part.strip(_BLANKS))
             if match is None or (match[1][:7].lower() == "mailto:" and "@" not in match[1][8:-1]):
-                if part.strip(" \t"):
+                if part.strip(_BLANKS):
                     self._errors.append(f"{name} has an address that can't be read")
             elif len(found) < MAX_REPORT_URIS:
-                found.append(match[1])
+                found.append(ReportUri(match[1], None if match[2] is None else _octets(match[2], match[3])))
         return tuple(found)
 
     def failure_options(self) -> tuple[str, ...]:
         """What ``fo`` lists."""
         if "fo" not in self._tags:
             return ("0",)
-        options = [option.strip(" \t").lower() for option in self._tags["fo"].split(":")]
+        options = [option.strip(_BLANKS).lower() for option in self._tags["fo"].split(":")]
         if any(option not in {"0", "1", "d", "s"} for option in options):
             self._errors.append("fo has none of its values")
         return tuple(dict.fromkeys(option for option in options if option in {"0", "1", "d", "s"})) or ("0",)

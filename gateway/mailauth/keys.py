@@ -1,5 +1,9 @@
 """Public keys of DKIM and ARC: key records, how they are found, and what they verify (RFC 6376 3.6, 8301, 8463).
 
+A record may be folded (RFC 6376 2.8), and people paste line ends into the DNS: CR and LF count as white space, with or
+without a space after them. The words in ``k=``, ``h=``, ``s=`` and ``t=`` may be in any case, as the ABNF has them
+(RFC 5234 2.3), and ``h=`` and ``s=`` without a word are as if they were not there.
+
 ``find_keys`` asks the DNS for the keys of several signatures at once and takes no step out of the running task when
 the answers are known. ``verify_digest`` tells whether a signature is of one of the keys. What can't be used is a
 ``Fault``: the result it comes to and the reason for it. Nothing here raises.
@@ -219,11 +223,13 @@ def _permanent(reason: str) -> Fault:
 
 
 _NO_KEY_RECORD: Final = _permanent("the TXT record is no key record")
+_LINE_ENDS: Final = str.maketrans("\r\n", "  ")
 
 
 def _parse(record: str) -> Key | Fault:
     try:
-        tags = parse_tags(record.encode("latin-1", "replace").decode("utf-8", "replace"))
+        text = record.encode("latin-1", "replace").decode("utf-8", "replace")
+        tags = parse_tags(text.translate(_LINE_ENDS) if "\r" in text or "\n" in text else text)
         version = tags.get("v")
         if ("p" not in tags and version != "DKIM1") or (version is not None and version != "DKIM1"):
             return _NO_KEY_RECORD
@@ -245,17 +251,23 @@ _parse_kept: Final = lru_cache(maxsize=_KEPT)(_parse)
 
 def _unfit(tags: Mapping[str, str]) -> Fault | None:
     """Why the key is not for mail with SHA-256; values that are not known are passed over (RFC 6376 3.6.1)."""
-    services = split_list(tags.get("s", "*"))
-    if "*" not in services and "email" not in services:
+    services = _words(tags, "s")
+    if services and "*" not in services and "email" not in services:
         return _permanent(f"the key is not for mail: s={quoted(tags['s'])}")
-    if "h" in tags and "sha256" not in split_list(tags["h"]):
+    hashes = _words(tags, "h")
+    if hashes and "sha256" not in hashes:
         return _permanent(f"the key is not for SHA-256: h={quoted(tags['h'])}")
     return None
 
 
+def _words(tags: Mapping[str, str], name: str) -> list[str]:
+    """The words that a tag lists, in lower case; none without the tag."""
+    return split_list(tags[name].lower()) if name in tags else []
+
+
 def _key(tags: Mapping[str, str]) -> Key | Fault:
-    flags = split_list(tags.get("t", ""))
-    kind = tags.get("k", "rsa")
+    flags = _words(tags, "t")
+    kind = tags.get("k", "rsa").lower()
     if len(tags["p"]) > MAX_KEY_TEXT:
         return Fault(DkimResult.POLICY, f"the key is too large: p= has {len(tags['p'])} characters")
     if kind == KeyType.ED25519:
@@ -266,7 +278,7 @@ def _key(tags: Mapping[str, str]) -> Key | Fault:
             public=Ed25519PublicKey.from_public_bytes(octets), bits=256, testing="y" in flags, strict="s" in flags
         )
     if kind != KeyType.RSA:
-        return _permanent(f"the key is of an unknown type: k={quoted(kind)}")
+        return _permanent(f"the key is of an unknown type: k={quoted(tags['k'])}")
     try:
         # RFC 6376 3.6.1 says RSAPublicKey, and its errata and all signers SubjectPublicKeyInfo; both are read.
         public = load_der_public_key(decode_base64("p", tags["p"]))

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.mailauth.author import a_label_domain
+from gateway.mailauth.cfws import comment_end
 from gateway.mailauth.results import Arc, ArcResult, ArcSet
 
 # An unclosed quoted string reaches to the end.
 _TOKEN: Final = re.compile(r"[ \t\r\n]+|\"(?:[^\"\\]|\\.)*(?:\"|\\?$)|[(;=]|[^ \t\r\n\"(;=]+", re.DOTALL)
-_COMMENT: Final = re.compile(r"[^()\\]+|\\.?|[()]", re.DOTALL)
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 
 _GOOD: Final = "pass"
@@ -179,11 +179,5 @@ def _tokens(value: str) -> Iterator[str]:
 
 def _after_comment(value: str, position: int) -> int:
     """Where a comment ends; an unclosed one reaches to the end."""
-    depth = 1
-    while depth and position < len(value):
-        match = _COMMENT.match(value, position)
-        if match is None:
-            return len(value)
-        depth += (match[0] == "(") - (match[0] == ")")
-        position = match.end()
-    return position
+    end = comment_end(value, position)
+    return len(value) if end is None else end

@@ -10,7 +10,7 @@ be processed"). ``rsa-sha1`` is a permerror by RFC 8301 3.1.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -40,15 +40,20 @@ _DOMAIN: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 MAX_NAMES: Final = 1000
 """Names in ``h=``; signers list some 20. More would only cost time."""
 _MAX_DOMAIN: Final = 253  # RFC 1035 2.3.4, as text without the final dot
-# RFC 5322 3.6.8: ftext; RFC 6376 2.10 takes out the semicolon.
+# RFC 5322 3.6.8: ftext; RFC 6376 2.10 takes out the semicolon. In the second, names with colons between them.
 _FIELD_NAME: Final = re.compile(r"[!-9<-~]+")
-# hdr-name *( [FWS] ":" [FWS] hdr-name ) with white space around it (RFC 6376 3.5, h=)
-_FIELD_NAMES: Final = re.compile(r"[ \t]*+[!-9<-~]++[ \t]*+(?::[ \t]*+[!-9<-~]++[ \t]*+)*+")
+_FIELD_NAMES: Final = re.compile(r"[!-:<-~]*")
 # RFC 6376 3.5: l= has at most 76 digits, t= and x= at most 12.
 _NUMBER: Final = re.compile(r"[0-9]{1,76}")
 _TIME: Final = re.compile(r"[0-9]{1,12}")
 # RFC 6376 2.11: dkim-quoted-printable; hex digits in upper case by the letter, in either by what is sent.
 _QUOTED_PRINTABLE: Final = re.compile(r"(?:[^=]|=[0-9A-Fa-f]{2})*")
+# Controls, separators, what directs or joins other characters, surrogates, and what never is a character. Python's own
+# notion of what can be printed grows with each edition of Unicode.
+_UNSHOWN: Final = re.compile(
+    "[\x00-\x1f\x7f-\xa0\xad\u061c\u180e\u200b-\u200f\u2028-\u202f\u205f-\u206f\u3000\ud800-\udfff\ufeff"
+    "\ufff0-\uffff\U000e0000-\U000e0fff]"
+)
 _ALGORITHM: Final = re.compile(r"[A-Za-z][A-Za-z0-9]*-[A-Za-z][A-Za-z0-9-]*")
 
 
@@ -57,6 +62,10 @@ class Form(StrEnum):
 
     DKIM = "dkim-signature"
     ARC = "arc-message-signature"
+
+
+_DKIM: Final = Form.DKIM  # members of an enum are slow to find before Python 3.12
+_ARC: Final = Form.ARC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +88,7 @@ class Signature:
         body_length: ``l=``, None without it.
         signed_at: ``t=``, UNIX time in seconds, None without it.
         expires_at: ``x=``, UNIX time in seconds, None without it.
+        otherwise: The same field read in the other way that there is, None where there is only one.
     """
 
     raw: bytes
@@ -96,6 +106,12 @@ class Signature:
     body_length: int | None
     signed_at: int | None
     expires_at: int | None
+    otherwise: "Signature | None" = None
+
+    @property
+    def readings(self) -> "tuple[Signature, ...]":
+        """The ways in which the field can be read; it verifies if one of them does."""
+        return (self,) if self.otherwise is None else (self, self.otherwise)
 
     @property
     def key_name(self) -> str:
@@ -198,7 +214,7 @@ def parse_signature(field: HeaderField, form: Form = Form.DKIM) -> Signature | M
     """
     tags: Mapping[str, str] = {}
     try:
-        tags = parse_tags(field_text(field.raw))
+        tags = parse_tags(field_text(field.raw), strict=form is _ARC)
         return _signature(field.raw, tags, form)
     except TagError as error:
         return Malformed(
@@ -213,15 +229,15 @@ def parse_signature(field: HeaderField, form: Form = Form.DKIM) -> Signature | M
 
 
 def _signature(raw: bytes, tags: Mapping[str, str], form: Form) -> Signature:
-    if form is Form.DKIM and (version := required(tags, "v")) != "1":
+    if form is _DKIM and (version := required(tags, "v")) != "1":
         raise UnknownError(f"the version {quoted(version)} is not known")
     algorithm = read_algorithm(tags)
     domain = domain_name("d", required(tags, "d"))
     selector = domain_name("s", required(tags, "s"))
     if len(selector) + len("._domainkey.") + len(domain) > _MAX_DOMAIN:
         raise TagError("s= and d= are too long for a domain name")
-    # Without c= sealers and verifiers of ARC take relaxed, as the public test data does; RFC 8617 4.1.2 says nothing.
-    header, body = _canonicalizations(tags.get("c", "simple/simple" if form is Form.DKIM else "relaxed/relaxed"))
+    # Without c= RFC 8617 4.1.2 can be taken to mean simple, as in DKIM; sealers and public test data also take relaxed.
+    header, body = _canonicalizations(tags.get("c", "simple/simple" if form is _DKIM else "relaxed/relaxed"))
     _check_query(tags.get("q", "dns/txt"))
     body_hash = decode_base64("bh", required(tags, "bh"))
     if len(body_hash) != 32:  # noqa: PLR2004 - octets of SHA-256, which all algorithms use
@@ -229,13 +245,13 @@ def _signature(raw: bytes, tags: Mapping[str, str], form: Form) -> Signature:
     signed_at, expires_at = _number("t", tags, _TIME), _number("x", tags, _TIME)
     if signed_at is not None and expires_at is not None and expires_at <= signed_at:
         raise TagError("it expires (x=) before it was made (t=)")
-    return Signature(
+    signature = Signature(
         raw=raw,
         algorithm=algorithm,
         domain=domain,
         selector=selector,
-        auid=_auid(tags["i"], domain) if form is Form.DKIM and "i" in tags else f"@{domain}",
-        instance=required(tags, "i") if form is Form.ARC else "",
+        auid=_auid(tags["i"], domain) if form is _DKIM and "i" in tags else f"@{domain}",
+        instance=required(tags, "i") if form is _ARC else "",
         names=_names(tags, form),
         header_canonicalization=header,
         body_canonicalization=body,
@@ -245,6 +261,12 @@ def _signature(raw: bytes, tags: Mapping[str, str], form: Form) -> Signature:
         body_length=_number("l", tags, _NUMBER),
         signed_at=signed_at,
         expires_at=expires_at,
+    )
+    if form is _DKIM or "c" in tags:
+        return signature
+    simple = Canonicalization.SIMPLE
+    return replace(
+        signature, otherwise=replace(signature, header_canonicalization=simple, body_canonicalization=simple)
     )
 
 
@@ -275,19 +297,18 @@ def _check_query(value: str) -> None:
 def _names(tags: Mapping[str, str], form: Form) -> tuple[str, ...]:
     """``h=``: it must name From in DKIM (RFC 6376 3.5, 6.1.1).
 
-    In ARC it may be empty and have empty parts, as sealers and the public test data have it.
+    In ARC it may be empty, as sealers and the public test data have it. In both, what is empty between colons or at an
+    end stands for nothing, as for other verifiers.
     """
-    value = tags["h"] if form is Form.ARC and "h" in tags else required(tags, "h")
+    value = tags["h"] if form is _ARC and "h" in tags else required(tags, "h")
     if value.count(":") >= MAX_NAMES:
         raise TagError(f"h= lists more than {MAX_NAMES} fields")
     names = tuple(split_list(value.lower()))
-    if form is Form.ARC:
-        names = tuple(name for name in names if name)
-    if _FIELD_NAMES.fullmatch(value) is None:
+    if _FIELD_NAMES.fullmatch(value) is None and _FIELD_NAMES.fullmatch(":".join(names)) is None:
         for name in names:
             if _FIELD_NAME.fullmatch(name) is None:
                 raise TagError(f"h= lists {quoted(name)}, which is no field name")
-    if form is Form.DKIM and "from" not in names:
+    if form is _DKIM and "from" not in names:
         raise TagError("the From field is not signed")
     return names
 
@@ -299,7 +320,7 @@ def _auid(value: str, domain: str) -> str:
         return value
     decoded = _decoded(value) if "=" in value else value
     local_part, at, name = decoded.rpartition("@")
-    if not at or not local_part.isprintable():
+    if not at or _UNSHOWN.search(local_part) is not None:
         raise TagError(f"i={quoted(decoded)} is no identity")
     name = domain_name("i", name)
     if name != domain and not name.endswith("." + domain):

@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 
 import idna
 
+from gateway.address import address_text
 from gateway.smtp import reply
 from gateway.smtp.path import NULL_REVERSE_PATH, Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import Reply
@@ -236,7 +237,7 @@ def _normalize_literal(literal: str, refusal: Reply) -> str:
             raise GrammarError(refusal)
         return "[" + ".".join(map(str, numbers)) + "]"
     if content[:5].lower() == "ipv6:":
-        return f"[ipv6:{_parse_ipv6(content[5:], refusal)}]"
+        return f"[ipv6:{address_text(_parse_ipv6(content[5:], refusal))}]"
     if _GENERAL.fullmatch(content) is None:
         raise GrammarError(refusal)
     return literal.lower()

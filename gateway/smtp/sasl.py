@@ -4,11 +4,11 @@ The gateway checks no password; it reads the name only for the record and the lo
 mechanism.
 """
 
-import base64
-import binascii
 import re
 from collections.abc import Sequence
 from typing import Final
+
+from gateway.smtp.encoded import decode_base64
 
 _SHOWN: Final = 255
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -43,6 +43,6 @@ def login_name(mechanism: str, responses: Sequence[bytes]) -> str:
 
 def _decode(response: bytes) -> str:
     try:
-        return base64.b64decode(response, validate=True).decode("utf-8", "replace")
-    except binascii.Error:
+        return decode_base64(response.decode("latin-1")).decode("utf-8", "replace")
+    except ValueError:
         return ""

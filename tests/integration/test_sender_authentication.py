@@ -23,7 +23,7 @@ from tests.support.gateway import Gateway, poll
 from tests.support.ports import free_port
 from tests.support.postfix import Postfix
 from tests.support.rspamd import Rspamd
-from tests.support.signing import Signer, txt
+from tests.support.signing import SELECTOR, Signer, txt
 from tests.support.wire import Answer, Wire
 
 pytestmark = pytest.mark.peer("postfix")
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.peer("postfix")
 ID: Final = "gateway.example"
 BANK: Final = Signer("bank.example", 1)
 LIST: Final = Signer("list.example", 2)
+SILENT: Final = Signer("silent.example", 2)
 BANK_CLIENT, LIST_CLIENT, STRANGER = "192.0.2.10", "192.0.2.20", "192.0.2.66"
 
 ZONE: Final[dict[str, Any]] = {
@@ -43,6 +44,7 @@ ZONE: Final[dict[str, Any]] = {
     "loop.example": {"TXT": [txt("v=spf1 include:other.loop.example -all")]},
     "other.loop.example": {"TXT": [txt("v=spf1 include:loop.example -all")]},
     "slow.example": "TIMEOUT",
+    f"{SELECTOR}._domainkey.{SILENT.domain}": "SERVFAIL",
 }
 
 CHAIN: Final[list[Any]] = [
@@ -156,6 +158,19 @@ def test_signed_mail_passes_and_says_so(gateway: Gateway, postfix: Postfix) -> N
     assert record["dmarc"]["alignment"]["dkim"] == "bank.example"
 
 
+def test_junk_signatures_on_top_hide_no_good_one(gateway: Gateway, postfix: Postfix) -> None:
+    """Twelve of strangers stand above the bank's, and ten are verified: the bank's is one of them, and DMARC passes."""
+    junk = "".join(
+        f"DKIM-Signature: v=1; a=rsa-sha256; d=junk{number}.example; s=s1; h=from; bh={'A' * 43}=; b=AAAA\r\n"
+        for number in range(12)
+    )
+    text = junk.encode() + BANK.sign(message("joe@bank.example"))
+    found = words(queued(postfix, send(gateway, STRANGER, "x@stranger.example", text)))
+    assert found["dmarc"] == ["pass"]
+    assert found["dkim"].count("pass") == 1
+    assert len(found["dkim"]) == 10
+
+
 def test_signed_mail_of_another_way_passes_by_its_signature(gateway: Gateway, postfix: Postfix) -> None:
     """A forwarder that changes nothing breaks SPF's alignment, not DKIM's."""
     text = BANK.sign(message("joe@bank.example"))
@@ -256,25 +271,34 @@ add_header all Tests _TESTS_
 """
 
 
+def spamassassin_tests(text: bytes, folder: Path) -> set[str]:
+    """Which of the rules above SpamAssassin finds to hold for a message."""
+    (folder / "rules.cf").write_text(SPAMASSASSIN)
+    command = ["spamassassin", "-L", "-t", f"--siteconfigpath={folder}", f"--configpath={folder}", "-p", "/dev/null"]
+    checked = subprocess.run(command, input=text, capture_output=True, check=True, timeout=60).stdout.decode()
+    found = re.search(r"(?m)^X-Spam-Tests: (.*)$", checked)
+    assert found, checked
+    return set(found[1].split(","))
+
+
 @pytest.mark.peer("spamassassin")
 def test_spamassassin_believes_the_field(gateway: Gateway, postfix: Postfix, tmp_path: Path) -> None:
     """SpamAssassin's own plugin, which takes nothing that stands below a stranger's Received, finds each result."""
     sent = through_a_list(LIST, FORWARDED)
     kept = queued(postfix, send(gateway, LIST_CLIENT, "bounces@list.example", sent))
-    (tmp_path / "rules.cf").write_text(SPAMASSASSIN)
-    command = [
-        "spamassassin",
-        "-L",
-        "-t",
-        f"--siteconfigpath={tmp_path}",
-        f"--configpath={tmp_path}",
-        "-p",
-        "/dev/null",
-    ]
-    checked = subprocess.run(command, input=kept, capture_output=True, check=True, timeout=60).stdout.decode()
-    found = re.search(r"(?m)^X-Spam-Tests: (.*)$", checked)
-    assert found, checked
-    assert set(found[1].split(",")) == {"SPF_PASS", "DKIM_FAIL", "ARC_PASS", "DMARC_FAIL"}
+    assert spamassassin_tests(kept, tmp_path) == {"SPF_PASS", "DKIM_FAIL", "ARC_PASS", "DMARC_FAIL"}
+
+
+@pytest.mark.peer("spamassassin")
+def test_a_chain_that_cannot_be_told_now_spoils_no_other_result(
+    gateway: Gateway, postfix: Postfix, tmp_path: Path
+) -> None:
+    """Where the sealer's DNS fails the field leaves arc out, the record has it, and SpamAssassin takes the field."""
+    sent = SILENT.seal(message("joe@stranger.example"), "spf=pass smtp.mailfrom=stranger.example")
+    kept = queued(postfix, send(gateway, STRANGER, "joe@stranger.example", sent))
+    assert words(kept) == {"spf": ["pass", "none"], "dkim": ["none"], "dmarc": ["none"]}
+    assert gateway.records()[-1]["authentication"]["arc"]["result"] == "temperror"
+    assert spamassassin_tests(kept, tmp_path) == {"SPF_PASS"}
 
 
 @pytest.mark.peer("rspamd")

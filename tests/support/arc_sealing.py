@@ -31,6 +31,8 @@ def sealed(
     recorded: str = "dmarc=pass header.from=example.com",
     message: Changes | None = None,
     seal: Changes | None = None,
+    way: str | None = None,
+    instance: str = "",
 ) -> bytes:
     """A header with one more ARC set on top (RFC 8617 5.1).
 
@@ -41,15 +43,18 @@ def sealed(
         recorded: What stands behind the authserv-id in ARC-Authentication-Results.
         message: Tags of the ARC-Message-Signature that override the good ones, None for one that is to be missing.
         seal: The same for the ARC-Seal.
+        way: How a message signature without ``c=`` is made: simple or relaxed.
+        instance: What ARC-Authentication-Results begins with in place of ``i=`` and its semicolon.
     """
-    instance = header.lower().count(b"arc-seal:") + 1
-    results = f"ARC-Authentication-Results: i={instance};\r\n mx.{domain}; {recorded}\r\n".encode()
-    good: dict[str, str | None] = {"v": None, "i": str(instance), "d": domain, "h": "from:to:subject"}
-    signed = signature(header, body, rsa_key(), good | dict(message or {}), name=b"ARC-Message-Signature")
+    number = header.lower().count(b"arc-seal:") + 1
+    start = instance or f"i={number};"
+    results = f"ARC-Authentication-Results: {start}\r\n mx.{domain}; {recorded}\r\n".encode()
+    good: dict[str, str | None] = {"v": None, "i": str(number), "d": domain, "h": "from:to:subject"}
+    signed = signature(header, body, rsa_key(), good | dict(message or {}), name=b"ARC-Message-Signature", way=way)
     tags = {
-        "i": str(instance),
+        "i": str(number),
         "a": "rsa-sha256",
-        "cv": "none" if instance == 1 else "pass",
+        "cv": "none" if number == 1 else "pass",
         "d": domain,
         "s": SELECTOR,
     }

@@ -89,6 +89,7 @@ def signature(
     changes: Mapping[str, str | None],
     *,
     name: bytes = b"DKIM-Signature",
+    way: str | None = None,
 ) -> bytes:
     """A signature field.
 
@@ -98,11 +99,12 @@ def signature(
         key: The key.
         changes: Tags that override the good ones, None for a tag that is to be missing.
         name: The field's name.
+        way: The canonicalization of header and body where there is no ``c=``; simple without it.
     """
     kind = "rsa" if isinstance(key, RSAPrivateKey) else "ed25519"
     good = {"v": "1", "a": f"{kind}-sha256", "c": "relaxed/relaxed", "d": DOMAIN, "s": SELECTOR, "h": "from:to:subject"}
     tags = {tag: value for tag, value in (good | dict(changes)).items() if value is not None and tag != "b"}
-    header_kind, _, body_kind = tags.get("c", "simple/simple").partition("/")
+    header_kind, _, body_kind = tags.get("c", f"{way}/{way}" if way else "simple/simple").partition("/")
     if "bh" not in changes:
         covered = canonical_body(body, body_kind or "simple")
         if tags.get("l", "").isdecimal():

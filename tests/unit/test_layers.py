@@ -20,6 +20,7 @@ ROWS = (
     (
         "gateway.smtp",
         "gateway.units",
+        "gateway.address",
         "gateway.strict",
         "gateway.resolver",
         "gateway.header",
@@ -33,7 +34,7 @@ ROWS = (
     ("gateway.config",),
     ("gateway.asking", "gateway.chain"),
     ("gateway.reception", "gateway.recording", "gateway.trace", "gateway.spool"),
-    ("gateway.adapters", "gateway.bell", "gateway.gathering"),
+    ("gateway.adapters", "gateway.bell", "gateway.gathering", "gateway.tls"),
     ("gateway.backend",),
     ("gateway.doors",),
     ("gateway.assembly", "gateway.worker", "gateway.service", "gateway.explain", "gateway.cli", "gateway.testing"),
@@ -51,6 +52,7 @@ POLICIES_MAY_USE = (
     "gateway.resolver",
     "gateway.tables",
     "gateway.units",
+    "gateway.address",
 )
 IO = (
     "asyncio",

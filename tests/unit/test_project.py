@@ -150,7 +150,7 @@ def test_the_changelog_is_in_form() -> None:
     assert sections <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
-@pytest.mark.parametrize("target", ["setup", "run", "test", "check", "bench", "docs", "clean"])
+@pytest.mark.parametrize("target", ["setup", "run", "test", "test-pythons", "check", "bench", "docs", "clean"])
 def test_the_makefile_has_its_targets(target: str) -> None:
     """Each target is there and says what it does in `make help`."""
     assert re.search(rf"^{target}:  ## \w+", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)

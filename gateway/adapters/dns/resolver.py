@@ -28,6 +28,7 @@ from gateway.adapters.dns.cache import AnswerCache, Key, Lifetimes
 from gateway.adapters.dns.exchange import Exchange
 from gateway.adapters.dns.server import NameServer
 from gateway.adapters.dns.wire import encode_question
+from gateway.address import address_text
 from gateway.config.options import DnsOptions
 from gateway.resolver import Answer, RecordType, Status
 
@@ -162,7 +163,7 @@ def parse_server(text: str) -> tuple[str, int]:
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
     try:
-        address = str(ipaddress.ip_address(host))
+        address = address_text(ipaddress.ip_address(host))
         number = int(port) if port else _PORT
     except ValueError as error:
         raise ValueError(

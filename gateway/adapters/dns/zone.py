@@ -25,6 +25,7 @@ from typing import Final, Self, TypeAlias
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from gateway.address import address_text
 from gateway.resolver import Answer, RecordType, Status
 
 MAX_CNAMES: Final = 8
@@ -161,7 +162,7 @@ def _ipv4(where: str, value: object) -> str:
 
 def _ipv6(where: str, value: object) -> str:
     try:
-        return str(IPv6Address(_text(where, value)))
+        return address_text(IPv6Address(_text(where, value)))
     except ValueError:
         raise ValueError(f"{where}: {value!r} is not an IPv6 address") from None
 

@@ -5,7 +5,6 @@ Only ``200`` with JSON is an answer: ``true`` or ``false``, or an object that ha
 """
 
 import json
-import ssl
 from base64 import b64encode
 from typing import Final
 from urllib.parse import quote
@@ -15,6 +14,7 @@ from yarl import URL
 
 from gateway.config.recipients import HttpOptions
 from gateway.lookup.answer import Answer, UnverifiableError
+from gateway.tls import client_context
 
 MAX_BODY: Final = 65_536
 """Octets of an answer: a truth value and whatever a service likes to say beside it."""
@@ -85,7 +85,7 @@ def _session(options: HttpOptions) -> aiohttp.ClientSession:
     elif options.user is not None and options.password is not None:
         login = f"{options.user}:{options.password.get_secret_value()}"
         headers["Authorization"] = f"Basic {b64encode(login.encode()).decode()}"  # RFC 7617 2.1: UTF-8
-    context = ssl.create_default_context(cafile=None if options.ca is None else str(options.ca))
+    context = client_context(options.ca)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=options.connections, ssl=context),
         cookie_jar=aiohttp.DummyCookieJar(),

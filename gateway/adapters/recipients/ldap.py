@@ -21,6 +21,7 @@ from gateway.lookup.answer import Answer, UnansweredError, UnverifiableError
 from gateway.lookup.ber import BerError
 from gateway.lookup.ldap import Kind, Message, ResultCode
 from gateway.lookup.ldap_filter import SearchFilter
+from gateway.tls import client_context
 
 _SCOPES: Final = {LdapScope.BASE: 0, LdapScope.ONE: 1, LdapScope.SUB: 2}
 _DEREFERENCE: Final = {
@@ -275,8 +276,7 @@ class LdapLookup:
 
 
 def _tls_context(options: LdapOptions) -> ssl.SSLContext:
-    ca = options.tls_ca_cert_file
-    context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    context = client_context(options.tls_ca_cert_file)
     if not options.tls_require_cert:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

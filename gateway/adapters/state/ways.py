@@ -13,6 +13,7 @@ from gateway.adapters.state.cluster import ClusterLink
 from gateway.adapters.state.link import CONNECT, Link, Script
 from gateway.adapters.state.server import Server, ServerLink
 from gateway.config.state import StateKind, StateOptions
+from gateway.tls import OFF
 
 SENTINEL: Final = 0.4
 """Seconds that one sentinel has to name the master: several may have to be asked within ``CONNECT``."""
@@ -34,7 +35,8 @@ def _settings(options: StateOptions) -> dict[str, Any]:
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     if place.tls:
-        settings |= {"ssl": True, "ssl_ca_certs": None if options.ca is None else str(options.ca)}
+        authorities = None if options.ca is None else str(options.ca)
+        settings |= {"ssl": True, "ssl_ca_certs": authorities, "ssl_exclude_verify_flags": list(OFF)}
     return settings
 
 

@@ -1,6 +1,7 @@
 """Chains of seals: what makes one whole, what breaks it, what can't be told, and how little a hostile one costs."""
 
 import asyncio
+import re
 import time
 
 import dkim
@@ -15,7 +16,7 @@ from gateway.mailauth.keys import KeyLimits
 from gateway.mailauth.results import Arc, ArcResult, ArcSet
 from tests.support.arc_sealing import arc_zone, sealed, validated
 from tests.support.counting_resolver import CountingResolver
-from tests.support.dkim_signing import BODY, HEADER, NOW, SELECTOR, key_record, rsa_key
+from tests.support.dkim_signing import BODY, HEADER, NOW, SELECTOR, key_record, rsa_key, signature
 
 A, B, C = "a.example", "b.example", "c.example"
 
@@ -126,6 +127,72 @@ async def test_a_seal_that_is_not_genuine_fails() -> None:
     fails(await validated(header, resolver=arc_zone(A, B), options=limits), "2048 bits")
     other = {f"{SELECTOR}._domainkey.{A}": {"TXT": key_record(rsa_key(1024))}}
     fails(await validated(header, resolver=arc_zone(B) | other), "seal of instance 1")
+
+
+@pytest.mark.parametrize("way", ["simple", "relaxed"])
+@pytest.mark.parametrize("body", [BODY, b"One line.\r\n"], ids=["spaces", "plain"])
+async def test_a_message_signature_without_c_is_tried_both_ways(way: str, body: bytes) -> None:
+    """Sealers differ in what they mean without c=: simple or relaxed of header and body, in any set."""
+    header = sealed(HEADER, body, domain=A, message={"c": None}, way=way)
+    arc = await validated(header, body, arc_zone(A))
+    assert (arc.result, arc.oldest_pass) == (ArcResult.PASS, 0)
+    arc = await validated(sealed(header, body, domain=B), body, arc_zone(A, B))
+    assert (arc.result, arc.oldest_pass) == (ArcResult.PASS, 0)
+    fails(await validated(header, body + b"More\r\n", arc_zone(A)), "body was changed")
+    fails(await validated(header.replace(b"alice@", b"mallory@"), body, arc_zone(A)), "does not fit")
+
+
+async def test_one_half_simple_and_one_half_relaxed_is_neither_way() -> None:
+    """Without c= a signature whose header is relaxed and whose body is simple does not verify."""
+    mixed = signature(HEADER, BODY, rsa_key(), {"c": "relaxed/simple"})
+    header = sealed(HEADER, message={"c": None, "bh": re.findall("bh=([^;]*)", mixed.decode())[0]}, way="relaxed")
+    fails(await validated(header), "message signature of instance 1")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "(c) i=1;",
+        "(a (b) \\) c)\r\n\ti (d) = (e) 1 (f) ;",
+        "()i=1;",
+        " i = 1 ;",
+        "(;) i=1; (i=2;)",
+        "(" * 500 + ")" * 500 + "i=1;",
+    ],
+)
+async def test_comments_around_the_instance_are_legal(start: str) -> None:
+    """ARC-Authentication-Results may have comments and white space before and behind each word (RFC 8617 4.1.1)."""
+    arc = await validated(sealed(HEADER, instance=start))
+    assert arc.result is ArcResult.PASS
+    assert arc.sets[0].authentication_results.endswith("mx.list.example; dmarc=pass header.from=example.com")
+
+
+@pytest.mark.parametrize("start", ["(c i=1;", "i=(1);", "i (=1;", "(c)) i=1;", "i=1 2;", "I=1;", "(" * 100_000])
+async def test_what_is_no_instance_stays_a_failure(start: str) -> None:
+    """An unclosed comment, and words that are none of i, =, a number and a semicolon."""
+    fails(await validated(sealed(HEADER, instance=start)), "does not begin with i=")
+
+
+@pytest.mark.parametrize(
+    ("tags", "word"),
+    [
+        ({"c": "relaxed/relaxed;"}, "''"),
+        ({"=": ""}, "'=='"),
+        ({"_": ""}, "'_='"),
+        ({"1x": "1"}, "'1x=1'"),
+        ({"z": "a; word"}, "'word'"),
+    ],
+)
+async def test_tags_that_are_none_break_a_chain(tags: dict[str, str], word: str) -> None:
+    """Empty tags and names that begin with no letter, in message signature and seal, as the public test data has it."""
+    fails(await validated(sealed(HEADER, message=tags)), f"{word} is not of the form")
+    fails(await validated(sealed(HEADER, seal=tags)), f"{word} is not of the form")
+
+
+async def test_tags_of_others_and_empty_names_do_no_harm() -> None:
+    """Names with a hyphen or a dot are passed over, and so is what is empty in h=, as in DKIM."""
+    header = sealed(HEADER, message={"x-note": "1", "h": "from:to:"}, seal={"x.note": ""})
+    assert (await validated(header)).result is ArcResult.PASS
 
 
 async def test_an_older_message_signature_may_be_anything() -> None:

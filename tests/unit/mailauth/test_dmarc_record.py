@@ -9,6 +9,7 @@ from gateway.mailauth.dmarc_record import (
     MAX_REPORT_URIS,
     PolicyRecord,
     Psd,
+    ReportUri,
     parse_record,
     policy_record,
 )
@@ -109,12 +110,45 @@ def test_without_valid_policies_a_record_only_asks_for_reports(policies: str) ->
 
 
 def test_reporting_addresses_are_uris() -> None:
-    """The size limit of RFC 7489 is dropped; what is no URI is left out, and no list is endless."""
+    """The size limit of RFC 7489 stands apart; what is no URI is left out, and no list is endless."""
     record = _parse("v=DMARC1; p=none; rua=mailto:a@example.com!10m , dmarc@example.com,mailto:b@example.com,,x y:z")
     assert record.aggregate_uris == ("mailto:a@example.com", "mailto:b@example.com")
+    assert record.aggregate_reports == (
+        ReportUri("mailto:a@example.com", 10 * 1024**2),
+        ReportUri("mailto:b@example.com"),
+    )
     assert len(record.errors) == 2
     many = _parse("v=DMARC1; p=none; rua=" + ",".join(f"mailto:{number}@example.com" for number in range(1000)))
     assert len(many.aggregate_uris) == MAX_REPORT_URIS
+
+
+@pytest.mark.parametrize(
+    ("limit", "size"),
+    [
+        ("", None), ("!0", 0), ("!500", 500), ("!1k", 1024), ("!2K", 2048), ("!10m", 10_485_760), ("!3G", 3 * 2**30),
+        ("!1t", 2**40), ("!" + "9" * 15 + "t", 2**63 - 1), ("!" + "9" * 5000, 2**63 - 1),
+    ],
+)  # fmt: skip
+def test_a_size_limit_is_in_octets(limit: str, size: int | None) -> None:
+    """Units are powers of 1024 in any case (RFC 7489 6.2); a limit that no report reaches is the largest number."""
+    record = _parse(f"v=DMARC1; p=none; ruf=mailto:x@y.example{limit}, https://z.example/a!b{limit}")
+    assert record.failure_reports == (
+        ReportUri("mailto:x@y.example", size),
+        ReportUri("https://z.example/a!b", size),
+    )
+    assert record.failure_uris == ("mailto:x@y.example", "https://z.example/a!b")
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r", "\r\n ", " \r\n\t"])
+def test_line_ends_around_semicolons_are_skipped(end: str) -> None:
+    """A record that was pasted with its line ends protects its domain all the same."""
+    record = _parse(f"v=DMARC1{end};{end}p=reject;{end}sp{end}={end}quarantine{end};{end}rua=mailto:a@b.example{end}")
+    assert (record.policy, record.subdomain_policy) == (Disposition.REJECT, Disposition.QUARANTINE)
+    assert record.aggregate_uris == ("mailto:a@b.example",)
+    assert record.errors == ()
+    assert policy_record([f"v=DMARC1;{end}p=reject", "other"]) is not None
+    assert parse_record(f"v=DMARC1{end}p=reject") is None
+    assert _parse(f"v=DMARC1; p=rej{end}ect; sp=reject").policy is Disposition.NONE
 
 
 def test_one_record_counts_and_several_do_not() -> None:
