@@ -21,8 +21,9 @@ from pydantic import Field
 
 from gateway.mailauth.results import Spf as Result
 from gateway.mailauth.results import SpfCheck, SpfResult
-from gateway.mailauth.spf import Limits, check_sender
+from gateway.mailauth.spf import check_sender
 from gateway.mailauth.spf_memory import SpfMemory
+from gateway.mailauth.spf_questions import Limits
 from gateway.policy import Context, OnError, Options, Policy
 from gateway.session import Transaction
 from gateway.smtp.path import Mailbox

@@ -19,8 +19,9 @@ from spf import PermError
 from gateway.adapters.dns.zone import ZoneResolver
 from gateway.mailauth import spf_record
 from gateway.mailauth.results import SpfCheck
-from gateway.mailauth.spf import Limits, check_host, check_sender
+from gateway.mailauth.spf import check_host, check_sender
 from gateway.mailauth.spf_memory import SpfMemory
+from gateway.mailauth.spf_questions import Limits
 from gateway.resolver import Answer, RecordType, Resolver, Status
 from gateway.smtp.path import Mailbox
 

@@ -9,7 +9,8 @@ import pytest
 
 from gateway.adapters.dns.zone import ZoneResolver
 from gateway.mailauth.results import SpfCheck, SpfResult
-from gateway.mailauth.spf import Limits, check_host, check_sender
+from gateway.mailauth.spf import check_host, check_sender
+from gateway.mailauth.spf_questions import Limits
 from gateway.resolver import Answer, RecordType, Resolver, Status
 from gateway.smtp.path import NULL_REVERSE_PATH, Mailbox, ReversePath
 from tests.support.dns_zone import ColdZone, SilentZone
