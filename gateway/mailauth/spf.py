@@ -16,8 +16,8 @@ from gateway.mailauth.spf_evaluation import OF_LOCAL_PART, Address, Client, Eval
 from gateway.mailauth.spf_macros import domain_name
 from gateway.mailauth.spf_memory import SpfMemory
 from gateway.mailauth.spf_questions import Limits, Questions
-from gateway.mailauth.spf_record import MAX_RECORD
-from gateway.mailauth.spf_steps import Frame, one_line, steps
+from gateway.mailauth.spf_record import MAX_RECORD, Term
+from gateway.mailauth.spf_steps import Frame, Match, one_line, steps
 from gateway.resolver import RecordType, Resolver
 from gateway.smtp.path import Mailbox, ReversePath
 
@@ -88,7 +88,7 @@ async def check_host(
         result=frame.result,
         domain=name,
         mechanism=None if match is None else match[0].text,
-        reason=one_line(_reason(frame, client, evaluation.failed_in), _MAX_REASON),
+        reason=one_line(_reason(frame, client, match, evaluation.failed_in), _MAX_REASON),
         explanation=explanation,
         record=None if frame.text is None else one_line(frame.text, MAX_RECORD),
         queries=len(questions.known),
@@ -100,15 +100,13 @@ async def check_host(
     return check
 
 
-def _reason(frame: Frame, client: Client, failed_in: str | None) -> str:
+def _reason(frame: Frame, client: Client, match: tuple[Term, Match] | None, failed_in: str | None) -> str:
     if frame.fault is not None:
         return frame.fault.reason + (f" (record of {failed_in})" if failed_in != frame.domain else "")
-    last = frame.last
-    if last.match is None:
+    if match is None:
         return "nothing in the record matched" if frame.text else f"{frame.domain} has no SPF record"
-    term, match = last.match
-    compared = f" ({match.compared})" if match.compared else ""
-    return f"{client.values['c']} matched {term.text} of {last.domain}{compared}"
+    compared = f" ({match[1].compared})" if match[1].compared else ""
+    return f"{client.values['c']} matched {match[0].text} of {frame.last.domain}{compared}"
 
 
 async def check_sender(
@@ -123,9 +121,10 @@ async def check_sender(
     limits: Limits = DEFAULT_LIMITS,
     memory: SpfMemory | None = None,
 ) -> Spf:
-    """Check the reverse-path and, if wanted, the HELO name (RFC 7208 2.3, 2.4), side by side.
+    """Check the reverse-path and, if wanted, the HELO name (RFC 7208 2.3, 2.4).
 
-    With the null reverse-path both are the same check. A HELO name that is no domain name is not checked.
+    Both at the same time, if both have to wait for their records. With the null reverse-path both are the same check. A
+    HELO name that is no domain name is not checked.
     """
     helo_name = helo or ""
     helo_domain = domain_name(helo_name) if check_helo else None
