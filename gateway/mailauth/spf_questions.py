@@ -49,7 +49,7 @@ class Questions:
         timer: Entered by whoever runs the check, ends it with ``TimeoutError``; it runs from the first wait.
     """
 
-    __slots__ = ("_limits", "_one_family", "_resolver", "_void", "asked", "known", "timer")
+    __slots__ = ("_limits", "_one_family", "_resolver", "_untold", "_void", "asked", "known", "timer")
 
     def __init__(self, resolver: Resolver, limits: Limits) -> None:
         self.known: dict[Question, Answer] = {}
@@ -59,6 +59,7 @@ class Questions:
         self._limits = limits
         self._void: list[Question] = []
         self._one_family: list[Question] = []
+        self._untold: Fault | None = None
 
     async def ask(self, name: str, record_type: RecordType) -> Answer | Fault:
         """The answer to a question, or why there is none."""
@@ -112,13 +113,13 @@ class Questions:
             name, record_type = question = self._one_family.pop(0)
             other = await self.ask(name, _OTHER_FAMILY[record_type])
             if isinstance(other, Fault):
-                return other
-            if other.records:
+                self._untold = self._untold or other
+            elif other.records:
                 self._void.remove(question)
         if len(self._void) <= limit:
             return None
         void = ", ".join(f"{kind} of {name} ({self.known[name, kind].status})" for name, kind in self._void)
-        return Fault(SpfResult.PERMERROR, f"more than {limit} void lookups: {void}")
+        return self._untold or Fault(SpfResult.PERMERROR, f"more than {limit} void lookups: {void}")
 
     def _start_timer(self) -> None:
         if self.timer.when() is None:

@@ -21,8 +21,8 @@ MAX_RECORD: Final = 8192
 """Octets of a record: RFC 7208 3.4 wants them to fit in a UDP packet of 512, the longest in use have about 4,000."""
 MAX_MACROS: Final = 100
 """Macros in one record. Records in use have fewer than ten."""
-MAX_CACHED: Final = 2048
-"""Octets of a record that is remembered."""
+MAX_CACHED: Final = 1024
+"""Octets of a record that is remembered: those of the large providers have about 500."""
 _MAX_CACHED_TERM: Final = 200
 
 # record = version terms *SP ; version = "v=spf1"; RFC 7208 4.5: the version ends at a space or the end of the record
@@ -162,4 +162,4 @@ def _term(text: str) -> Term:
 
 
 _term_cached = lru_cache(maxsize=4096)(_term)
-_read_cached = lru_cache(maxsize=512)(_read)
+_read_cached = lru_cache(maxsize=512)(_read)  # 10 MB at most

@@ -47,6 +47,7 @@ class Repaired(spf.query):  # type: ignore[misc]  # pyspf has no types
         self._is_reading_redirect = False
         self._is_first = True
         self._void: list[str] = []
+        self._untold = 0
 
     # 4.6.4
 
@@ -69,20 +70,16 @@ class Repaired(spf.query):  # type: ignore[misc]  # pyspf has no types
         if "4.6.4" not in self._repairs:
             return
         self._void.append(name.lower() if has_family else "")
-        while len(self._void) > spf.MAX_VOID_LOOKUPS:
+        while len(self._void) + self._untold > spf.MAX_VOID_LOOKUPS:
             if not any(self._void):
-                raise spf.PermError("void lookups")
+                raise spf.TempError("the other family") if self._untold else spf.PermError("void lookups")
             name = next(filter(None, self._void))
             self._void.remove(name)
-            if not any(self._records(name, kind) for kind in ("A", "AAAA")):
+            answers = [self._resolver.known(name, kind) for kind in (RecordType.A, RecordType.AAAA)]
+            if any(answer is not None and answer.status.is_temporary for answer in answers):
+                self._untold += 1
+            elif not any(answer is not None and answer.records for answer in answers):
                 self._void.append("")
-
-    def _records(self, name: str, kind: str) -> tuple[str, ...]:
-        answer = self._resolver.known(name, RecordType(kind))
-        assert answer is not None
-        if answer.status.is_temporary:
-            raise spf.TempError("the other family")
-        return answer.records
 
     # 4.6.4 redirect
 

@@ -273,6 +273,19 @@ async def test_names_of_neither_family_are_void(hosts: object, result: SpfResult
     assert (await check(zone, address="2001:db8::1")).result is result
 
 
+async def test_a_fault_at_the_limit_matters_only_if_nothing_else_decides() -> None:
+    """Where one name's other family can't be told, another name's may bring the check below the limit."""
+    names = ["x.example", "y.example", "z.example", "gone.example"]
+    zone: dict[str, object] = txt("v=spf1 " + " ".join(f"a:{name}" for name in names) + " -all")
+    zone |= {"x.example": {"A": "SERVFAIL"}, "y.example": {"A": "192.0.2.9"}, "z.example": {"A": "192.0.2.9"}}
+    assert (await check(zone, address="2001:db8::1")).result is SpfResult.FAIL
+    found = await check(zone | {"z.example": {"TXT": "nothing else"}}, address="2001:db8::1")
+    assert (found.result, found.reason) == (
+        SpfResult.TEMPERROR,
+        "the DNS gave no answer: A of x.example (servfail)",
+    )
+
+
 async def test_a_term_is_void_only_if_all_that_it_asks_is() -> None:
     """Mail hosts without addresses make no void look-up of an ``mx`` that has hosts (RFC 7208 4.6.4)."""
     zone: dict[str, object] = txt("v=spf1 mx:x.example mx:y.example mx:z.example -all")
