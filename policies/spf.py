@@ -22,8 +22,9 @@ from pydantic import Field
 from gateway.address import address_text
 from gateway.mailauth.results import Spf as Result
 from gateway.mailauth.results import SpfCheck, SpfResult
-from gateway.mailauth.spf import Limits, check_sender
+from gateway.mailauth.spf import check_sender
 from gateway.mailauth.spf_memory import SpfMemory
+from gateway.mailauth.spf_questions import Limits
 from gateway.policy import Context, OnError, Options, Policy
 from gateway.session import Transaction
 from gateway.smtp.path import Mailbox
@@ -62,7 +63,9 @@ class SpfOptions(Options):
         default=10, ge=1, le=20, description="Terms of a check that ask the DNS; more is a permerror (RFC 7208 4.6.4)."
     )
     void_lookups: int = Field(
-        default=2, ge=0, description="Questions to which there is no answer; more is a permerror (RFC 7208 4.6.4)."
+        default=2,
+        ge=0,
+        description="Terms of a check that ask for what is not there; more is a permerror (RFC 7208 4.6.4).",
     )
     queries: int = Field(default=60, ge=11, description="DNS questions of a check in all; more is a permerror.")
     time: Duration = Field(

@@ -80,6 +80,7 @@ class SpfCheck:
         explanation: What ``exp=`` says of a fail (RFC 7208 6.2), made safe; None without it.
         record: The domain's SPF record, None where there is none.
         queries: DNS questions that it took.
+        letters: The macro letters that it asked for, in lower case: what it depends on besides domain and client.
         tell: Makes ``steps``.
     """
 
@@ -90,6 +91,7 @@ class SpfCheck:
     explanation: str | None = None
     record: str | None = None
     queries: int = 0
+    letters: frozenset[str] = frozenset()
     tell: Callable[[], tuple[str, ...]] = field(default=tuple, repr=False, compare=False)
 
     @property

@@ -1,67 +1,89 @@
 """What an SPF check tried, and how that is told to an administrator.
 
-``Frame`` is what a check leaves for each record that it evaluated: the terms, how far it came, and the records that
-they led to. ``steps`` makes of it a line for each mechanism that was tried, in order; those of an included record stand
-indented below it. A row of networks that did not match is one line, so the limit of terms that ask the DNS bounds the
-lines as well. Their length is bounded, and they hold nothing but printable US-ASCII.
+A check leaves a ``Frame`` for each record that it evaluated. ``steps`` makes of it a line for each mechanism that was
+tried, in order; those of an included record stand indented below it. A row of networks that did not match is one line,
+so the limit of terms that ask the DNS bounds the lines as well. Their length is bounded, and they hold nothing but
+printable US-ASCII.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import Final, TypeAlias
 
-from gateway.mailauth.spf_record import Mechanism, Qualified
-from gateway.resolver import RecordType
+import msgspec
+
+from gateway.mailauth.results import SpfResult
+from gateway.mailauth.spf_record import Record, Term
+from gateway.resolver import Answer, RecordType
 
 _MAX_LINE: Final = 200
 _MAX_SHOWN: Final = 4
 _ROW: Final = 3
-
-ASKING: Final = frozenset({"a", "mx", "ptr", "exists", "include"})
-"""The mechanisms that ask the DNS (RFC 7208 4.6.4)."""
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
-Known: TypeAlias = Callable[[str, RecordType], tuple[str, tuple[str, ...]] | None]
-"""What a question of the check was answered, None if it was not asked."""
+Question: TypeAlias = tuple[str, RecordType]
 
 
-@dataclass(slots=True)
-class Frame:
+class Match(msgspec.Struct, frozen=True):
+    """That a mechanism matched, and whose address did so where it had several to compare."""
+
+    compared: str = ""
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Why a check can't go on: ``result`` is temperror or permerror."""
+
+    result: SpfResult
+    reason: str
+
+
+Outcome: TypeAlias = Match | Fault | None
+"""What became of a mechanism: it matched, it could not be told, or it did not match."""
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """One mechanism that was tried: what became of it, what it asked, and the record that an include led to."""
+
+    outcome: Outcome
+    questions: tuple[Question, ...] = ()
+    included: "Frame | None" = None
+
+
+class Frame(msgspec.Struct):
     """One record, as far as it was evaluated.
 
     Attributes:
         domain: Where the record stands.
-        is_missing: Whether there is none.
-        has_redirect: Whether it has a ``redirect``.
-        redirect_seen: Whether pyspf has come by it while it read the record.
-        terms: Its mechanisms as pyspf reads them.
-        asking: Those that ask the DNS.
-        begun: How many of these were tried.
-        matched: What the mechanism that matched gave, None where none did.
-        ended: Whether the evaluation came to a result.
-        explanation: Where ``exp`` says that the explanation is.
-        included: The record behind an include, by its number among ``asking``.
-        redirect: The record behind ``redirect``.
+        text: The record, None where there is none.
+        record: The same, read.
+        result: What check_host() says for the domain.
+        fault: Why it is an error, None if it is none.
+        reached: How many of its terms were tried.
+        tried: What became of them, by number from 1; those that are not there needed no asking, and did not match.
+        redirect: The record that ``redirect`` led to, None where it was not followed.
     """
 
     domain: str
-    is_missing: bool = False
-    has_redirect: bool = False
-    redirect_seen: bool = False
-    terms: list[Mechanism] = field(default_factory=list)
-    asking: list[Mechanism] = field(default_factory=list)
-    begun: int = 0
-    matched: Qualified | None = None
-    ended: bool = False
-    explanation: str | None = None
-    included: "dict[int, Frame]" = field(default_factory=dict)
+    text: str | None = None
+    record: Record = Record()
+    result: SpfResult = SpfResult.NONE
+    fault: Fault | None = None
+    reached: int = 0
+    tried: dict[int, Tried] = {}
     redirect: "Frame | None" = None
 
     @property
-    def is_including(self) -> bool:
-        """Whether the mechanism that is being tried is an include, whose record was not evaluated yet."""
-        return self.begun > 0 and self.begun not in self.included and self.asking[self.begun - 1][1] == "include"
+    def last(self) -> "Frame":
+        """The frame that the result is from: where the redirects end."""
+        return self if self.redirect is None else self.redirect.last
+
+    @property
+    def match(self) -> tuple[Term, Match] | None:
+        """The mechanism that matched, None where none did."""
+        tried = self.tried.get(self.reached)
+        if tried is None or not isinstance(tried.outcome, Match):
+            return None
+        return self.record.terms[self.reached - 1], tried.outcome
 
 
 def one_line(text: str, length: int = _MAX_LINE) -> str:
@@ -70,79 +92,48 @@ def one_line(text: str, length: int = _MAX_LINE) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def steps(frame: Frame | None, known: Known) -> tuple[str, ...]:
+def steps(frame: Frame, answers: Mapping[Question, Answer]) -> tuple[str, ...]:
     """The lines about a record and those that it led to."""
-    return () if frame is None else tuple(_lines(frame, known, ""))
+    return tuple(one_line(line) for line in _lines(frame, answers, ""))
 
 
-def _lines(frame: Frame, known: Known, indent: str) -> Iterator[str]:
-    yield from _mechanisms(frame, known, indent)
-    if frame.matched is not None:
-        return
-    if frame.redirect is not None:
-        yield one_line(f"{indent}redirect={frame.redirect.domain}: taken, as nothing matched")
-        yield from _lines(frame.redirect, known, indent + "  ")
-    elif frame.is_missing:
-        yield one_line(f"{indent}{frame.domain} has no SPF record")
-    elif frame.ended:
-        yield f"{indent}nothing matched, so neutral"
-
-
-def _mechanisms(frame: Frame, known: Known, indent: str) -> Iterator[str]:
-    row: list[Mechanism] = []
-    asking = 0
-    for term in frame.terms[: _reached(frame)]:
-        is_asking = term[1] in ASKING
-        asking += is_asking
-        matched = frame.matched is term[4]
-        if not is_asking and not matched:
-            row.append(term)
+def _lines(frame: Frame, answers: Mapping[Question, Answer], indent: str) -> Iterator[str]:
+    row: list[str] = []
+    for number, term in enumerate(frame.record.terms[: frame.reached], 1):
+        tried = frame.tried.get(number)
+        if tried is None:
+            row.append(term.text)
             continue
-        yield from _row(row, indent)
-        row = []
-        if matched:
-            became = f"matched, so {frame.matched}"
-        elif frame.ended or asking < frame.begun:
-            became = "did not match"
-        else:
-            became = "could not be told"
-        yield one_line(f"{indent}{term[0]}: {became}{_what(term, known)}")
-        if is_asking and asking in frame.included:
-            yield from _lines(frame.included[asking], known, indent + "  ")
-    yield from _row(row, indent)
+        yield from _networks(row, indent)
+        row.clear()
+        became = "did not match" if tried.outcome is None else "could not be told"
+        if isinstance(tried.outcome, Match):
+            became = f"matched, so {term.result}"
+        yield f"{indent}{term.text}: {became}{_answered(tried, answers)}"
+        if tried.included is not None:
+            yield from _lines(tried.included, answers, indent + "  ")
+    yield from _networks(row, indent)
+    if frame.redirect is not None:
+        yield f"{indent}redirect={frame.redirect.domain}: taken, as nothing matched"
+        yield from _lines(frame.redirect, answers, indent + "  ")
+    elif frame.fault is None and frame.match is None:
+        yield f"{indent}nothing matched, so neutral" if frame.text else f"{indent}{frame.domain} has no SPF record"
 
 
-def _reached(frame: Frame) -> int:
-    """How many of the terms were tried: up to the match, or to the one that ended in an error."""
-    if frame.matched is not None:
-        return next(number for number, term in enumerate(frame.terms, 1) if term[4] is frame.matched)
-    if frame.ended or frame.redirect is not None:
-        return len(frame.terms)
-    if not frame.begun:
-        return 0  # it failed before, while it was read
-    failed = frame.asking[frame.begun - 1]
-    return next(number for number, term in enumerate(frame.terms, 1) if term is failed)
-
-
-def _row(row: list[Mechanism], indent: str) -> Iterator[str]:
+def _networks(row: list[str], indent: str) -> Iterator[str]:
     if len(row) >= _ROW:
-        yield one_line(f"{indent}{row[0][0]} to {row[-1][0]}: none of these {len(row)} networks matched")
-        return
-    for term in row:
-        yield one_line(f"{indent}{term[0]}: did not match")
+        row = [f"{row[0]} to {row[-1]}: none of these {len(row)} matched"]
+    else:
+        row = [f"{text}: did not match" for text in row]
+    yield from (indent + line for line in row)
 
 
-def _what(term: Mechanism, known: Known) -> str:
-    """What the DNS said to a mechanism."""
-    _, kind, argument, *_ = term
-    name = str(argument).lower()
-    if kind == "include":
-        return "" if "%" not in term[0] else f" (asked for {name})"
-    types = {"mx": (RecordType.MX,), "exists": (RecordType.A,), "a": (RecordType.A, RecordType.AAAA)}.get(kind, ())
-    for record_type in types:
-        answer = known(name, record_type)
-        if answer is not None:
-            status, records = answer
-            shown = ", ".join(records[:_MAX_SHOWN]) + (", ..." if len(records) > _MAX_SHOWN else "")
-            return f" ({name} has {record_type}: {shown or status})"
-    return ""
+def _answered(tried: Tried, answers: Mapping[Question, Answer]) -> str:
+    """What the DNS said to a mechanism; of an included record there are lines of its own."""
+    said = []
+    for name, record_type in tried.questions[:_MAX_SHOWN]:
+        answer = answers[name, record_type]
+        shown = ", ".join(answer.records[:_MAX_SHOWN]) + (", ..." if len(answer.records) > _MAX_SHOWN else "")
+        said.append(f"{name} has {record_type}: {shown or answer.status}")
+    more = "; ..." if len(tried.questions) > _MAX_SHOWN else ""
+    return f" ({'; '.join(said)}{more})" if said else ""

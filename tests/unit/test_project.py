@@ -16,7 +16,7 @@ import gateway
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-IMPORT_NAMES = {"dnspython": "dns", "prometheus-client": "prometheus_client", "pyspf": "spf", "ruamel.yaml": "ruamel"}
+IMPORT_NAMES = {"dnspython": "dns", "prometheus-client": "prometheus_client", "ruamel.yaml": "ruamel"}
 BY_NAME = {"aiomysql", "aiosqlite", "psycopg"}  # SQLAlchemy imports them, by the scheme of a URL
 # Written so that this file does not hold them itself.
 MARKERS = re.compile(r"\bT[O]DO\b|\bFI[X]ME\b|\bX[X]X\b|\bH[A]CK\b")

@@ -9,7 +9,9 @@ import pytest
 
 from gateway.adapters.dns.zone import ZoneResolver
 from gateway.mailauth.results import SpfCheck, SpfResult
-from gateway.mailauth.spf import Limits, check_host, check_sender
+from gateway.mailauth.spf import check_host, check_sender
+from gateway.mailauth.spf_memory import SpfMemory
+from gateway.mailauth.spf_questions import Limits
 from gateway.resolver import Answer, RecordType, Resolver, Status
 from gateway.smtp.path import NULL_REVERSE_PATH, Mailbox, ReversePath
 from tests.support.dns_zone import ColdZone, SilentZone
@@ -158,6 +160,11 @@ async def test_a_local_part_that_is_not_ascii_matches_nothing() -> None:
     found = await check(zone, local_part="j\u00f6rg")
     assert found.result is SpfResult.SOFTFAIL
     assert zone.asked == ["example.com TXT"]
+    zone = ColdZone(txt("v=spf1 redirect=%{l}.example.com"))
+    assert (await check(zone, local_part="j\u00f6rg")).result is SpfResult.NEUTRAL
+    assert zone.asked == ["example.com TXT"]
+    found = await check(txt("v=spf1 -all exp=%{l}.example.com"), local_part="j\u00f6rg")
+    assert (found.result, found.explanation) == (SpfResult.FAIL, None)
     assert (
         await check(txt("v=spf1 exists:%{l}.example.com -all", joerg=[CLIENT]), local_part="joerg")
     ).result == "pass"
@@ -194,9 +201,140 @@ async def test_a_redirect_counts_when_it_is_followed() -> None:
 
 @pytest.mark.parametrize(("limit", "result"), [(2, SpfResult.PERMERROR), (3, SpfResult.FAIL)])
 async def test_void_lookups_are_limited(limit: int, result: SpfResult) -> None:
-    """The third question to which there is nothing is one too many, unless the limit is higher."""
+    """The third term that asks for what is not there is one too many, unless the limit is higher."""
     record = "v=spf1 a:x.example.com a:y.example.com a:z.example.com -all"
     assert (await check(txt(record), limits=Limits(void_lookups=limit))).result is result
+
+
+async def test_the_reason_names_the_void_lookups() -> None:
+    """An administrator sees which names to ask the domain's owner about."""
+    zone = txt("v=spf1 a:x.example.com mx exists:%{i}.z.example.com -all") | {"www.x.example.com": {"A": "192.0.2.9"}}
+    found = await check(zone)
+    assert found.reason == (
+        "more than 2 void lookups: A of x.example.com (no data), MX of example.com (no data), "
+        "A of 192.0.2.1.z.example.com (nxdomain)"
+    )
+    assert found.steps[-1].startswith("exists:%{i}.z.example.com: could not be told (192.0.2.1.z")
+
+
+IPV4_ONLY: dict[str, object] = {
+    "example.com": {
+        "TXT": "v=spf1 a mx include:esp.example -all",
+        "A": "192.0.2.10",
+        "MX": ["1 m1.x.example", "2 m2.x.example"],
+    },
+    "m1.x.example": {"A": "192.0.2.11"},
+    "m2.x.example": {"A": "192.0.2.12"},
+    "esp.example": {"TXT": "v=spf1 ip6:2001:db8::/32 -all"},
+}
+
+
+@pytest.mark.parametrize(("address", "result"), [("2001:db8::1", "pass"), ("2001:db9::1", "fail")])
+async def test_hosts_of_the_other_family_are_not_void(address: str, result: str) -> None:
+    """A domain whose own hosts have IPv4 only may have an IPv6 client elsewhere; both are told rightly."""
+    cold = ColdZone(IPV4_ONLY)
+    assert (await check(cold, address=address)).result == result
+    assert "example.com A" not in cold.asked, "the limit was not reached, so nothing more was asked"
+
+
+async def test_the_other_family_is_asked_for_only_at_the_limit() -> None:
+    """One question for each name that would end the check, oldest first, until the check can go on."""
+    hosts = [f"h{number}.example" for number in range(4)]
+    zone: dict[str, object] = txt("v=spf1 " + " ".join(f"a:{host}" for host in hosts) + " -all")
+    zone |= {host: {"A": "192.0.2.9"} for host in hosts}
+    cold = ColdZone(zone)
+    assert (await check(cold, address="2001:db8::1")).result is SpfResult.FAIL
+    types = [question for question in cold.asked if "TXT" not in question]
+    assert types == [
+        "h0.example AAAA",
+        "h1.example AAAA",
+        "h2.example AAAA",
+        "h0.example A",
+        "h3.example AAAA",
+        "h1.example A",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "result"),
+    [
+        ({"A": "192.0.2.9"}, SpfResult.FAIL),
+        ({"TXT": "nothing else"}, SpfResult.PERMERROR),
+        (None, SpfResult.PERMERROR),
+        ({"A": "SERVFAIL"}, SpfResult.TEMPERROR),
+    ],
+)
+async def test_names_of_neither_family_are_void(hosts: object, result: SpfResult) -> None:
+    """So are names that don't exist; where the DNS does not say it, nothing is refused."""
+    names = ["x.example", "y.example", "z.example"]
+    zone: dict[str, object] = txt("v=spf1 " + " ".join(f"a:{name}" for name in names) + " -all")
+    if hosts is not None:
+        zone |= dict.fromkeys(names, hosts)
+    assert (await check(zone, address="2001:db8::1")).result is result
+
+
+async def test_a_fault_at_the_limit_matters_only_if_nothing_else_decides() -> None:
+    """Where one name's other family can't be told, another name's may bring the check below the limit."""
+    names = ["x.example", "y.example", "z.example", "gone.example"]
+    zone: dict[str, object] = txt("v=spf1 " + " ".join(f"a:{name}" for name in names) + " -all")
+    zone |= {"x.example": {"A": "SERVFAIL"}, "y.example": {"A": "192.0.2.9"}, "z.example": {"A": "192.0.2.9"}}
+    assert (await check(zone, address="2001:db8::1")).result is SpfResult.FAIL
+    found = await check(zone | {"z.example": {"TXT": "nothing else"}}, address="2001:db8::1")
+    assert (found.result, found.reason) == (
+        SpfResult.TEMPERROR,
+        "the DNS gave no answer: A of x.example (servfail)",
+    )
+
+
+async def test_a_term_is_void_only_if_all_that_it_asks_is() -> None:
+    """Mail hosts without addresses make no void look-up of an ``mx`` that has hosts (RFC 7208 4.6.4)."""
+    zone: dict[str, object] = txt("v=spf1 mx:x.example mx:y.example mx:z.example -all")
+    zone |= {f"{name}.example": {"MX": [f"1 gone.{name}.example", f"2 lost.{name}.example"]} for name in "xyz"}
+    assert (await check(zone)).result is SpfResult.FAIL
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "v=spf1 ip4:198.51.100.1 ptr:d.example -all",
+        "v=spf1 ip4:198.51.100.1 ptr:d.example ptr:d.example ptr:d.example ptr:d.example -all",
+        "v=spf1 exists:%{p}.x.example exists:%{p}.x.example -all",
+        "v=spf1 -all exp=%{p}.x.example",
+        "v=spf1 a:x.example a:x.example -all exp=x.example",
+    ],
+)
+@pytest.mark.parametrize("names", [[], ["a.d.example"], ["a.d.example", "b.d.example", "c.d.example"]])
+async def test_a_client_cant_make_an_error_by_its_names(record: str, names: list[str]) -> None:
+    """Names of the client that don't resolve, and an explanation that is not there, make no void look-ups."""
+    zone = txt(record) | ({CLIENT: {"PTR": names}} if names else {})
+    assert (await check(zone)).result is SpfResult.FAIL
+
+
+async def test_names_below_the_target_are_looked_at_first() -> None:
+    """Of a client with many names those that could match are asked for, and no others (RFC 7208 5.5)."""
+    names = [f"n{number}.example.net" for number in range(30)]
+    zone = txt("v=spf1 ptr -all") | {CLIENT: {"PTR": [*names, "h.example.com"]}, "h.example.com": {"A": CLIENT}}
+    cold = ColdZone(zone)
+    found = await check(cold)
+    assert found.reason == "192.0.2.1 matched ptr of example.com (h.example.com has 192.0.2.1)"
+    assert cold.asked == ["example.com TXT", "1.2.0.192.in-addr.arpa PTR", "h.example.com A"]
+
+
+async def test_ten_names_of_a_client_are_asked_for_in_all() -> None:
+    """However many terms look at them; then no name is confirmed that was not before."""
+    names = [f"n{number}.{domain}.example" for domain in "abc" for number in range(8)]
+    zone: dict[str, object] = txt("v=spf1 ptr:a.example ptr:b.example ptr:c.example exists:%{p}.x.example -all")
+    zone[CLIENT] = {"PTR": names}
+    cold = ColdZone(zone)
+    assert (await check(cold)).result is SpfResult.FAIL
+    assert [question for question in cold.asked if question.startswith("n")] == [f"{name} A" for name in names[:10]]
+
+
+async def test_the_clients_names_take_no_more_questions_than_there_are() -> None:
+    """Where the questions of a check are used up, its names are passed over."""
+    zone = txt("v=spf1 a mx ptr -all") | {CLIENT: {"PTR": [f"n{number}.example.com" for number in range(9)]}}
+    found = await check(zone, limits=Limits(queries=5))
+    assert (found.result, found.queries) == (SpfResult.FAIL, 4)
 
 
 async def test_ten_mx_of_ten_hosts_are_bounded() -> None:
@@ -231,6 +369,36 @@ async def test_of_the_clients_names_ten_are_looked_at() -> None:
         names[10]: {"A": CLIENT},
     }
     assert (await check(zone)).result is SpfResult.NEUTRAL
+
+
+@pytest.mark.parametrize("fault", ["SERVFAIL", "TIMEOUT"])
+async def test_a_fault_at_one_mail_host_matters_only_if_no_other_matches(fault: str) -> None:
+    """Whatever their order: a host that has the client's address decides."""
+    zone: dict[str, object] = {
+        "example.com": {"TXT": "v=spf1 mx -all", "MX": ["1 bad.example.com", "2 good.example.com"]},
+        "bad.example.com": fault,
+        "good.example.com": {"A": CLIENT},
+    }
+    found = await check(zone)
+    assert (found.result, found.reason) == (
+        SpfResult.PASS,
+        "192.0.2.1 matched mx of example.com (good.example.com has 192.0.2.1)",
+    )
+    assert (await check(zone | {"good.example.com": {"A": "192.0.2.9"}})).result is SpfResult.TEMPERROR
+
+
+async def test_a_fail_stays_one_if_its_explanation_takes_too_long() -> None:
+    """What is only told does not change what was found."""
+
+    class Slow(SilentZone):
+        def known(self, name: str, _record_type: RecordType) -> Answer | None:
+            record = "v=spf1 -all exp=why.example.com"
+            return Answer(Status.FOUND, (record,), 60.0) if name == "example.com" else None
+
+    memory = SpfMemory()
+    found = await check(Slow(), limits=Limits(time=0.01), memory=memory)
+    assert (found.result, found.explanation) == (SpfResult.FAIL, None)
+    assert len(memory) == 0, "the next one may get the explanation"
 
 
 async def test_a_dns_that_never_answers_is_a_temperror() -> None:
@@ -304,10 +472,36 @@ async def test_a_fault_behind_ptr_does_not_match(fault: str) -> None:
         ("v=spf1 ip6:192.0.2.1", SpfResult.PERMERROR),
         ("v=spf1 ~IP4:192.0.2.0/24", SpfResult.SOFTFAIL),
         ("v=spf1 ip4:0.0.0.0/0", SpfResult.PASS),
+        ("v=spf1 ip4:192.0.2.1/0", SpfResult.PASS),
+        ("v=spf1 ip4:192.0.2.1/024", SpfResult.PERMERROR),
+        ("v=spf1 ip4:192.0.02.1", SpfResult.PERMERROR),
+        ("v=spf1 ip4:192.0.2.1//64", SpfResult.PERMERROR),
+        ("v=spf1 ip4:", SpfResult.PERMERROR),
+        ("v=spf1 ip6:fe80::1%1 +all", SpfResult.PERMERROR),
+        ("v=spf1 ip6:::1/129 +all", SpfResult.PERMERROR),
+        ("v=spf1 ip6:::1/128 ?all", SpfResult.NEUTRAL),
+        ("v=spf1 ip4=192.0.2.1 ?all", SpfResult.NEUTRAL),
+        ("v=spf1 ++all", SpfResult.PERMERROR),
+        ("v=spf1 -ip4:192.0.2.1", SpfResult.FAIL),
+        ("v=spf1 all:x.example.com", SpfResult.PERMERROR),
+        ("v=spf1 all/8", SpfResult.PERMERROR),
+        ("v=spf1 include", SpfResult.PERMERROR),
+        ("v=spf1 include:x.example.com/24", SpfResult.PERMERROR),
+        ("v=spf1 ptr/24", SpfResult.PERMERROR),
+        ("v=spf1 a/33", SpfResult.PERMERROR),
+        ("v=spf1 a//129", SpfResult.PERMERROR),
+        ("v=spf1 a:x.example.com,", SpfResult.PERMERROR),
+        ("v=spf1 a:example", SpfResult.PERMERROR),
+        ("v=spf1 a:x.123", SpfResult.PERMERROR),
+        ("v=spf1 include:%{d1} +all", SpfResult.PERMERROR),
+        ("v=spf1 redirect=", SpfResult.PERMERROR),
+        ("v=spf1 +redirect=x.example.com", SpfResult.PERMERROR),
+        ("v=spf1 exists:%{d}..example.com ?all", SpfResult.NEUTRAL),
+        (f"v=spf1 exists:{'y' * 64}.example.com ?all", SpfResult.NEUTRAL),
     ],
 )
 async def test_records_are_read_as_the_rfc_says(record: str, result: SpfResult) -> None:
-    """Also where pyspf by itself reads them otherwise."""
+    """Each term and modifier by the grammar of RFC 7208 12, where other readers are lenient, too."""
     found = await check(txt(record, x="v=spf1 -all"))
     assert found.result is result, found.reason
 
@@ -424,13 +618,13 @@ async def test_the_steps_tell_what_was_tried() -> None:
     }
     found = await check(zone)
     assert found.steps == (
-        "ip4:198.51.100.1 to ip4:198.51.100.3: none of these 3 networks matched",
+        "ip4:198.51.100.1 to ip4:198.51.100.3: none of these 3 matched",
         "a:mail.example.com: did not match (mail.example.com has A: 198.51.100.9)",
         "include:i.example.com: did not match",
         "  ip4:198.51.100.4: did not match",
         "  ~all: matched, so softfail",
         "exists:%{i}.no.example.com: did not match (192.0.2.1.no.example.com has A: nxdomain)",
-        "mx: did not match (example.com has MX: 10 mail.example.com)",
+        "mx: did not match (example.com has MX: 10 mail.example.com; mail.example.com has A: 198.51.100.9)",
         "redirect=r.example.com: taken, as nothing matched",
         "  ip4:192.0.2.0/24: matched, so pass",
     )
@@ -458,15 +652,19 @@ async def test_steps_are_bounded_and_printable() -> None:
     }
     found = await check(zone)
     assert 20 < len(found.steps) < 60
+    zone["example.com"] = {"TXT": "v=spf1 " + " ".join(["exists:%{l}.example.com"] * 90)}
+    assert len((await check(zone, local_part="j\u00f6rg")).steps) == 2
+    many: dict[str, object] = {"TXT": "v=spf1 mx", "MX": [f"1 m{number}.example" for number in range(10)]}
+    assert (await check({"example.com": many})).steps[0].endswith("; ...)")
     assert all(len(line) <= 200 and line.isascii() and line.isprintable() for line in found.steps)
 
 
 async def test_a_problem_in_another_record_is_named_with_it() -> None:
     """An administrator sees whose record is wrong."""
     found = await check(txt("v=spf1 include:i.example.com -all", i="v=spf1 foo -all"))
-    assert found.reason == "Unknown mechanism found: foo (record of i.example.com)"
+    assert found.reason == "unknown or malformed mechanism: foo (record of i.example.com)"
     found = await check(txt("v=spf1 foo -all"))
-    assert found.reason == "Unknown mechanism found: foo"
+    assert found.reason == "unknown or malformed mechanism: foo"
 
 
 async def test_without_a_record_the_result_is_none() -> None:
@@ -537,11 +735,14 @@ async def test_a_record_that_asks_for_the_local_part_is_evaluated_for_each_name(
     assert (found.mail_from.result, found.helo.result) == (SpfResult.PASS, SpfResult.FAIL)
 
 
-async def test_a_resolver_that_lies_about_types_is_not_believed() -> None:
-    """An address that is none is the record's permerror, not a fault of the check."""
+@pytest.mark.parametrize("record", ["v=spf1 a -all", "v=spf1 mx -all"])
+async def test_a_resolver_that_lies_about_types_is_not_believed(record: str) -> None:
+    """An address that is none is a fault of the DNS, and no refusal follows from it."""
 
     class Odd(SilentZone):
         def known(self, _name: str, record_type: RecordType) -> Answer | None:
-            return Answer(Status.FOUND, ("v=spf1 a -all",) if record_type is RecordType.TXT else ("no address",))
+            return Answer(Status.FOUND, (record,) if record_type is RecordType.TXT else ("no address.example",))
 
-    assert (await check(Odd())).result is SpfResult.PERMERROR
+    found = await check(Odd())
+    assert found.result is SpfResult.TEMPERROR
+    assert "has A: no address.example" in found.reason

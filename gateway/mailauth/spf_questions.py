@@ -1,0 +1,134 @@
+"""The DNS questions of one SPF check: each is asked once, all are counted, and the time for them is bounded.
+
+What is at hand is taken without waiting. Void look-ups are counted here, by term (RFC 7208 4.6.4): the term asked one
+thing, and there is no such thing. A name that has no address of the client's family is void only if it has none of the
+other family either. That costs a question of its own, so it is asked only where the limit would end the check
+(``docs/decisions/spf.md``).
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.mailauth.results import SpfResult
+from gateway.mailauth.spf_macros import is_askable
+from gateway.mailauth.spf_steps import Fault, Question
+from gateway.resolver import Answer, RecordType, Resolver, Status
+
+_OTHER_FAMILY: Final = {RecordType.A: RecordType.AAAA, RecordType.AAAA: RecordType.A}
+_NOT_ASKED: Final = Answer(Status.FOUND)
+"""The answer to what can't be asked: there are no records, and it is no void look-up, because it is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one check may take.
+
+    Attributes:
+        lookups: Terms that ask the DNS (RFC 7208 4.6.4: 10).
+        void_lookups: Terms that ask for what is not there (RFC 7208 4.6.4: 2).
+        names: Hosts of one ``mx``, names of the client (RFC 7208 4.6.4: 10).
+        queries: DNS questions in all. The limits of the RFC allow 111.
+        time: Seconds in all (RFC 7208 4.6.4: at least 20).
+    """
+
+    lookups: int = 10
+    void_lookups: int = 2
+    names: int = 10
+    queries: int = 60
+    time: float = 20.0
+
+
+class Questions:
+    """What one check asks.
+
+    Attributes:
+        known: The answers so far.
+        asked: The questions in order, those that were asked again among them.
+        timer: Entered by whoever runs the check, ends it with ``TimeoutError``; it runs from the first wait.
+    """
+
+    __slots__ = ("_limits", "_one_family", "_resolver", "_untold", "_void", "asked", "known", "timer")
+
+    def __init__(self, resolver: Resolver, limits: Limits) -> None:
+        self.known: dict[Question, Answer] = {}
+        self.asked: list[Question] = []
+        self.timer = asyncio.timeout(None)
+        self._resolver = resolver
+        self._limits = limits
+        self._void: list[Question] = []
+        self._one_family: list[Question] = []
+        self._untold: Fault | None = None
+
+    async def ask(self, name: str, record_type: RecordType) -> Answer | Fault:
+        """The answer to a question, or why there is none."""
+        question = name, record_type
+        answer = self.known.get(question)
+        if answer is None and not is_askable(name):
+            return _NOT_ASKED
+        if answer is None:
+            if len(self.known) >= self._limits.queries:
+                return self._too_many()
+            answer = self._resolver.known(name, record_type)
+            if answer is None:
+                self._start_timer()
+                answer = await self._resolver.lookup(name, record_type)
+            self.known[question] = answer
+        self.asked.append(question)
+        return no_answer(name, record_type, answer) if answer.status.is_temporary else answer
+
+    async def ask_together(self, names: Iterable[str], record_type: RecordType) -> dict[str, Answer] | Fault:
+        """The answers about names, faults of the DNS among them; names that can't be asked for are left out."""
+        known = self.known
+        questions = list(dict.fromkeys((name, record_type) for name in names if is_askable(name)))
+        missing = [question for question in questions if question not in known]
+        if len(known) + len(missing) > self._limits.queries:
+            return self._too_many()
+        at_hand = ((question, self._resolver.known(*question)) for question in missing)
+        known.update((question, answer) for question, answer in at_hand if answer is not None)
+        lookups = {question: self._resolver.lookup(*question) for question in missing if question not in known}
+        if lookups:
+            self._start_timer()
+            only = len(lookups) == 1  # needs no task of its own
+            answers = [await next(iter(lookups.values()))] if only else await asyncio.gather(*lookups.values())
+            known.update(zip(lookups, answers, strict=True))
+        self.asked += questions
+        return {name: known[name, record_type] for name, _ in questions}
+
+    async def look_up(self, name: str, record_type: RecordType, *, of_host: bool = False) -> Answer | Fault | None:
+        """The answer to what a term asks; None for a void look-up within the limit.
+
+        With ``of_host`` an address of the other family makes up for one of the client's.
+        """
+        answer = await self.ask(name, record_type)
+        if isinstance(answer, Fault) or answer.status is Status.FOUND:
+            return answer
+        question = name, record_type
+        self._void.append(question)
+        if of_host and answer.status is Status.NO_DATA:  # a name that does not exist has neither
+            self._one_family.append(question)
+        limit = self._limits.void_lookups
+        while len(self._void) > limit and self._one_family:
+            name, record_type = question = self._one_family.pop(0)
+            other = await self.ask(name, _OTHER_FAMILY[record_type])
+            if isinstance(other, Fault):
+                self._untold = self._untold or other
+            elif other.records:
+                self._void.remove(question)
+        if len(self._void) <= limit:
+            return None
+        void = ", ".join(f"{kind} of {name} ({self.known[name, kind].status})" for name, kind in self._void)
+        return self._untold or Fault(SpfResult.PERMERROR, f"more than {limit} void lookups: {void}")
+
+    def _start_timer(self) -> None:
+        if self.timer.when() is None:
+            self.timer.reschedule(asyncio.get_running_loop().time() + self._limits.time)
+
+    def _too_many(self) -> Fault:
+        return Fault(SpfResult.PERMERROR, f"the check takes more than {self._limits.queries} DNS questions")
+
+
+def no_answer(name: str, record_type: RecordType, answer: Answer) -> Fault:
+    """The fault that the DNS did not answer (RFC 7208 4.4)."""
+    return Fault(SpfResult.TEMPERROR, f"the DNS gave no answer: {record_type} of {name} ({answer.status})")
