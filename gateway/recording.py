@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 from gateway import records
-from gateway.mailauth.results import Arc, DkimSignature, Dmarc, Spf
+from gateway.mailauth.results import AlignmentMode, Arc, DkimSignature, Dmarc, Spf
 from gateway.records import (
     AlignmentRecord,
     ArcRecord,
@@ -213,6 +213,7 @@ def _arc_record(arc: Arc) -> ArcRecord:
 
 
 def _dmarc_record(dmarc: Dmarc) -> DmarcRecord:
+    published = dmarc.published
     return DmarcRecord(
         result=dmarc.result,
         policy=dmarc.policy,
@@ -222,10 +223,10 @@ def _dmarc_record(dmarc: Dmarc) -> DmarcRecord:
         alignment=AlignmentRecord(
             spf=dmarc.spf_aligned,
             dkim=dmarc.dkim_aligned,
-            spf_mode=dmarc.spf_mode,
-            dkim_mode=dmarc.dkim_mode,
+            spf_mode=AlignmentMode.RELAXED if published is None else published.spf_mode,
+            dkim_mode=AlignmentMode.RELAXED if published is None else published.dkim_mode,
         ),
         trusted_sealer=dmarc.arc_sealer,
-        record=dmarc.record,
+        record=None if published is None else published.shown,
         reason=dmarc.reason,
     )

@@ -20,16 +20,14 @@ would be aligned. Clients that have authenticated and those in ``trusted`` are n
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from pydantic import Field
 
 from gateway.mailauth.author import Author, AuthorFault, read_author
-from gateway.mailauth.dmarc import DnsFaultError, Evaluation, TreeWalks, evaluate, questions
-from gateway.mailauth.dmarc_record import PolicyRecord
-from gateway.mailauth.recorded import TrustedPass, trusted_pass
-from gateway.mailauth.results import Arc, ArcResult, Disposition, DmarcResult
+from gateway.mailauth.authors import Disunited, Judge, Judgement
+from gateway.mailauth.dmarc import TreeWalks, questions
+from gateway.mailauth.results import Arc, Disposition, DmarcResult, PolicyRecord
 from gateway.mailauth.results import Dmarc as Result
 from gateway.policy import OnError, Options, Policy
 from gateway.resolver import ask_ahead
@@ -60,34 +58,6 @@ _PASS = Reply(550, "5.7.1", "Mail of this domain is not accepted")
 
 _LISTED: Final = 20
 """Errors of a DMARC record that the record of the decision lists."""
-
-_MAX_DOMAINS: Final = 20
-"""Author's domains that are evaluated, those of one organization among them; nobody has so many."""
-
-
-_SEVERITIES: Final = {Disposition.NONE: 2, Disposition.QUARANTINE: 4, Disposition.REJECT: 5}
-
-
-class _Judged(NamedTuple):
-    """What DMARC found for one of the author's domains, and what ARC made up for."""
-
-    found: Evaluation
-    rescue: TrustedPass | None
-
-    @property
-    def passes(self) -> bool:
-        """Whether the author is who they say, or a trusted sealer says so."""
-        return self.found.dmarc.result is DmarcResult.PASS or self.rescue is not None
-
-    @property
-    def severity(self) -> int:
-        """The higher, the worse."""
-        dmarc = self.found.dmarc
-        if self.passes:
-            return 0
-        if dmarc.result is DmarcResult.FAIL:
-            return _SEVERITIES[dmarc.disposition]
-        return 3 if dmarc.result is DmarcResult.TEMPERROR else 1
 
 
 class DmarcOptions(Options):
@@ -157,27 +127,31 @@ class Dmarc(Policy[DmarcOptions]):
 
     async def on_message(self, transaction: Transaction, message: Message) -> Finding | None:
         """Evaluate DMARC for a message that has come."""
-        session = transaction.session
+        session, options = transaction.session, self.options
         if self._leaves_out(session):
             return None
         author = transaction.author or read_author(message.fields)
         domains = author.domains
         if author.fault is not None:
             return self._without_domain(transaction, author, author.fault)
-        if len(domains) > _MAX_DOMAINS:
-            return self._bad_from(transaction, domains[0], f"the From field has addresses of {len(domains)} domains")
         # What stays if the time is over before the evaluation is.
         transaction.dmarc = Result(result=DmarcResult.TEMPERROR, reason="the evaluation did not end", domain=domains[0])
-        walks = TreeWalks(session.resolver)
+        judge = Judge(
+            TreeWalks(session.resolver),
+            spf=transaction.spf,
+            dkim=transaction.dkim,
+            arc=transaction.arc,
+            is_trusted=None if options.trust_arc.is_empty else options.trust_arc.__contains__,
+        )
+        judged: Judgement | Disunited
         if len(domains) == 1:
-            worst = await self._judged(domains[0], transaction, walks)
+            judged = await judge.one(domains[0])
         else:
-            judged = await self._judged_all(domains, transaction, walks)
-            if isinstance(judged, Finding):
-                return judged
-            worst = judged
-        transaction.dmarc = worst.found.dmarc
-        return self._finding(worst.found, worst.rescue, transaction.arc, domains)
+            judged = await judge.all(domains, organizations=options.organizations, registered=organizational_domain)
+        if isinstance(judged, Disunited):
+            return self._disunited(transaction, judged)
+        transaction.dmarc = judged.dmarc
+        return self._finding(judged, transaction.arc, domains)
 
     def _without_domain(self, transaction: Transaction, author: Author, fault: AuthorFault) -> Finding:
         """No domain to evaluate: a bounce may name no author, other mail must."""
@@ -191,88 +165,20 @@ class Dmarc(Policy[DmarcOptions]):
         evidence = {"reason": author.reason, "fault": fault.value}
         return Finding(self.bad_from, evidence, _BAD_FROM_REPLIES[fault])
 
-    def _bad_from(self, transaction: Transaction, domain: str, reason: str) -> Finding:
-        """Authors of several organizations that do not all pass; the domain is the first that does not."""
+    def _disunited(self, transaction: Transaction, found: Disunited) -> Finding:
+        """Authors of several organizations that do not all pass."""
+        domain, reason = found
         transaction.dmarc = Result(result=DmarcResult.PERMERROR, reason=reason, domain=domain)
         text = f"The From field has authors of several organizations, and {domain} does not pass DMARC (RFC 9989 11.5)"
         evidence = {"reason": reason, "fault": "several_organizations", "domain": domain}
         return Finding(self.bad_from, evidence, replace(_BAD_FROM, text=text))
 
-    async def _judged(self, domain: str, transaction: Transaction, walks: TreeWalks) -> _Judged:
-        """What DMARC finds for one of the author's domains."""
-        found = await evaluate(domain, transaction.spf, transaction.dkim, walks)
-        if found.dmarc.result is DmarcResult.FAIL and found.record is not None and transaction.arc is not None:
-            return _Judged(*await self._rescued(found, found.record, transaction.arc, walks))
-        return _Judged(found, None)
-
-    @staticmethod
-    async def _organization(domain: str, walks: TreeWalks) -> str:
-        """The organizational domain; where no DMARC record tells it, that of the public suffix list."""
-        if await walks.policy(domain) is None:
-            return organizational_domain(domain)
-        return await walks.organization(domain)
-
-    async def _judged_all(
-        self, domains: Sequence[str], transaction: Transaction, walks: TreeWalks
-    ) -> _Judged | Finding:
-        """What DMARC finds for several domains: the worst of one organization; of several all must pass."""
-        try:
-            organizations = {await self._organization(domain, walks) for domain in domains}
-        except DnsFaultError as fault:
-            unknown = Result(result=DmarcResult.TEMPERROR, reason=str(fault), domain=domains[0])
-            return _Judged(Evaluation(unknown, None), None)
-        if len(organizations) > self.options.organizations:
-            reason = f"the From field has authors of {len(organizations)} organizations"
-            return self._bad_from(transaction, domains[0], reason)
-        judged = [await self._judged(domain, transaction, walks) for domain in domains]
-        worst = max(judged, key=lambda each: each.severity)
-        if len(organizations) == 1 or worst.passes:
-            return next((each for each in judged if worst.passes and each.rescue is not None), worst)
-        refused = [each.found.dmarc for each in judged if not each.passes]
-        certain = [dmarc for dmarc in refused if dmarc.result is not DmarcResult.TEMPERROR]
-        if not certain:
-            return worst
-        dmarc = certain[0]
-        reason = (
-            f"of the authors {', '.join(domains[:_LISTED])} each must pass, and {dmarc.domain} does not: {dmarc.reason}"
-        )
-        return self._bad_from(transaction, dmarc.domain, reason)
-
     def _leaves_out(self, session: Session) -> bool:
         return session.login is not None or session.client_address in self.options.trusted
 
-    async def _rescued(
-        self, found: Evaluation, record: PolicyRecord, arc: Arc, walks: TreeWalks
-    ) -> tuple[Evaluation, TrustedPass | None]:
-        """What a failure comes to by what trusted sealers recorded."""
-        dmarc = found.dmarc
-        trusted = self.options.trust_arc
-        unfinished = not arc.sets and not trusted.is_empty
-        if arc.result is ArcResult.TEMPERROR and (unfinished or any(each.domain in trusted for each in arc.sets)):
-            reason = f"DMARC fails, and whether ARC makes up for it can't be told now: {arc.reason}"
-            return _undecided(found, reason), None
-        ask = partial(
-            trusted_pass,
-            domain=dmarc.domain,
-            is_trusted=trusted.__contains__,
-            spf_aligned=lambda domain: walks.are_aligned(domain, dmarc.domain, record.spf_mode),
-            dkim_aligned=lambda domain: walks.are_aligned(domain, dmarc.domain, record.dkim_mode),
-        )
-        try:
-            rescue = await ask(arc)
-            if rescue is None and arc.untold and await ask(replace(arc, oldest_pass=0)) is not None:
-                reason = f"whether the message is as ARC set {arc.untold[0]} sealed it can't be told now"
-                return _undecided(found, reason), None
-        except DnsFaultError as fault:
-            return _undecided(found, str(fault)), None
-        if rescue is not None:
-            dmarc = replace(dmarc, disposition=Disposition.NONE, arc_sealer=rescue.sealer)
-        return Evaluation(dmarc, record), rescue
-
-    def _finding(
-        self, found: Evaluation, rescue: TrustedPass | None, arc: Arc | None, domains: Sequence[str]
-    ) -> Finding:
-        dmarc, record = found
+    def _finding(self, judged: Judgement, arc: Arc | None, domains: Sequence[str]) -> Finding:
+        dmarc, rescue = judged
+        record = dmarc.published
         evidence: dict[str, object] = {
             "domain": dmarc.domain,
             "result": dmarc.result,
@@ -300,12 +206,6 @@ class Dmarc(Policy[DmarcOptions]):
         return Finding(outcome, evidence, reply or outcome.reply)
 
 
-def _undecided(found: Evaluation, reason: str) -> Evaluation:
-    """A failure that may be none once the DNS answers."""
-    dmarc = replace(found.dmarc, result=DmarcResult.TEMPERROR, disposition=Disposition.NONE, reason=reason)
-    return Evaluation(dmarc, found.record)
-
-
 def _published(dmarc: Result, record: PolicyRecord) -> dict[str, object]:
     """What the domain published, with the names of RFC 9990's policy_published, and where it wants reports."""
     published: dict[str, object] = {
@@ -323,10 +223,9 @@ def _published(dmarc: Result, record: PolicyRecord) -> dict[str, object]:
         "organizational_domain": dmarc.organizational_domain,
         "policy_published": published,
     }
-    if record.aggregate_uris:
-        evidence["rua"] = list(record.aggregate_uris)
-    if record.failure_uris:
-        evidence["ruf"] = list(record.failure_uris)
+    for tag, reports in (("rua", record.aggregate_reports), ("ruf", record.failure_reports)):
+        if reports:
+            evidence[tag] = [each.address for each in reports]
     if record.errors:
         evidence["errors"] = list(record.errors[:_LISTED])
     return evidence

@@ -19,11 +19,10 @@ Never raises for what a message, a record or the DNS says.
 """
 
 import asyncio
-import re
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
-from gateway.mailauth.dmarc_record import PolicyRecord, Psd, policy_record
+from gateway.mailauth.dmarc_record import policy_record
 from gateway.mailauth.results import (
     AlignmentMode,
     Disposition,
@@ -31,6 +30,8 @@ from gateway.mailauth.results import (
     DkimSignature,
     Dmarc,
     DmarcResult,
+    PolicyRecord,
+    Psd,
     Spf,
     SpfResult,
 )
@@ -42,8 +43,11 @@ MAX_WALK: Final = 8
 MAX_NAME: Final = 253
 """Octets of a name as text (RFC 1035 2.3.4); a longer one can't exist and is not asked for."""
 
-MAX_SHOWN: Final = 1000
-"""Characters of a record that go into results."""
+MAX_DETAILS: Final = 5
+"""Checks that the reason of a failure tells of."""
+
+MAX_REASON: Final = 120
+"""Characters of the reason of each of them."""
 
 _WEAKER: Final = {
     Disposition.REJECT: Disposition.QUARANTINE,
@@ -54,23 +58,13 @@ _WEAKER: Final = {
 
 # Types by which a cached answer may already tell whether a domain exists; the first is asked for if none does.
 _EXISTENCE: Final = (RecordType.A, RecordType.MX, RecordType.TXT, RecordType.AAAA, RecordType.NS)
-_UNPRINTABLE: Final = re.compile(r"[^\x20-\x7e]")
-
-
-class Evaluation(NamedTuple):
-    """What DMARC came to, and the policy record that it went by."""
-
-    dmarc: Dmarc
-    record: PolicyRecord | None
 
 
 class DnsFaultError(Exception):
     """The DNS did not answer a question that matters; the text names it."""
 
 
-async def evaluate(
-    domain: str, spf: Spf | None, dkim: Sequence[DkimSignature] | None, walks: "TreeWalks"
-) -> Evaluation:
+async def evaluate(domain: str, spf: Spf | None, dkim: Sequence[DkimSignature] | None, walks: "TreeWalks") -> Dmarc:
     """Evaluate DMARC for one message.
 
     Args:
@@ -83,17 +77,13 @@ async def evaluate(
     try:
         found = await walks.policy(domain)
     except DnsFaultError as fault:
-        return Evaluation(Dmarc(result=DmarcResult.TEMPERROR, reason=str(fault), domain=domain), None)
+        return Dmarc(result=DmarcResult.TEMPERROR, reason=str(fault), domain=domain)
     if found is None:
-        reason = f"no DMARC record for {domain}"
-        return Evaluation(Dmarc(result=DmarcResult.NONE, reason=reason, domain=domain), None)
+        return Dmarc(result=DmarcResult.NONE, reason=f"no DMARC record for {domain}", domain=domain)
     place, record = found
     if not record.applies:
         reason = f"the DMARC record of {place} asks for nothing: {', '.join(record.errors)}"
-        dmarc = Dmarc(
-            result=DmarcResult.NONE, reason=reason, domain=domain, record_domain=place, record=_shown(record.text)
-        )
-        return Evaluation(dmarc, record)
+        return Dmarc(result=DmarcResult.NONE, reason=reason, domain=domain, record_domain=place, published=record)
     alignment = _Alignment(domain, record, walks)
     await alignment.look(spf, dkim)
     policy = record.policy if place == domain else record.for_subdomains
@@ -102,7 +92,7 @@ async def evaluate(
     if alignment.spf is not None or alignment.dkim is not None:
         result = DmarcResult.PASS
     else:
-        result, reason = DmarcResult.FAIL, alignment.why_not()
+        result, reason = DmarcResult.FAIL, alignment.why_not(spf, dkim)
         if not alignment.faults and place != domain and record.for_nonexistent is not policy:
             try:
                 policy = policy if await walks.exists(domain) else record.for_nonexistent
@@ -112,22 +102,18 @@ async def evaluate(
             result, reason = DmarcResult.TEMPERROR, alignment.faults[0]
         else:
             disposition = _WEAKER[policy] if record.testing else policy
-    dmarc = Dmarc(
+    return Dmarc(
         result=result,
         reason=reason,
         domain=domain,
         policy=policy,
         disposition=disposition,
         record_domain=place,
-        record=_shown(record.text),
+        published=record,
         organizational_domain=walks.known_organization(domain),
-        testing=record.testing,
-        spf_mode=record.spf_mode,
-        dkim_mode=record.dkim_mode,
         spf_aligned=alignment.spf,
         dkim_aligned=alignment.dkim,
     )
-    return Evaluation(dmarc, record)
 
 
 class TreeWalks:
@@ -335,12 +321,22 @@ class _Alignment:
         except DnsFaultError:
             return True
 
-    def why_not(self) -> str:
-        """Why DMARC fails, in words."""
-        details = "; ".join(self._unaligned[:5]) or "neither passes for any domain"
-        return f"neither SPF nor DKIM passes in alignment with {self._domain}: {details}"
+    def why_not(self, spf: Spf | None, dkim: Sequence[DkimSignature] | None) -> str:
+        """Why DMARC fails, in words: what became of SPF and of each signature."""
+        details = list(self._unaligned)
+        if spf is None:
+            details.append("SPF was not looked at")
+        elif spf.mail_from.result is not SpfResult.PASS:
+            details.append(_why(f"SPF is {spf.mail_from.result} for {spf.mail_from.domain}", spf.mail_from.reason))
+        if not dkim:
+            details.append("DKIM was not looked at" if dkim is None else "there is no DKIM signature")
+        details += [
+            _why(f"DKIM is {signature.result} for {signature.domain or 'a signature'}", signature.reason)
+            for signature in dkim or ()
+            if signature.result is not DkimResult.PASS
+        ]
+        return f"neither SPF nor DKIM passes in alignment with {self._domain}: {'; '.join(details[:MAX_DETAILS])}"
 
 
-def _shown(text: str) -> str:
-    """A record as results may show it: one line, of bounded length."""
-    return _UNPRINTABLE.sub("?", text[:MAX_SHOWN])
+def _why(what: str, reason: str) -> str:
+    return f"{what} ({reason[:MAX_REASON]})" if reason else what

@@ -18,12 +18,11 @@ Parsed records are remembered by their text. Time is linear in the text; never r
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, TypeVar
 
-from gateway.mailauth.results import AlignmentMode, Disposition
+from gateway.mailauth.results import AlignmentMode, Disposition, PolicyRecord, Psd, ReportUri
 
 CACHED_RECORDS: Final = 4096
 """Parsed records that are remembered: a few MB at most, and more domains than a worker meets in an hour."""
@@ -42,82 +41,6 @@ _URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:[!-~]+?)(?:!([0-9]+)([kmgt]?
 _UNITS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _DIGITS: Final = 15
 _LARGEST: Final = 2**63 - 1  # what a JSON reader takes for a number
-
-
-class Psd(StrEnum):
-    """Whether a record stands at a Public Suffix Domain (``psd``)."""
-
-    YES = "y"
-    NO = "n"
-    UNSAID = "u"
-
-
-@dataclass(frozen=True, slots=True)
-class ReportUri:
-    """Where a domain wants reports.
-
-    Attributes:
-        address: The URI, without a size limit.
-        size: The most octets that a report to it may have, None without a limit (RFC 7489 6.2; RFC 9990 has none).
-    """
-
-    address: str
-    size: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyRecord:
-    """A DMARC Policy Record.
-
-    Attributes:
-        text: As published.
-        applies: Whether DMARC applies at all; False for a record that asks for nothing (RFC 9989 4.10.1).
-        policy: ``p``, or none where the record is read as ``p=none``.
-        subdomain_policy: ``sp``, None without it.
-        nonexistent_policy: ``np``, None without it.
-        psd: ``psd``.
-        testing: Whether ``t=y``.
-        dkim_mode: ``adkim``.
-        spf_mode: ``aspf``.
-        failure_options: ``fo``: the values that it lists, ``0`` without it.
-        aggregate_reports: ``rua``: the addresses that can be read.
-        failure_reports: ``ruf``: the same.
-        errors: What was ignored, in words, for the domain's owner.
-    """
-
-    text: str
-    applies: bool = True
-    policy: Disposition = Disposition.NONE
-    subdomain_policy: Disposition | None = None
-    nonexistent_policy: Disposition | None = None
-    psd: Psd = Psd.UNSAID
-    testing: bool = False
-    dkim_mode: AlignmentMode = AlignmentMode.RELAXED
-    spf_mode: AlignmentMode = AlignmentMode.RELAXED
-    failure_options: tuple[str, ...] = ("0",)
-    aggregate_reports: tuple[ReportUri, ...] = ()
-    failure_reports: tuple[ReportUri, ...] = ()
-    errors: tuple[str, ...] = ()
-
-    @property
-    def aggregate_uris(self) -> tuple[str, ...]:
-        """``rua`` without size limits."""
-        return tuple(each.address for each in self.aggregate_reports)
-
-    @property
-    def failure_uris(self) -> tuple[str, ...]:
-        """``ruf`` without size limits."""
-        return tuple(each.address for each in self.failure_reports)
-
-    @property
-    def for_subdomains(self) -> Disposition:
-        """The policy for a subdomain that exists: ``sp``, else ``p``."""
-        return self.policy if self.subdomain_policy is None else self.subdomain_policy
-
-    @property
-    def for_nonexistent(self) -> Disposition:
-        """The policy for a subdomain that does not exist: ``np``, else ``sp``, else ``p``."""
-        return self.for_subdomains if self.nonexistent_policy is None else self.nonexistent_policy
 
 
 def policy_record(texts: Iterable[str]) -> PolicyRecord | None:

@@ -5,9 +5,16 @@ of them. ``reason`` always says in a sentence what an administrator wants to kno
 message, the DNS or the gateway said, in one line.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
+
+MAX_SHOWN: Final = 1000
+"""Characters of a DMARC record that reports show."""
+
+_UNPRINTABLE: Final = re.compile(r"[^\x20-\x7e]")
 
 
 class SpfResult(StrEnum):
@@ -188,6 +195,77 @@ class Arc:
     untold: tuple[int, ...] = ()
 
 
+class Psd(StrEnum):
+    """Whether a record stands at a Public Suffix Domain (``psd``)."""
+
+    YES = "y"
+    NO = "n"
+    UNSAID = "u"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportUri:
+    """Where a domain wants reports.
+
+    Attributes:
+        address: The URI, without a size limit.
+        size: The most octets that a report to it may have, None without a limit (RFC 7489 6.2; RFC 9990 has none).
+    """
+
+    address: str
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyRecord:
+    """A DMARC Policy Record.
+
+    Attributes:
+        text: As published.
+        applies: Whether DMARC applies at all; False for a record that asks for nothing (RFC 9989 4.10.1).
+        policy: ``p``, or none where the record is read as ``p=none``.
+        subdomain_policy: ``sp``, None without it.
+        nonexistent_policy: ``np``, None without it.
+        psd: ``psd``.
+        testing: Whether ``t=y``.
+        dkim_mode: ``adkim``.
+        spf_mode: ``aspf``.
+        failure_options: ``fo``: the values that it lists, ``0`` without it.
+        aggregate_reports: ``rua``: the addresses that can be read.
+        failure_reports: ``ruf``: the same.
+        errors: What was ignored, in words, for the domain's owner.
+    """
+
+    text: str
+    applies: bool = True
+    policy: Disposition = Disposition.NONE
+    subdomain_policy: Disposition | None = None
+    nonexistent_policy: Disposition | None = None
+    psd: Psd = Psd.UNSAID
+    testing: bool = False
+    dkim_mode: AlignmentMode = AlignmentMode.RELAXED
+    spf_mode: AlignmentMode = AlignmentMode.RELAXED
+    failure_options: tuple[str, ...] = ("0",)
+    aggregate_reports: tuple[ReportUri, ...] = ()
+    failure_reports: tuple[ReportUri, ...] = ()
+    errors: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The text as reports may show it: one line of printable characters, of bounded length."""
+        return _UNPRINTABLE.sub("?", self.text[:MAX_SHOWN])
+
+    @property
+    def for_subdomains(self) -> Disposition:
+        """The policy for a subdomain that exists: ``sp``, else ``p``."""
+        return self.policy if self.subdomain_policy is None else self.subdomain_policy
+
+    @property
+    def for_nonexistent(self) -> Disposition:
+        """The policy for a subdomain that does not exist: ``np``, else ``sp``, else ``p``."""
+        return self.for_subdomains if self.nonexistent_policy is None else self.nonexistent_policy
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dmarc:
     """What DMARC came to (RFC 9989).
@@ -199,11 +277,8 @@ class Dmarc:
         policy: What the record asks for failing mail of this domain (``p``, ``sp`` or ``np``), None without a record.
         disposition: What that comes to for this message: none unless it failed; weakened by ``t=y``.
         record_domain: Where the record stands, None without one.
-        record: The record's text, None without one.
+        published: What the record says, None without one.
         organizational_domain: The Author Domain's organizational domain, None if it was not needed.
-        testing: Whether the record says ``t=y``.
-        spf_mode: ``aspf``.
-        dkim_mode: ``adkim``.
         spf_aligned: The domain by which SPF passes in alignment, None if it does not.
         dkim_aligned: The signing domain by which DKIM passes in alignment, None if none does.
         arc_sealer: The trusted sealer whose recorded results rescued a failure, None otherwise.
@@ -215,11 +290,13 @@ class Dmarc:
     policy: Disposition | None = None
     disposition: Disposition = Disposition.NONE
     record_domain: str | None = None
-    record: str | None = None
+    published: PolicyRecord | None = None
     organizational_domain: str | None = None
-    testing: bool = False
-    spf_mode: AlignmentMode = AlignmentMode.RELAXED
-    dkim_mode: AlignmentMode = AlignmentMode.RELAXED
     spf_aligned: str | None = None
     dkim_aligned: str | None = None
     arc_sealer: str | None = None
+
+    @property
+    def testing(self) -> bool:
+        """Whether the record says ``t=y``."""
+        return self.published is not None and self.published.testing

@@ -8,11 +8,12 @@ import json
 from typing import Any
 
 from gateway.mailauth.author import Author, read_from
-from gateway.mailauth.dmarc import Evaluation, TreeWalks, evaluate
+from gateway.mailauth.dmarc import TreeWalks, evaluate
 from gateway.mailauth.results import (
     AlignmentMode,
     DkimResult,
     DkimSignature,
+    Dmarc,
     DmarcResult,
     Spf,
     SpfCheck,
@@ -79,7 +80,7 @@ def domains_of(entries: list[dict[str, Any] | str]) -> list[str]:
     return [entry if isinstance(entry, str) else entry["domain"] for entry in entries]
 
 
-async def run(vector: dict[str, Any], resolver: CountingResolver) -> Evaluation | None:
+async def run(vector: dict[str, Any], resolver: CountingResolver) -> Dmarc | None:
     """Evaluate a case; None if there is not one Author Domain: what follows then is the policy's, and tested there."""
     author = author_of(vector["input"]["headerFrom"])
     if len(author.domains) != 1:
@@ -94,9 +95,9 @@ async def run(vector: dict[str, Any], resolver: CountingResolver) -> Evaluation 
     return await evaluate(author.domains[0], Spf(mail_from=check), dkim, TreeWalks(resolver))
 
 
-def value_at(path: str, evaluation: Evaluation, resolver: CountingResolver) -> object:
+def value_at(path: str, dmarc: Dmarc, resolver: CountingResolver) -> object:
     """What a case's path means here."""
-    dmarc, record = evaluation
+    record = dmarc.published
     failed = dmarc.result is DmarcResult.FAIL
     values: dict[str, object] = {
         "": dmarc.result.value,
@@ -107,13 +108,13 @@ def value_at(path: str, evaluation: Evaluation, resolver: CountingResolver) -> o
         "policy": (dmarc.disposition if failed else dmarc.policy),
         "p": None if record is None else record.policy,
         "sp": None if record is None else record.subdomain_policy,
-        "rr": dmarc.record,
+        "rr": None if record is None else record.shown,
         "domain": dmarc.organizational_domain or dmarc.record_domain,
         "dmarcQueries": [name for name in resolver.asked if name.startswith("_dmarc.")],
         "alignment.spf.result": dmarc.spf_aligned and (dmarc.organizational_domain or dmarc.spf_aligned),
         "alignment.dkim.result": dmarc.dkim_aligned and (dmarc.organizational_domain or dmarc.dkim_aligned),
-        "alignment.spf.strict": dmarc.spf_mode is AlignmentMode.STRICT,
-        "alignment.dkim.strict": dmarc.dkim_mode is AlignmentMode.STRICT,
+        "alignment.spf.strict": record is not None and record.spf_mode is AlignmentMode.STRICT,
+        "alignment.dkim.strict": record is not None and record.dkim_mode is AlignmentMode.STRICT,
     }
     return values[path]
 

@@ -23,6 +23,7 @@ from gateway.mailauth.results import (
     DkimSignature,
     Dmarc,
     DmarcResult,
+    PolicyRecord,
     Spf,
     SpfCheck,
     SpfResult,
@@ -276,6 +277,6 @@ class Generator:
             domain=rng.choice(["", self._name()]),
             policy=rng.choice([None, *Disposition]),
             disposition=rng.choice(list(Disposition)),
-            testing=rng.random() < 0.2,
+            published=PolicyRecord(text="v=DMARC1", testing=rng.random() < 0.2),
             arc_sealer=rng.choice([None, self._name()]),
         )

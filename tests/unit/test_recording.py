@@ -1,7 +1,7 @@
 """The decision record is made of what the types of the session hold."""
 
+from gateway.mailauth.dmarc_record import parse_record
 from gateway.mailauth.results import (
-    AlignmentMode,
     Arc,
     ArcResult,
     Disposition,
@@ -61,8 +61,7 @@ def test_every_result_stands_in_the_record() -> None:
         domain="news.example.net",
         policy=Disposition.REJECT,
         record_domain="example.net",
-        record="v=DMARC1; p=reject; aspf=s",
-        spf_mode=AlignmentMode.STRICT,
+        published=parse_record("v=DMARC1; p=reject; aspf=s"),
         dkim_aligned="example.net",
         arc_sealer="list.example",
     )

@@ -23,6 +23,7 @@ from gateway.mailauth.results import (
     DkimSignature,
     Dmarc,
     DmarcResult,
+    PolicyRecord,
     Spf,
     SpfCheck,
     SpfResult,
@@ -154,7 +155,9 @@ CASES: Final = (
         {
             "dkim": [
                 signature(DkimResult.FAIL, domain="list.example", reason="body hash did not verify", key_bits=None),
-                signature(b="Xy/1234567", testing=True, auid="joe@sub.example.org"),
+                signature(
+                    b="Xy/1234567", published=PolicyRecord(text="v=DMARC1", testing=True), auid="joe@sub.example.org"
+                ),
             ]
         },
         [
@@ -227,7 +230,7 @@ CASES: Final = (
                 domain="example.org",
                 policy=Disposition.REJECT,
                 disposition=Disposition.QUARANTINE,
-                testing=True,
+                published=PolicyRecord(text="v=DMARC1", testing=True),
                 reason="nothing aligned",
             )
         },

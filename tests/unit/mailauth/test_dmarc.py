@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.adapters.dns.zone import ZoneResolver
-from gateway.mailauth.dmarc import MAX_SHOWN, TreeWalks, evaluate, walk_names
+from gateway.mailauth.dmarc import TreeWalks, evaluate, walk_names
+from gateway.mailauth.dmarc_record import parse_record
 from gateway.mailauth.results import (
+    MAX_SHOWN,
     Disposition,
     DkimResult,
     DkimSignature,
@@ -84,8 +86,7 @@ async def run(
 ) -> tuple[Dmarc, list[str]]:
     """Evaluate; what it came to, and what was asked."""
     resolver = Resolver(zone)
-    evaluation = await evaluate(domain, spf_result, signatures, TreeWalks(resolver))
-    return evaluation.dmarc, resolver.asked
+    return await evaluate(domain, spf_result, signatures, TreeWalks(resolver)), resolver.asked
 
 
 async def test_an_author_domain_with_a_record_of_its_own_costs_one_question() -> None:
@@ -97,7 +98,7 @@ async def test_an_author_domain_with_a_record_of_its_own_costs_one_question() ->
         domain="example.com",
         policy=Disposition.REJECT,
         record_domain="example.com",
-        record=REJECT,
+        published=parse_record(REJECT),
         spf_aligned="example.com",
         dkim_aligned="example.com",
     )
@@ -240,7 +241,7 @@ async def test_existence_is_not_asked_for_in_vain() -> None:
     _, asked = await run("a.example.com", txt(example_com="v=DMARC1; p=none; np=none"))
     assert asked[-1] == "_dmarc.com TXT"
     resolver = Resolver(txt(example_com=EXISTING), cache={"a.example.com": {"MX": "10 mx.example.com"}})
-    dmarc = (await evaluate("a.example.com", None, None, TreeWalks(resolver))).dmarc
+    dmarc = await evaluate("a.example.com", None, None, TreeWalks(resolver))
     assert dmarc.policy is Disposition.QUARANTINE
     assert "a.example.com A" not in resolver.asked
 
@@ -301,16 +302,16 @@ def test_a_warm_cache_suspends_nothing() -> None:
     }
     for signatures in (dkim("b.example.com"), dkim("example.net")):
         resolver = Resolver({}, cache=cache)
-        evaluation = _finish(evaluate("a.example.com", spf("b.example.net"), signatures, TreeWalks(resolver)))
-        assert evaluation.dmarc.record_domain == "example.com"
+        dmarc = _finish(evaluate("a.example.com", spf("b.example.net"), signatures, TreeWalks(resolver)))
+        assert dmarc.record_domain == "example.com"
         assert resolver.asked == []
 
 
 async def test_a_walks_questions_are_asked_at_the_same_time() -> None:
     """A new sender's message waits for its own domain's record, then once for all that the walk may need."""
     resolver = ColdZone(txt(example_com=REJECT) | {"deep.mail.example.com": {"A": "192.0.2.1"}})
-    evaluation = await evaluate("deep.mail.example.com", None, [], TreeWalks(resolver))
-    assert evaluation.dmarc.record_domain == "example.com"
+    dmarc = await evaluate("deep.mail.example.com", None, [], TreeWalks(resolver))
+    assert dmarc.record_domain == "example.com"
     assert [{name.removesuffix(" TXT") for name in asked} for asked in resolver.rounds] == [
         {"_dmarc.deep.mail.example.com"},
         {"_dmarc.mail.example.com", "_dmarc.example.com", "_dmarc.com"},
@@ -355,9 +356,9 @@ async def test_a_name_too_long_for_the_dns_is_not_asked_for() -> None:
 async def test_a_record_is_shown_in_one_line_of_bounded_length() -> None:
     """What a stranger publishes can't fill the record or break a line of it."""
     dmarc, _ = await run("example.com", txt(example_com="v=DMARC1; p=reject; x=\r\n\x1b" + "a" * 5000))
-    assert dmarc.record is not None
-    assert len(dmarc.record) == MAX_SHOWN
-    assert dmarc.record.isprintable()
+    assert dmarc.published is not None
+    assert len(dmarc.published.shown) == MAX_SHOWN
+    assert dmarc.published.shown.isprintable()
 
 
 labels = st.sampled_from(["a", "b", "com", "_dmarc", "xn--p1ai", "x" * 63])
@@ -384,7 +385,7 @@ async def test_whatever_is_published_the_result_is_one_of_the_rfc(
         zone["_dmarc." + data.draw(st.sampled_from(names))] = value
     resolver = Resolver(zone)
     signatures = dkim(*others[1:])
-    dmarc = (await evaluate(author, spf(others[0]) if others else None, signatures, TreeWalks(resolver))).dmarc
+    dmarc = await evaluate(author, spf(others[0]) if others else None, signatures, TreeWalks(resolver))
     assert len(resolver.asked) <= 8 * (1 + len(others)) + 1
     assert len(set(resolver.asked)) == len(resolver.asked)
     assert (dmarc.policy is None) is (dmarc.result is DmarcResult.NONE or dmarc.record_domain is None)
@@ -393,3 +394,26 @@ async def test_whatever_is_published_the_result_is_one_of_the_rfc(
     assert (dmarc.result is DmarcResult.PASS) is ((dmarc.spf_aligned or dmarc.dkim_aligned) is not None)
     if author in others and dmarc.policy is not None:
         assert dmarc.result is DmarcResult.PASS
+
+
+async def test_a_failure_says_what_became_of_each_check() -> None:
+    """The reason repeats why SPF and each signature did not pass, in bounded length."""
+    failed = Spf(mail_from=SpfCheck(result=SpfResult.SOFTFAIL, domain="x.example", reason="matched ~all"))
+    signatures = [
+        DkimSignature(result=DkimResult.FAIL, domain="example.com", reason="the body was changed"),
+        DkimSignature(result=DkimResult.PERMERROR, reason="the signature can't be read" + "!" * 200),
+        *dkim("other.example"),
+    ]
+    dmarc, _ = await run("example.com", txt(example_com=REJECT), failed, signatures * 5)
+    assert dmarc.reason.startswith(
+        "neither SPF nor DKIM passes in alignment with example.com: DKIM passes for other.example, which is not aligned; "
+        "SPF is softfail for x.example (matched ~all); DKIM is fail for example.com (the body was changed); "
+        "DKIM is permerror for a signature (the signature can't be read!!!"
+    )
+    assert len(dmarc.reason) < 1000
+    for spf_result, found, said in (
+        (None, None, "SPF was not looked at; DKIM was not looked at"),
+        (failed, [], "SPF is softfail for x.example (matched ~all); there is no DKIM signature"),
+    ):
+        dmarc, _ = await run("example.com", txt(example_com=REJECT), spf_result, found)
+        assert dmarc.reason.endswith(said)
