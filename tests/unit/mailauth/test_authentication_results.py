@@ -155,9 +155,7 @@ CASES: Final = (
         {
             "dkim": [
                 signature(DkimResult.FAIL, domain="list.example", reason="body hash did not verify", key_bits=None),
-                signature(
-                    b="Xy/1234567", published=PolicyRecord(text="v=DMARC1", testing=True), auid="joe@sub.example.org"
-                ),
+                signature(b="Xy/1234567", testing=True, auid="joe@sub.example.org"),
             ]
         },
         [

@@ -406,7 +406,8 @@ async def test_a_failure_says_what_became_of_each_check() -> None:
     ]
     dmarc, _ = await run("example.com", txt(example_com=REJECT), failed, signatures * 5)
     assert dmarc.reason.startswith(
-        "neither SPF nor DKIM passes in alignment with example.com: DKIM passes for other.example, which is not aligned; "
+        "neither SPF nor DKIM passes in alignment with example.com: "
+        "DKIM passes for other.example, which is not aligned; "
         "SPF is softfail for x.example (matched ~all); DKIM is fail for example.com (the body was changed); "
         "DKIM is permerror for a signature (the signature can't be read!!!"
     )
