@@ -5,12 +5,11 @@ A class is imported when its name is used, so that a broken package hurts only a
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
-from typing import Any, Final, Protocol, Self
+from typing import Any, Protocol, Self
 
+from gateway.config.installation import GROUP, closed_search_path
 from gateway.config.problems import suggestion
 from gateway.policy import Policy
-
-GROUP: Final = "lychgate.policies"
 
 
 class UnknownPolicyError(Exception):
@@ -71,6 +70,7 @@ class Registry:
         """
         offers = self._sources.get(name)
         if offers is None:
+            _check_readable(name)
             known = ", ".join(self.names) or "none"
             raise UnknownPolicyError(
                 f"there is no policy {name!r}{suggestion(name, self.names)}; installed are: {known}. A policy of "
@@ -81,7 +81,19 @@ class Registry:
         try:
             policy = offers[0].load()
         except Exception as error:  # the import runs the package's own code
+            _check_readable(name)
             raise UnknownPolicyError(f"the policy {name!r} can't be loaded: {type(error).__name__}: {error}") from error
         if not (isinstance(policy, type) and issubclass(policy, Policy)):
             raise UnknownPolicyError(f"the policy {name!r} is not a subclass of gateway.policy.Policy")
         return policy
+
+
+def _check_readable(name: str) -> None:
+    """Whether what is not found could be found.
+
+    Raises:
+        UnknownPolicyError: Not by this process, which can't read all of the installation.
+    """
+    closed = closed_search_path()
+    if closed is not None:
+        raise UnknownPolicyError(f"the policy {name!r} can't be looked for: this process can't read {closed}")
