@@ -67,11 +67,11 @@ def _files() -> Iterator[str]:
 
 def packages() -> Iterator[Distribution]:
     """The packages that offer policies, with all of their extras that are installed, and what they need."""
-    offering = {_OWN, *(point.dist.name for point in entry_points(group=GROUP) if point.dist is not None)}
-    waiting: list[_Part] = []
-    for name in sorted(offering):
-        extras = distribution(name).metadata.get_all("Provides-Extra") or ()
-        waiting += [(_normal(name), part) for part in ("", *map(_normal, extras))]
+    offers = [point.dist for point in entry_points(group=GROUP) if point.dist is not None]
+    waiting: list[_Part] = [(_OWN, "")]
+    for offer in offers:  # what can't be read has no name here, and is found to be closed elsewhere
+        names, extras = (offer.metadata.get_all(field) or [] for field in ("Name", "Provides-Extra"))
+        waiting += [(_normal(name), part) for name in names for part in ("", *map(_normal, extras))]
     known, found = set(waiting), dict[str, Distribution]()
     while waiting:
         name, extra = waiting.pop()

@@ -4,12 +4,14 @@ A checkout below ``/root`` can be read by nobody but root. ``copied`` makes an i
 this one: the packages, what they need, and Python itself where that lies in a closed folder, too.
 """
 
+import atexit
 import os
 import pwd
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -51,13 +53,24 @@ def is_open() -> bool:
     return _can_run(sys.executable, "import gateway.worker")
 
 
+@cache
+def another_users() -> Installation:
+    """One that anybody may run: the tests' own, or a copy that is gone when the tests have ended."""
+    if is_open():
+        return own()
+    folder = Path(tempfile.mkdtemp(prefix="lychgate-test-copy-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o755)
+    return copied(folder)
+
+
 def copied(folder: Path) -> Installation:
     """Make an installation in a folder, which exists; who may enter the folder may run it."""
     site = folder / "site"
     for package in packages():
-        for file in package.files or ():
-            if ".." not in file.parts and "__pycache__" not in file.parts:
-                _take(Path(str(file.locate())), site / file)
+        for part in package.files or ():
+            if ".." not in part.parts and "__pycache__" not in part.parts:
+                _take(Path(str(part.locate())), site / str(part))
     for name in ("gateway", "policies"):
         for file in (_ROOT / name).rglob("*.*"):
             if file.is_file() and "__pycache__" not in file.parts:
