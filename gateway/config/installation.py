@@ -38,15 +38,17 @@ def closed(account: Account) -> list[Hindrance]:
     return in_the_way(account, [*questions, *((Path(file), READ) for file in sorted(files))])
 
 
-def closed_search_path() -> Hindrance | None:
-    """The first folder of ``sys.path``, or description of a package in one, that this process itself can't read."""
-    account = Account.of(None, None)
+def closed_here() -> Hindrance | None:
+    """What keeps this process itself from finding or loading what is installed, as far as it can see that.
+
+    What can't be read has no names: so it may be asked of what is not found only.
+    """
+    own = Account.of(None, None)
     folders = [Path(entry).absolute() for entry in sys.path]
-    found = in_the_way(account, [(folder, LIST) for folder in folders if not folder.is_file()])
-    if not found:
-        packages = [package for folder in folders for package in folder.glob("*.dist-info")]
-        found = in_the_way(account, [(package, LIST) for package in packages])
-        found += in_the_way(account, [(package / "entry_points.txt", READ) for package in packages])
+    packages = [package for folder in folders for package in folder.glob("*.dist-info")]
+    described = [(package / "entry_points.txt", READ) for package in packages]
+    asked = [(folder, LIST) for folder in (*folders, *packages) if not folder.is_file()]
+    found = in_the_way(own, [*asked, *described]) or closed(own)
     return found[0] if found else None
 
 
@@ -69,7 +71,7 @@ def packages() -> Iterator[Distribution]:
     """The packages that offer policies, with all of their extras that are installed, and what they need."""
     offers = [point.dist for point in entry_points(group=GROUP) if point.dist is not None]
     waiting: list[_Part] = [(_OWN, "")]
-    for offer in offers:  # what can't be read has no name here, and is found to be closed elsewhere
+    for offer in offers:  # one that can't be read has no name
         names, extras = (offer.metadata.get_all(field) or [] for field in ("Name", "Provides-Extra"))
         waiting += [(_normal(name), part) for name in names for part in ("", *map(_normal, extras))]
     known, found = set(waiting), dict[str, Distribution]()
@@ -106,5 +108,7 @@ def _sources() -> Iterator[str]:
     for name in sorted(names):
         spec = find_spec(name)
         for root in (spec.submodule_search_locations if spec is not None else None) or ():
-            for folder, _, files in os.walk(root):
-                yield from (os.path.join(folder, file) for file in files)  # noqa: PTH118 - the same
+            yield os.path.join(root, "")  # noqa: PTH118 - the folder itself, also where it can't be listed
+            for folder, folders, files in os.walk(root):
+                yield from (os.path.join(folder, file) for file in files)  # noqa: PTH118 - thousands of names
+                yield from (os.path.join(folder, inner, "") for inner in folders)  # noqa: PTH118 - the same

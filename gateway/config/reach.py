@@ -18,6 +18,7 @@ from gateway.config.access import CONNECT, MAKE, READ, Account, Hindrance, Quest
 from gateway.config.files import FileUse, NamedFile
 from gateway.config.model import Config
 from gateway.config.problems import Problem
+from gateway.config.registry import Registry
 from gateway.units import counted
 
 
@@ -40,6 +41,7 @@ class _Need:
         return f"the user {account.name!r} can't {self.verb} {hindrance}, so {self.without}; {remedy}"
 
 
+_SYSTEMS_OWN: Final = ("/tmp", "/var/tmp")  # noqa: S108 - only asked about
 _CONFIGURATION: Final = _Need("read", "every reload is refused")
 _NEEDS: Final[Mapping[FileUse, _Need]] = {
     FileUse.VALUE: _Need("read", "every reload is refused"),
@@ -96,6 +98,8 @@ def code_problem(account: Account) -> str | None:
     if account.is_own and account.uid == 0:
         return None
     found = installation.closed(account)
+    if not found and account.is_own and not Registry.installed().names and (hidden := installation.closed_here()):
+        found = [hidden]
     if not found:
         return None
     places = dict.fromkeys(hindrance.place for hindrance in found)
@@ -187,7 +191,7 @@ def _on_temporary_files(config: Config, account: Account) -> Iterator[Problem]:
     """The folder for large messages where none is named: the first of these that can be used (tempfile)."""
     if config.spool.directory is not None:
         return
-    names = [os.environ.get("TMPDIR"), os.environ.get("TEMP"), os.environ.get("TMP"), "/tmp", "/var/tmp"]  # noqa: S108 - only asked about
+    names = [*map(os.environ.get, ("TMPDIR", "TEMP", "TMP")), *_SYSTEMS_OWN]
     questions = [(Path(name), MAKE) for name in names if name and not is_missing(Path(name))]
     closed = in_the_way(account, questions)
     if closed and len(closed) == len(questions):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol, Self
 
-from gateway.config.installation import GROUP, closed_search_path
+from gateway.config.installation import GROUP, closed_here
 from gateway.config.problems import suggestion
 from gateway.policy import Policy
 
@@ -94,6 +94,6 @@ def _check_readable(name: str) -> None:
     Raises:
         UnknownPolicyError: Not by this process, which can't read all of the installation.
     """
-    closed = closed_search_path()
+    closed = closed_here()
     if closed is not None:
-        raise UnknownPolicyError(f"the policy {name!r} can't be looked for: this process can't read {closed}")
+        raise UnknownPolicyError(f"the policy {name!r} can't be looked for: its user can't read {closed}")

@@ -69,11 +69,12 @@ def copied(folder: Path) -> Installation:
     site = folder / "site"
     for package in packages():
         for part in package.files or ():
-            if ".." not in part.parts and "__pycache__" not in part.parts:
-                _take(Path(str(part.locate())), site / str(part))
+            source = Path(str(part.locate()))
+            if ".." not in part.parts and source.is_file():
+                _take(source, site / str(part))
     for name in ("gateway", "policies"):
         for file in (_ROOT / name).rglob("*.*"):
-            if file.is_file() and "__pycache__" not in file.parts:
+            if file.is_file():
                 _take(file, site / file.relative_to(_ROOT))
     script = site / "lychgate"
     script.write_text(_MAIN, encoding="utf-8")
