@@ -136,22 +136,18 @@ def _on_configuration(config: Config, account: Account) -> Iterator[Problem]:
 
 def _closed(config: Config, account: Account, *, are_vital: bool) -> Iterator[Problem]:
     """What of the files that the configuration names is closed; one problem for each use and place in the way."""
-    named = {
-        _question(file, account): file
-        for file in reversed(config.files)
-        if _NEEDS[file.use].is_vital is are_vital and _opens(file, account)
-    }
-    found: dict[tuple[FileUse, Path], list[Hindrance]] = {}
-    for hindrance in in_the_way(account, list(reversed(named))):
-        use = named[hindrance.path, hindrance.mode].use
-        found.setdefault((use, hindrance.place), []).append(hindrance)
-    for (use, _), hindrances in found.items():
-        first = hindrances[0]
-        file = named[first.path, first.mode]
-        told = _NEEDS[use].told(account, first, _remedy(file, first, account))
-        others = len(hindrances) - 1
-        more = f" (and so it is with {counted(others, 'more file')})" if others else ""
-        yield Problem(config.path, file.position, file.where, told + more)
+    files = [file for file in config.files if _NEEDS[file.use].is_vital is are_vital and _opens(file, account)]
+    questions = {file: _question(file, account) for file in files}
+    refused = {(each.path, each.mode): each for each in in_the_way(account, list(dict.fromkeys(questions.values())))}
+    found: dict[tuple[FileUse, Path], list[NamedFile]] = {}
+    for file, question in questions.items():
+        if question in refused:
+            found.setdefault((file.use, refused[question].place), []).append(file)
+    for (use, _), closed in found.items():
+        first, hindrance = closed[0], refused[questions[closed[0]]]
+        told = _NEEDS[use].told(account, hindrance, _remedy(first, hindrance, account))
+        more = f" (and so it is with {counted(len(closed) - 1, 'more file')})" if len(closed) > 1 else ""
+        yield Problem(config.path, first.position, first.where, told + more)
 
 
 def _opens(file: NamedFile, account: Account) -> bool:
@@ -180,7 +176,14 @@ def _question(file: NamedFile, account: Account) -> Question:
 
 
 def _remedy(file: NamedFile, hindrance: Hindrance, account: Account) -> str:
-    """What to do; a folder of the system's, such as /var/log, is not made the user's."""
+    """What to do; a folder of the system's, such as /run or /var/log, is not made the user's."""
+    if (
+        file.use is FileUse.RUNTIME
+        and hindrance.mode == MAKE
+        and hindrance.path != file.path
+        and not hindrance.is_above
+    ):
+        return f"make it before (install -d -m 700 -o {quote(account.name)} {quote(str(file.path))})"
     if file.use in {FileUse.RECORDS, FileUse.PID} and hindrance.mode == MAKE and not hindrance.is_above:
         own = quote(str(hindrance.path / "lychgate"))
         return f"name a file in a folder of its own (install -d -o {quote(account.name)} {own})"

@@ -104,16 +104,16 @@ PLACES = [above, packages, description, entry_points, policies, module, module_o
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
+def config() -> Iterator[Path]:
     """A configuration for another user, whose folder is open to it."""
-    file = tmp_path / "lychgate.yaml"
-    file.write_text(
-        f"hostname: mx.example\nuser: {NOBODY}\nlisteners: [{{smtp: '127.0.0.1:{free_port()}'}}]\n"
-        "backends: {b: {servers: [h]}}\ndomains: {example.com: {}}\npolicies: [relay, limits]\n"
-    )
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
-        folder.chmod(folder.stat().st_mode | 0o011)
-    return file
+    with tempfile.TemporaryDirectory(prefix="lychgate-test-etc-") as folder:
+        file = Path(folder) / "lychgate.yaml"
+        file.write_text(
+            f"hostname: mx.example\nuser: {NOBODY}\nlisteners: [{{smtp: '127.0.0.1:{free_port()}'}}]\n"
+            "backends: {b: {servers: [h]}}\ndomains: {example.com: {}}\npolicies: [relay, limits]\n"
+        )
+        file.parent.chmod(0o755)
+        yield file
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,23 @@ def test_a_policy_that_can_not_be_seen_is_not_said_to_be_missing(
     assert f"'{path}'" in done.stderr
     assert "installed are" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_service_that_is_the_user_from_the_start(config: Path, installation: Installation) -> None:
+    """As with a unit's ``User=``: what it can't write to is told, and root's folders are not to be given away."""
+    text = config.read_text().replace(f"user: {NOBODY}\n", "")
+    config.write_text(text + "runtime_folder: run\npid_file: pid\nrecords: {file: records.jsonl}\n")
+    done = run(installation, "check", "--config", config, user=NOBODY)
+    assert done.returncode == 0, done.stderr
+    told = [line.partition(f"{config}:")[2] for line in done.stdout.splitlines() if "nobody" in line]
+    folder = f"'{config.parent}' (drwxr-xr-x root root)"
+    made = f"make it before (install -d -m 700 -o nobody {config.parent}/run)"
+    own = f"name a file in a folder of its own (install -d -o nobody {config.parent}/lychgate)"
+    assert sorted(told) == [
+        f"6:17: runtime_folder: the user 'nobody' can't write to {folder}, so commands can't ask the service; {made}",
+        f"7:11: pid_file: the user 'nobody' can't write to {folder}, so it can't start the service; {own}",
+        f"8:17: records.file: the user 'nobody' can't write to {folder}, so decision records can't be written; {own}",
+    ]
 
 
 def test_temporary_files_are_where_the_user_may_write(sink: Sink, installation: Installation) -> None:
