@@ -6,9 +6,10 @@ other packages' options; a ``Path`` anywhere in options counts as a file that is
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import StrEnum
+from functools import cache
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, get_args, runtime_checkable
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import BaseModel
@@ -71,8 +72,6 @@ class NamesFiles(Protocol):
         ...
 
 
-_PLAIN: Final = (str, int, float, bool, bytes, type(None), Enum)
-
 _USES: Final[Mapping[tuple[str, str], FileUse]] = {
     ("TlsOptions", "certificate"): FileUse.CERTIFICATE,
     ("TlsOptions", "key"): FileUse.CERTIFICATE,
@@ -98,39 +97,52 @@ def named(value: Any, folder: Path, parts: Parts = ()) -> Iterator[tuple[Parts, 
         folder: Where relative names of databases start.
         parts: The path of keys and indices by which one comes to the value.
     """
-    if isinstance(value, _PLAIN):
-        return
     if isinstance(value, BaseModel):
-        yield from _in_section(value, folder, parts)
-    elif isinstance(value, Path):
-        yield parts, FileUse.TABLE, value
-    elif isinstance(value, NextHop):
-        if value.kind is NextHopKind.UNIX:
-            yield parts, FileUse.SOCKET, Path(value.target)
-    elif isinstance(value, NamesFiles):
-        yield from ((parts, FileUse.TABLE, path) for path in value.named_files())
-    else:
-        for key, inner in _items(value):
+        for name, use, path in _beside(value, folder):
+            yield (*parts, name), use, path
+        for name, key, use in _naming(type(value)):
+            inner = getattr(value, name)
+            if isinstance(inner, Path):
+                yield (*parts, key), use, inner
+            elif inner is not None:
+                yield from named(inner, folder, (*parts, key))
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
             yield from named(inner, folder, (*parts, key))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for index, inner in enumerate(value):
+            yield from named(inner, folder, (*parts, index))
+    else:
+        yield from ((parts, use, path) for use, path in _single(value))
 
 
-def _items(value: Any) -> Iterable[tuple[str | int, Any]]:
-    """The entries of a mapping, the items of a list; nothing of anything else."""
-    if isinstance(value, Mapping):
-        return value.items()
-    return enumerate(value) if isinstance(value, list | tuple | set | frozenset) else ()
+def _single(value: Any) -> Iterable[tuple[FileUse, Path]]:
+    """What a value names that is no section and no collection."""
+    if isinstance(value, Path):
+        return [(FileUse.TABLE, value)]
+    if isinstance(value, NextHop):
+        return [(FileUse.SOCKET, Path(value.target))] if value.kind is NextHopKind.UNIX else []
+    return [(FileUse.TABLE, path) for path in value.named_files()] if isinstance(value, NamesFiles) else []
 
 
-def _in_section(section: BaseModel, folder: Path, parts: Parts) -> Iterator[tuple[Parts, FileUse, Path]]:
-    kind = type(section)
-    for name, use, path in _beside(section, folder):
-        yield (*parts, name), use, path
-    for name, field in kind.model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, Path):
-            yield (*parts, field.alias or name), _USES.get((kind.__name__, name), FileUse.TABLE), value
-        elif not isinstance(value, _PLAIN):
-            yield from named(value, folder, (*parts, field.alias or name))
+@cache
+def _naming(section: type[BaseModel]) -> tuple[tuple[str, str, FileUse], ...]:
+    """The settings of a section that may name something: the attribute, the key, and what a ``Path`` there is for.
+
+    Looked up once for each class, and not for each of a hundred thousand domains.
+    """
+    return tuple(
+        (name, field.alias or name, _USES.get((section.__name__, name), FileUse.TABLE))
+        for name, field in section.model_fields.items()
+        if _may_name(field.annotation)
+    )
+
+
+def _may_name(annotation: Any) -> bool:
+    """Whether a value of this type may name a file, or hold one that does."""
+    if isinstance(annotation, type) and issubclass(annotation, Path | BaseModel | NextHop | NamesFiles):
+        return True
+    return any(map(_may_name, get_args(annotation)))
 
 
 def _beside(section: BaseModel, folder: Path) -> Iterator[tuple[str, FileUse, Path]]:
