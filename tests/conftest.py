@@ -10,9 +10,10 @@ from hypothesis import settings
 
 pytest_plugins = ["tests.support.peers", "tests.support.fixed_ports"]
 
-if not os.access(Path(__file__).parents[1], os.W_OK):  # then examples that failed can't be remembered
-    settings.register_profile("read-only sources", database=None)
-    settings.load_profile("read-only sources")
+# A busy machine makes an example slow, not wrong. Those that failed are remembered, unless the sources are read-only.
+_REMEMBERS: dict[str, None] = {} if os.access(Path(__file__).parents[1], os.W_OK) else {"database": None}
+settings.register_profile("lychgate", deadline=None, **_REMEMBERS)
+settings.load_profile("lychgate")
 
 
 @pytest.fixture(autouse=True)
