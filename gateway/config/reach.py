@@ -95,8 +95,6 @@ def code_problem(account: Account) -> str | None:
     Raises:
         OSError: This process may not become the account, not even for a look.
     """
-    if account.is_own and account.uid == 0:
-        return None
     found = installation.closed(account)
     if not found and account.is_own and not Registry.installed().names and (hidden := installation.closed_here()):
         found = [hidden]

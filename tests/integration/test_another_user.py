@@ -156,16 +156,20 @@ def test_a_reload_says_what_it_can_not_read(
         assert (told.returncode, told.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("place", [description, entry_points, policies], ids=lambda place: place.__name__)
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [(description, "is not found"), (entry_points, "is not found"), (policies, "can't be loaded")],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
 def test_a_policy_that_can_not_be_seen_is_not_said_to_be_missing(
-    config: Path, installation: Installation, place: Callable[[Path], Path]
+    config: Path, installation: Installation, place: Callable[[Path], Path], what: str
 ) -> None:
     """A command that the user itself runs says that it can't read the package."""
     path = place(installation.folder)
     with closed(path):
         done = run(installation, "check", "--config", config, user=NOBODY)
     assert done.returncode == 1
-    assert "the policy 'relay' can't be looked for: its user can't read '" in done.stderr
+    assert f"the policy 'relay' {what}: this user can't read '" in done.stderr
     assert f"'{path}'" in done.stderr
     assert "installed are" not in done.stderr
     assert "Traceback" not in done.stderr
