@@ -17,7 +17,6 @@ and drain.
 
 import asyncio
 import fcntl
-import grp
 import os
 import pwd
 import resource
@@ -38,6 +37,8 @@ import uvloop
 
 from gateway import worker
 from gateway.adapters.metrics import SharedFolder
+from gateway.config import reach
+from gateway.config.access import Account
 from gateway.config.advice import file_problems
 from gateway.config.load import load
 from gateway.config.model import Config, Endpoint
@@ -65,18 +66,16 @@ class ServiceError(Exception):
     """The service can't start: a port can't be bound, a user does not exist."""
 
 
-def _become(user: str | None, group: str | None) -> tuple[pwd.struct_passwd | None, int]:
-    """The user, None to stay who one is, and the number of the group.
+def _account(user: str | None, group: str | None) -> Account:
+    """Whom to become.
 
     Raises:
         ServiceError: They do not exist.
     """
     try:
-        entry = pwd.getpwnam(user) if user is not None else None
-        gid = grp.getgrnam(group).gr_gid if group is not None else entry.pw_gid if entry is not None else os.getgid()
+        return Account.of(user, group)
     except KeyError as error:
         raise ServiceError(f"no such user or group: {error.args[0]}") from error
-    return entry, gid
 
 
 def make_runtime_folder(config: Config) -> None:
@@ -87,32 +86,34 @@ def make_runtime_folder(config: Config) -> None:
     Raises:
         ServiceError: The configured user or group does not exist.
     """
-    entry, gid = _become(config.user, config.group)
+    account = _account(config.user, config.group)
     if config.runtime_folder is None or os.geteuid() != 0:
         return  # the workers make it themselves
     with suppress(OSError):
         config.runtime_folder.mkdir(mode=0o700)
-        os.chown(config.runtime_folder, os.getuid() if entry is None else entry.pw_uid, gid)
+        os.chown(config.runtime_folder, account.uid, account.gid)
 
 
 def drop_privileges(user: str | None, group: str | None) -> None:
-    """Become the user and group for good.
+    """Become the user and group for good, also for what the environment says.
 
     Raises:
         ServiceError: They do not exist, or this process may not.
     """
     if user is None and group is None:
         return
-    entry, gid = _become(user, group)
+    account = _account(user, group)
     if os.geteuid() != 0:
-        if (entry is None or entry.pw_uid == os.geteuid()) and gid == os.getegid():
+        if account.is_own:
             return
         raise ServiceError("only root can become another user; start as root or leave out 'user' and 'group'")
-    if entry is not None:
-        os.initgroups(entry.pw_name, gid)
-    os.setgid(gid)
-    if entry is not None:
-        os.setuid(entry.pw_uid)
+    try:
+        account.become()
+    except OSError as error:
+        raise ServiceError(f"can't become the user {account.name!r}: {error.strerror or error}") from error
+    if user is not None:
+        # Libraries look for files of the user's there: root's own would be closed to it (libpq and ~/.postgresql).
+        os.environ |= {"HOME": pwd.getpwuid(account.uid).pw_dir, "USER": account.name, "LOGNAME": account.name}
 
 
 def raise_descriptor_limit(config: Config) -> None:
@@ -198,6 +199,7 @@ class Supervisor:
         raise_descriptor_limit(config)
         make_runtime_folder(config)
         drop_privileges(config.user, config.group)
+        _warn(config)
         if not self._start(self._current):
             self._stop()
             raise ServiceError("the workers did not become ready")
@@ -209,8 +211,9 @@ class Supervisor:
         finally:
             notify("STOPPING=1")
             self._stop()
-            if config.pid_file is not None:
+            if config.pid_file is not None and self._pid_file is not None:
                 with suppress(OSError):
+                    os.ftruncate(self._pid_file, 0)  # in a folder of root's it stays, and must name nobody
                     config.pid_file.unlink()
             log.info("service stopped")
 
@@ -237,7 +240,10 @@ class Supervisor:
     def _start(self, generation: Generation) -> bool:
         """Fork a generation's workers; returns whether all became ready."""
         if generation.metrics and self._numbers is None:
-            self._numbers = SharedFolder()
+            try:
+                self._numbers = SharedFolder()
+            except OSError as error:
+                raise ServiceError(f"there is no folder for the numbers of 'metrics': {error}") from error
         workers = [self._fork(generation) for _ in range(generation.config.workers)]
         return all([_says_ready(pid, generation.pipes[pid]) for pid in workers])  # noqa: C419 - each is waited for
 
@@ -363,6 +369,8 @@ class Supervisor:
         Raises:
             ConfigError, ServiceError, OSError, ssl.SSLError: It can't be used.
         """
+        if closed := reach.code_problem(Account.of(None, None)):
+            raise ServiceError(closed)
         config = load(self._path)
         if problems := file_problems(config):
             raise ConfigError(problems)
@@ -385,6 +393,7 @@ class Supervisor:
             raise ServiceError("the new workers did not become ready")
         self._retire(old)
         self._close_unused()
+        _warn(new.config)
         configure_log(new.config.log.level, new.config.log.format)
         if new.config.runtime_folder != old.config.runtime_folder:
             self._open_control(new.config.runtime_folder)
@@ -438,6 +447,12 @@ class Supervisor:
         for name in set(self._sockets) - used:
             for listening in self._sockets.pop(name):
                 listening.close()
+
+
+def _warn(config: Config) -> None:
+    """Tell of what the service, as the user that it is now, will miss."""
+    for warning in reach.warnings(config):
+        log.warning("out of reach", problem=str(warning))
 
 
 def _endpoints(config: Config) -> list[Endpoint]:

@@ -5,6 +5,7 @@ Each decision is told as it falls.
 """
 
 import asyncio
+import dataclasses
 import mailbox
 import shutil
 import signal
@@ -20,11 +21,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.cli.common import ExitCode, load_config
+from gateway.config.backend import BackendOptions, NextHop, NextHopKind
 from gateway.config.model import Config
 from gateway.doors.listening import ListenError, bind
 from gateway.log import configure, printable
 from gateway.records import DecisionRecord
 from gateway.worker import Worker
+
+_LOOPBACK: Final = "127.0.0.1"
 
 _STYLES: Final = {
     "accepted": "green",
@@ -102,10 +106,10 @@ class _Teller:
 async def _demo(config: Config, folder: Path, console: Console) -> None:
     loop = asyncio.get_running_loop()
     handler = _Maildir(folder)
-    hop = next(iter(config.backends.values())).servers[0]
     server = await loop.create_server(
-        lambda: SMTP(handler, hostname="demo-backend", enable_SMTPUTF8=True, loop=loop), hop.target, hop.port
+        lambda: SMTP(handler, hostname="demo-backend", enable_SMTPUTF8=True, loop=loop), _LOOPBACK, 0
     )
+    config = _in_front_of(config, server.sockets[0].getsockname()[1])
     sockets = [bind(listener.smtp) for listener in config.listeners]
     worker = Worker(config, sockets, sink=_Teller(console))
     await worker.start()
@@ -117,6 +121,12 @@ async def _demo(config: Config, folder: Path, console: Console) -> None:
     console.print("\nStopping: transactions under way finish first.")
     await worker.stop(config.timeouts.drain)
     server.close()
+
+
+def _in_front_of(config: Config, port: int) -> Config:
+    """The configuration with the demo's mail server, on whatever port was free, in place of all backends."""
+    own = BackendOptions(servers=(NextHop(NextHopKind.HOST, _LOOPBACK, port),))
+    return dataclasses.replace(config, backends=dict.fromkeys(config.backends, own))
 
 
 def _welcome(console: Console, config: Config, folder: Path) -> None:

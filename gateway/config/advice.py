@@ -1,7 +1,8 @@
 """What is allowed in a configuration but probably not meant, and what must hold outside of it.
 
 ``warnings`` looks at the configuration alone; ``file_problems`` looks whether the files that serving needs can be
-used, which depends on who asks. ``lychgate check`` prints both; ``serve`` refuses to start over the second.
+used, which depends on who asks and on whom the service becomes (``reach``). ``lychgate check`` prints both; ``serve``
+refuses to start over the second.
 """
 
 import grp
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
+from gateway.config import reach
 from gateway.config.model import Config, DomainOptions, Listener, Mode, PolicySettings, TlsMode
 from gateway.config.problems import Problem
 from gateway.verdict import Action
@@ -38,7 +40,11 @@ def warnings(config: Config, today: date) -> list[Problem]:
 
 
 def file_problems(config: Config) -> list[Problem]:
-    """Certificates and keys that are not there, can't be read by this user, or don't fit each other."""
+    """What keeps the service from its work.
+
+    Certificates and keys that are not there, can't be read by this user, or don't fit each other; and what the service
+    can't read once it is another user.
+    """
     found: list[Problem] = []
     for index, listener in enumerate(config.listeners):
         if listener.tls.mode is TlsMode.NONE or listener.tls.certificate is None:
@@ -56,7 +62,7 @@ def file_problems(config: Config) -> list[Problem]:
             message = _misfit(certificate, key)
             if message is not None:
                 found.append(Problem(config.path, config.positions.get(where), where, message))
-    return found
+    return found + reach.problems(config)
 
 
 def _unreadable(path: Path) -> str | None:

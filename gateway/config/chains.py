@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from gateway.config.fields import Section
+from gateway.config.files import NamedFile, named
 from gateway.config.model import ChainSettings, Mode, PolicySettings
 from gateway.config.problems import listed, suggestion
 from gateway.config.reading import Document, YamlMapping
@@ -102,6 +103,11 @@ class ChainBuilder:
         registry: The policies there are.
         mode: The mode of the whole file.
         written: The list as written.
+
+    Attributes:
+        entries: Its policies, those that are usable so far.
+        complete: Whether all are.
+        files: What the options of its policies name, once it is built.
     """
 
     def __init__(self, document: Document, registry: Registry, mode: Mode, written: Place) -> None:
@@ -110,6 +116,7 @@ class ChainBuilder:
         self._mode = mode
         self._made: dict[tuple[str, str, Mode], PolicySettings] = {}
         self._failed: set[tuple[str, int]] = set()
+        self.files: list[NamedFile] = []
         self.entries = self._entries(written)
         self.complete = len(self.entries) == len(written.value)
 
@@ -237,6 +244,9 @@ class ChainBuilder:
         responses = self._responses(entry.policy, written.at("on")) if settings is not None and settings.on else {}
         if settings is None or options is None or len(self._document.problems) > before:
             return None
+        for parts, use, path in named(options, self._document.path.parent):
+            place = written.down(parts)
+            self.files.append(NamedFile(path=path, use=use, where=place.where, position=place.position))
         defaults = {name: Response(outcome.action) for name, outcome in entry.policy.outcomes.items()}
         observed = Mode.OBSERVE in {self._mode, mode, settings.mode}
         return PolicySettings(

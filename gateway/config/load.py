@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config.chains import ChainBuilder, DomainPolicies, validated
+from gateway.config.files import FileUse, NamedFile, named
 from gateway.config.model import ChainSettings, Config, DomainOptions, Listener
 from gateway.config.names import domain_pattern
 from gateway.config.options import FileOptions, ListenerSection, Mode
@@ -147,9 +148,22 @@ class _Loader:
             default_backend=self._default,
             domains=self._resolved(domains, options),
             chain=chain,
+            files=self._files(options, builders),
             positions=self._positions(),
             **{name: getattr(options, name) for name in _TAKEN_OVER},
         )
+
+    def _files(self, options: FileOptions, builders: Iterable[ChainBuilder]) -> tuple[NamedFile, ...]:
+        """What the file names on disk; a path that is named twice for the same use stands for both."""
+        found = [
+            NamedFile(path=path, use=FileUse.VALUE, where=where, position=position)
+            for path, where, position in self._document.files
+        ]
+        for parts, use, path in named(options, self._document.path.parent):
+            place = self._root.down(parts)
+            found.append(NamedFile(path=path, use=use, where=place.where, position=place.position))
+        found += [file for builder in builders for file in builder.files]
+        return tuple({(file.path, file.use): file for file in reversed(found)}.values())[::-1]
 
     def _positions(self) -> dict[str, Position]:
         """Where things stand that can still turn out wrong later."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.backend import BackendOptions
+from gateway.config.files import NamedFile
 from gateway.config.names import Endpoint
 from gateway.config.options import (
     AuthenticationResultsOptions,
@@ -174,6 +175,7 @@ class Config:
         chain: The common chain, None when every listener has its own.
         exceptions: In the order of the file.
         warnings: What is allowed but probably not meant, found while loading.
+        files: The files, folders and sockets that it names.
         positions: Where listeners, their TLS, backends, exceptions and the settings of the whole stand, by path.
     """
 
@@ -203,6 +205,7 @@ class Config:
     runtime_folder: Path | None
     metrics: Endpoint | None
     warnings: tuple[Problem, ...] = ()
+    files: tuple[NamedFile, ...] = ()
     positions: Mapping[str, Position] = field(default_factory=dict)
 
     @property

@@ -91,6 +91,7 @@ class Document:
         problems: What is wrong with the text, though it could be read.
         secrets: Values that came from the environment or a file, each with the reference that stands for it, so that no
             message shows them.
+        files: The files that were read for such values, each with the path of the setting and where it stands.
     """
 
     def __init__(self, path: Path) -> None:
@@ -98,6 +99,7 @@ class Document:
         self.root = YamlMapping(Position(1, 1))
         self.problems: list[Problem] = []
         self.secrets: dict[str, str] = {}
+        self.files: list[tuple[Path, str, Position]] = []
 
     def problem(self, position: Position, where: str, message: str) -> None:
         """Note something that is wrong."""
@@ -380,6 +382,7 @@ class _Builder:
 
     def _file(self, name: str, position: Position) -> str | None:
         path = self.document.path.parent / name
+        self.document.files.append((path, self._where(), position))
         try:
             return path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
         except OSError as error:

@@ -4,13 +4,14 @@ A class is imported when its name is used, so that a broken package hurts only a
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from importlib.metadata import entry_points
-from typing import Any, Final, Protocol, Self
+from typing import Any, Protocol, Self
 
+from gateway.config.access import Hindrance
+from gateway.config.installation import GROUP, closed_here
 from gateway.config.problems import suggestion
 from gateway.policy import Policy
-
-GROUP: Final = "lychgate.policies"
 
 
 class UnknownPolicyError(Exception):
@@ -58,6 +59,11 @@ class Registry:
         """These classes by their own names."""
         return cls({policy.name: [_Given(policy)] for policy in policies})
 
+    @cached_property
+    def _closed(self) -> Hindrance | None:
+        """What this process can't read of what is installed."""
+        return closed_here()
+
     @property
     def names(self) -> list[str]:
         """Every name, sorted."""
@@ -71,9 +77,12 @@ class Registry:
         """
         offers = self._sources.get(name)
         if offers is None:
+            meant = suggestion(name, self.names)
+            if (closed := self._closed) is not None:
+                raise UnknownPolicyError(f"the policy {name!r} is not found{meant}: this user can't read {closed}")
             known = ", ".join(self.names) or "none"
             raise UnknownPolicyError(
-                f"there is no policy {name!r}{suggestion(name, self.names)}; installed are: {known}. A policy of "
+                f"there is no policy {name!r}{meant}; installed are: {known}. A policy of "
                 "another package is found once that package is installed in the same environment (pip install PACKAGE)"
             )
         if len(offers) > 1:
@@ -81,7 +90,9 @@ class Registry:
         try:
             policy = offers[0].load()
         except Exception as error:  # the import runs the package's own code
-            raise UnknownPolicyError(f"the policy {name!r} can't be loaded: {type(error).__name__}: {error}") from error
+            closed = self._closed if isinstance(error, ImportError | OSError) else None
+            why = f"{type(error).__name__}: {error}" if closed is None else f"this user can't read {closed}"
+            raise UnknownPolicyError(f"the policy {name!r} can't be loaded: {why}") from error
         if not (isinstance(policy, type) and issubclass(policy, Policy)):
             raise UnknownPolicyError(f"the policy {name!r} is not a subclass of gateway.policy.Policy")
         return policy

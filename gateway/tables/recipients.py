@@ -133,6 +133,10 @@ class AddressList:
             value = {key: item for key, item in value.items() if key != "aliases"} or ()
         return cls(*read_setting(value, folder), *read_setting(aliases, folder), also=also)
 
+    def named_files(self) -> tuple[Path, ...]:
+        """The files that it is read from."""
+        return self._recipients.named_files() + self._aliases.named_files()
+
     def to_config(self) -> object:
         """What one would write in the configuration."""
         recipients = self._recipients.to_config()

@@ -94,6 +94,10 @@ class Table(Generic[IndexT]):
                 self._look(self._file)
         return self._index
 
+    def named_files(self) -> tuple[Path, ...]:
+        """The file that it is read from, where there is one."""
+        return () if self._file is None else (self._file,)
+
     def settle(self) -> None:
         """Wait until a reading that was begun is finished."""
         if self._loading is not None:

@@ -15,7 +15,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -27,6 +26,7 @@ from typing import Any, Final, Self
 
 import psutil
 
+from tests.support.installation import Installation, another_users, own
 from tests.support.ports import free_port
 
 START_WITHIN: Final = 60.0
@@ -62,6 +62,7 @@ class Gateway:
         expect: Events of the log that may be of level ``error``.
         environment: Variables of the process.
         folder: Where it works; a temporary folder by default.
+        installation: Which Lychgate is run; without it one that the user of the settings can read.
 
     Attributes:
         ports: The port of each listener on 127.0.0.1.
@@ -81,6 +82,7 @@ class Gateway:
         expect: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
+        installation: Installation | None = None,
     ) -> None:
         self.expected = set(expect)
         self.lines: list[dict[str, Any]] = []
@@ -89,7 +91,8 @@ class Gateway:
         self._given = dict(settings or {})
         self._listeners = listeners or {"smtp": {}}
         self._backend: dict[str, Any] = {"servers": [f"127.0.0.1:{backend}"], **(backend_options or {})}
-        self._environment = {**os.environ, **(environment or {})}
+        self._installation = installation or (another_users() if "user" in self._given else own())
+        self._environment = {**os.environ, **self._installation.environment, **(environment or {})}
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="lychgate-test-")
         self.folder = folder or Path(self._temporary.name if self._temporary else "")
         self.folder.chmod(0o755)
@@ -287,7 +290,7 @@ class Gateway:
         return made | self._given
 
     def _spawn(self) -> None:
-        command = [str(Path(sys.executable).with_name("lychgate")), "serve", "--config", str(self.config_file)]
+        command = [*self._installation.command, "serve", "--config", str(self.config_file)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             encoding="utf-8", errors="backslashreplace", env=self._environment, cwd=Path(__file__).parents[2],

@@ -56,7 +56,7 @@ def test_a_user_that_does_not_exist_is_told(user: str | None, group: str | None)
 
 
 def test_a_child_becomes_the_user_for_good() -> None:
-    """Root's child drops to nobody, and can not come back."""
+    """Root's child drops to nobody, and can not come back; libraries look for files in nobody's home, not in root's."""
     if os.geteuid() != 0:
         with pytest.raises(ServiceError, match="only root"):
             drop_privileges("root", None)
@@ -66,10 +66,13 @@ def test_a_child_becomes_the_user_for_good() -> None:
         status = 1
         try:
             drop_privileges("nobody", None)
+            nobody = pwd.getpwnam("nobody")
             try:
                 os.setuid(0)
             except PermissionError:
-                status = 0 if os.getuid() == pwd.getpwnam("nobody").pw_uid and 0 not in os.getgroups() else 2
+                status = 0 if os.getuid() == nobody.pw_uid and 0 not in os.getgroups() else 2
+            if os.environ["HOME"] != nobody.pw_dir or os.environ["USER"] != "nobody":
+                status = 3
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import Field, field_validator
 
+from gateway.config.installation import GROUP
 from gateway.config.model import Mode
-from gateway.config.registry import GROUP, Registry, UnknownPolicyError
+from gateway.config.registry import Registry, UnknownPolicyError
 from gateway.policy import OnError, Options, Policy
 from gateway.smtp.reply import Reply
 from gateway.verdict import Action, Response

@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import struct
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -464,7 +465,7 @@ def _deleted_files() -> list[str]:
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # that of the listing itself
             target = str(descriptor.readlink())
-            if target.endswith("(deleted)") and "/tmp" in target:
+            if target.endswith("(deleted)") and tempfile.gettempdir() in target:
                 found.append(descriptor.name)
     return sorted(found)
 
