@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what tests/peers.txt names and is missing: from npm as any user, Debian's packages where it may, as root or by a
-# sudo that asks for no password. It starts no service, removes no package, and never fails: a test whose peer is missing is skipped and says so.
+# Installs what tests/peers.txt names and is missing: npm's packages as any user, Debian's where it may, as root or by a sudo
+# that asks for no password. It starts no service, removes no package, and never fails: a test whose peer is missing is skipped and says so.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -13,13 +13,13 @@ from_npm=''
 while read -r name package check; do
   case $name in '' | '#'*) continue ;; esac
   sh -c "$check" >/dev/null 2>&1 </dev/null && continue
-  case $package in npm:*) from_npm="$from_npm ${check% check}"; continue ;; esac
+  case $package in npm:*) from_npm="$from_npm ${package#npm:}"; continue ;; esac
   case " $missing " in *" $package "*) ;; *) missing="$missing $package" ;; esac
 done <tests/peers.txt
-for installer in $from_npm; do
-  say "installing by $installer"
-  "$installer" install || say "the tests that need it are skipped"
-done
+if [ -n "$from_npm" ]; then
+  say "installing npm's$from_npm"
+  tests/npm/packages.sh install || say "the tests that need npm's$from_npm are skipped"
+fi
 missing=${missing# }
 [ -n "$missing" ] || exit 0
 

@@ -13,7 +13,6 @@ from tests.support.dkim_forms import (
     by_mailauth,
     by_opendkim,
     forms,
-    has_mailauth,
     here,
 )
 
@@ -45,6 +44,7 @@ async def test_the_gateway_does_what_the_table_says() -> None:
     ("name", "verifier"),
     [
         pytest.param("Mail::DKIM", by_mail_dkim, marks=pytest.mark.peer("mail-dkim")),
+        pytest.param("mailauth", by_mailauth, marks=pytest.mark.peer("mailauth")),
         pytest.param("OpenDKIM", by_opendkim, marks=pytest.mark.peer("opendkim")),
         ("dkimpy", by_dkimpy),
     ],
@@ -52,12 +52,6 @@ async def test_the_gateway_does_what_the_table_says() -> None:
 def test_other_verifiers_do_what_the_table_says(name: str, verifier: Callable[[], Said]) -> None:
     """As they are installed here; a new release that differs changes the table."""
     assert table()[name] == shown(verifier())
-
-
-@pytest.mark.skipif(not has_mailauth(), reason="needs mailauth: npm install mailauth, and NODE_PATH")
-def test_mailauth_does_what_the_table_says() -> None:
-    """Where Node.js finds it: it is no package of Debian."""
-    assert table()["mailauth"] == shown(by_mailauth())
 
 
 def test_what_is_well_formed_passes_everywhere() -> None:

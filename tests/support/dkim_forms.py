@@ -1,14 +1,13 @@
 """Signatures and key records that the letter of RFC 6376 leaves open or forbids, and the verifiers that others use.
 
-Each form is a message that is signed well but for its form, with the key record to it. ``VERIFIERS`` say what they make
-of them: those of other languages by programs in ``dkim_verifiers/`` that take a line for each message. The table in
+Each form is a message that is signed well but for its form, with the key record to it. ``by_...`` say what a verifier
+makes of them: others than in Python by programs in ``dkim_verifiers/`` that take a line for each message. The table in
 ``docs/decisions/dkim.md`` holds what they say.
 """
 
 import hashlib
-import shutil
 import subprocess
-import tempfile
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +28,7 @@ from gateway.mailauth.dkim import DkimOptions, overall, verify
 from gateway.resolver import Answer, RecordType, Status
 from tests.support.arc_sealing import sealed
 from tests.support.dkim_signing import BODY, HEADER, NOW, canonical_body, picked, relaxed_field, rsa_key
+from tests.support.peers import NODE
 
 _PROGRAMS: Final = Path(__file__).parent / "dkim_verifiers"
 _KEY: Final = rsa_key()
@@ -220,20 +220,9 @@ def by_mail_dkim() -> Said:
 
 def by_opendkim() -> Said:
     """libopendkim, which knows no ARC."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = str(Path(folder) / "opendkim")
-        subprocess.run(["cc", "-o", program, str(_PROGRAMS / "opendkim.c"), "-lopendkim"], check=True, timeout=60)
-        return by_program([program], arc=False)
-
-
-def has_mailauth() -> bool:
-    """Whether Node.js finds mailauth: ``npm install mailauth``, and ``NODE_PATH`` for its folder ``node_modules``."""
-    if shutil.which("node") is None:
-        return False
-    found = subprocess.run(["node", "-e", "require.resolve('mailauth')"], capture_output=True, check=False)
-    return found.returncode == 0
+    return by_program([sys.executable, str(_PROGRAMS / "opendkim.py")], arc=False)
 
 
 def by_mailauth() -> Said:
     """Mailauth."""
-    return by_program(["node", str(_PROGRAMS / "mailauth.cjs")])
+    return by_program([*NODE, str(_PROGRAMS / "mailauth.cjs")])

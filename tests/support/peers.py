@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import pytest
 
 _ROOT = Path(__file__).parents[2]
 _TABLE = _ROOT / "tests/peers.txt"
+
+NODE: Final = (str(_ROOT / "tests/npm/packages.sh"), "run")
+"""Before a file and arguments: the command that runs a program of Node.js with the packages of ``tests/npm/``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Peer:
 
     Attributes:
         name: How tests name it.
-        package: The Debian package that has it, or ``npm:`` and the name of npm's.
+        package: The Debian package that has it, or ``npm:`` and the name of the package in ``tests/npm/package.json``.
         check: The shell command that succeeds where it is installed.
     """
 

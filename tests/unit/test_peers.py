@@ -1,6 +1,9 @@
 """The marker ``peer`` and the fixture ``conformance_data``: what a test sees where something is missing."""
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ import pytest
 from tests.support import peers
 
 _ROOT = Path(__file__).parents[2]
+_NPM = _ROOT / "tests/npm"
 _TEST = """
 import pytest
 
@@ -81,3 +85,55 @@ def test_every_row_names_a_check(peer: peers.Peer) -> None:
     """Each row of tests/peers.txt has a package's name and a check that the shell can run."""
     assert peer.package.removeprefix("npm:").replace("-", "").isalnum()
     assert subprocess.run(["sh", "-n", "-c", peer.check], check=False).returncode == 0
+
+
+def test_only_peers_and_users_are_a_reason_to_skip() -> None:
+    """No test skips by itself where a program is missing: what it needs is a row, so continuous integration fails."""
+    skips = re.compile(r"importorskip|\bskip\(|\bskipif\((?!os\.geteuid\(\) != 0,)")
+    files = {path for path in (_ROOT / "tests").rglob("*.py") if skips.search(path.read_text("utf-8"))}
+    assert files - {Path(__file__)} == {Path(peers.__file__)}
+
+
+def test_packages_of_npm_are_pinned() -> None:
+    """Each row of npm's is asked for in one version, and what comes with it is known by its hash, from any registry."""
+    wanted = json.loads((_NPM / "package.json").read_text("utf-8"))["dependencies"]
+    rows = {peer.package.removeprefix("npm:") for peer in peers.peers().values() if peer.package.startswith("npm:")}
+    assert rows <= wanted.keys()
+    assert all(re.fullmatch(r"(npm:[\w-]+@)?\d+\.\d+\.\d+", version) for version in wanted.values())
+    locked = json.loads((_NPM / "package-lock.json").read_text("utf-8"))["packages"]
+    assert locked.pop("")["dependencies"] == wanted
+    assert {f"node_modules/{name}" for name in wanted} <= locked.keys()
+    for package in locked.values():
+        assert "integrity" in package
+        assert "resolved" not in package
+
+
+def test_packages_of_npm_need_a_program_that_runs_them(tmp_path: Path) -> None:
+    """What was installed with the PATH's Node.js is found in a folder with a space, and not where Node.js is gone."""
+    checkout, programs = tmp_path / "a checkout", tmp_path / "bin"
+    shutil.copytree(_NPM, checkout / "tests/npm")
+    (checkout / ".venv").mkdir()
+    programs.mkdir()
+    for name, lines in {
+        "node": 'case $1 in -e) ;; *) echo "$NODE_PATH" ;; esac',
+        "npm": "mkdir -p node_modules/mailauth",
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (programs / name).chmod(0o755)
+    for name in ("sh", "cat", "chmod", "cksum", "cp", "cut", "dirname", "mkdir", "mktemp", "mv", "rm", "tail"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": str(programs), "HOME": str(tmp_path)}
+        command = [str(checkout / "tests/npm/packages.sh"), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert run("check", "mailauth").returncode == 1
+    assert run("install").returncode == 0
+    assert run("check", "mailauth").returncode == 0
+    assert run("check", "mailparser").returncode == 1
+    folder = Path(run("run", "program.js").stdout.strip())
+    assert (folder / "mailauth").is_dir()
+    assert folder.parent.parent == checkout / ".venv"
+    (programs / "node").unlink()
+    assert run("check", "mailauth").returncode == 1

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from tests.support.peers import NODE
 from tests.support.readers.reading import Reading, unfolded
 
 _FOLDER: Final = Path(__file__).parent
@@ -53,8 +54,5 @@ CHILD_READERS: Final = (
         ChildReader(name=name, command=("perl", "read.pl", name))
         for name in ("email-mime", "mail-message", "mail-message-full")
     ),
-    *(
-        ChildReader(name=name, command=("sh", "mailparser.sh", "run", "read.js", name))
-        for name in ("mailparser", "mailparser-3.6")
-    ),
+    *(ChildReader(name=name, command=(*NODE, "read.js", name)) for name in ("mailparser", "mailparser-3.6")),
 )

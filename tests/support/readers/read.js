@@ -1,4 +1,4 @@
-// Reads messages as mailparser does: NODE_PATH=.../node_modules node read.js PACKAGE
+// Reads messages as mailparser does: tests/npm/packages.sh run read.js PACKAGE
 //
 // Each line of the input is a message in base64, each line of the output what is read of it, in JSON: {"authors": [...],
 // "author_text": "...", "fields": [[name, value], ...], "error": "..."}.
