@@ -15,10 +15,6 @@ _REMEMBERS: dict[str, None] = {} if os.access(Path(__file__).parents[1], os.W_OK
 settings.register_profile("lychgate", deadline=None, **_REMEMBERS)
 settings.load_profile("lychgate")
 
-# A deadline for each example would measure how busy the machine is; pytest's time-out ends what does not end.
-settings.register_profile("lychgate", deadline=None)
-settings.load_profile("lychgate")
-
 
 @pytest.fixture(autouse=True)
 def _log_of_its_own() -> Iterator[None]:

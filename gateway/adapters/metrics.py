@@ -7,7 +7,9 @@ parts know in numbers is read from them once a second (``read``), so that none o
 """
 
 import os
+import struct
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
@@ -19,6 +21,13 @@ _VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 INTERVAL: Final = 1.0
 """Seconds between two readings of what other parts know."""
+
+
+TRIES: Final = 20
+"""How often the page is made before it fails: a worker's file is read while it is made, or grows."""
+
+PAUSE: Final = 0.01
+"""Seconds between two of them."""
 
 
 class SharedFolder:
@@ -88,7 +97,7 @@ class Metrics:
         """The page that Prometheus fetches, as a WSGI application."""
         from prometheus_client import make_wsgi_app
 
-        return make_wsgi_app(self._registry)
+        return whole(make_wsgi_app(self._registry))
 
     def write(self, record: DecisionRecord) -> None:
         """Count a record, and hand it on."""
@@ -132,3 +141,22 @@ class Metrics:
         """Bring a counter to a total that another part keeps."""
         counter.inc(total - self._told.get(counter, 0))
         self._told[counter] = total
+
+
+def whole(page: Callable[..., Iterable[bytes]], pause: Callable[[float], None] = time.sleep) -> Callable[..., Any]:
+    """The page, made again where a worker's file was only half there.
+
+    Args:
+        page: Makes it, as a WSGI application. Runs in a thread of its own.
+        pause: Waits for so many seconds.
+    """
+
+    def made(*request: Any) -> Iterable[bytes]:
+        for _ in range(TRIES - 1):
+            try:
+                return page(*request)
+            except (struct.error, ValueError):  # an empty file, or a name that is still being written
+                pause(PAUSE)
+        return page(*request)
+
+    return made
