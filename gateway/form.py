@@ -7,8 +7,8 @@ gives it as it is judged and forwarded, a ``HeaderSection``. What readers could 
   so itself, because the gateway's own fields stand above them.
 - White space between a field's name and its colon is removed: some readers take such a line for the end of the header.
 - A last line without CRLF (possible with BDAT) gets it.
-- A From field that is folded within a quoted string or a comment, and has more than one ``@``, is unfolded: some
-  readers end the string at the fold and take what follows for an address.
+- A From field in which a quoted string or a comment is folded is unfolded, if readers who end the string at the fold
+  find another author in it than those who don't.
 - The header ends where Postfix ends it, at the first line that is no field and continues none (``gateway/header.py``).
   An empty line is inserted there, so that it ends there for every reader. This is also what becomes of a first line
   that begins with white space: without the empty line it would continue the gateway's own field above it.
@@ -29,6 +29,7 @@ from enum import StrEnum
 from typing import Final
 
 from gateway.header import MAX_NAME, HeaderField, field_at, header_fields
+from gateway.mailauth.author import read_from
 from gateway.mailauth.authserv_claims import forged
 
 RESERVED: Final = "x-lychgate-"
@@ -64,8 +65,6 @@ IN_WORDS: Final = {
 _ODD_LINE: Final = re.compile(rb"\n(?![!-9;-~]{1,%d}:|[ \t]|\Z)" % MAX_NAME)
 _MBOX_LINE: Final = re.compile(rb">*From [^\r\n]*(?:\r\n|\Z)")
 _FIELD: Final = re.compile(rb"([!-9;-~]{1,%d})([ \t]*)(:[^\r\n]*(?:\r\n[ \t][^\r\n]*)*)(\r\n|\Z)" % MAX_NAME)
-
-_STRING: Final = re.compile(rb"[\"(]")  # where a quoted string or a comment begins
 
 # Where some reader or other begins a line, and what some reader or other leaves out of a field's name.
 _LINE_ENDS: Final = b"\r\n\x0b\x0c\x1c\x1d\x1e\x85"
@@ -207,7 +206,7 @@ def _mended(received: bytes) -> tuple[bytes, bytes, tuple[Mend, ...]]:
 
 
 def _unfolded_from(header: bytes, position: int) -> bytes | None:
-    """A header with its From field unfolded, if a reader could take a part of a name in it for an address; else None.
+    """A header with its From field unfolded, if some readers find another author in the folded one; else None.
 
     Args:
         header: The header, of whole fields.
@@ -219,9 +218,12 @@ def _unfolded_from(header: bytes, position: int) -> bytes | None:
     if header[end : end + 1] not in {b" ", b"\t"}:
         return None
     field = field_at(header, position)
-    if field is None or field.raw.count(b"@") < 2 or not _STRING.search(field.raw) or len(field.raw) > MAX_LINE:  # noqa: PLR2004 - one is the address
+    if field is None or len(field.raw) > MAX_LINE:
         return None
-    return header[:position] + field.raw.replace(b"\r\n", b"") + b"\r\n" + header[position + len(field.raw) :]
+    unfolded = field.raw.replace(b"\r\n", b"") + b"\r\n"
+    if read_from(field.raw) == read_from(unfolded):
+        return None
+    return header[:position] + unfolded + header[position + len(field.raw) :]
 
 
 def _hidden(rest: bytes) -> str:

@@ -1,6 +1,6 @@
 """dmarc: is the author who they say, and if not, what does their domain ask for (RFC 9989)?
 
-Runs when the message has come, behind ``spf`` and ``dkim``. Takes the domain of the From field, finds its DMARC record,
+Runs when the message has come, after ``spf`` and ``dkim``. Takes the domain of the From field, finds its DMARC record,
 and looks whether SPF or DKIM passes for a domain that is aligned with it. What was found is left on the transaction;
 the outcome is ``pass``, ``none`` (there is no record) or what the domain asks for: ``reject``, ``quarantine``, or
 ``fail`` for nothing. ``t=y`` in the record makes that one step weaker.
@@ -25,7 +25,7 @@ from typing import Final
 from pydantic import Field
 
 from gateway.mailauth.author import Author, AuthorFault, read_author
-from gateway.mailauth.authors import Disunited, Judge, Judgement
+from gateway.mailauth.authors import Disunited, Judge, Judgement, TooMany
 from gateway.mailauth.dmarc import TreeWalks, questions
 from gateway.mailauth.results import Arc, Disposition, DmarcResult, PolicyRecord
 from gateway.mailauth.results import Dmarc as Result
@@ -143,11 +143,15 @@ class Dmarc(Policy[DmarcOptions]):
             arc=transaction.arc,
             is_trusted=None if options.trust_arc.is_empty else options.trust_arc.__contains__,
         )
-        judged: Judgement | Disunited
+        judged: Judgement | Disunited | TooMany
         if len(domains) == 1:
             judged = await judge.one(domains[0])
         else:
             judged = await judge.all(domains, organizations=options.organizations, registered=organizational_domain)
+        if isinstance(judged, TooMany):
+            transaction.dmarc = Result(result=DmarcResult.PERMERROR, reason=judged.reason)
+            evidence = {"reason": judged.reason, "fault": "too_many"}
+            return Finding(self.bad_from, evidence, replace(_BAD_FROM, text="The From field has too many authors"))
         if isinstance(judged, Disunited):
             return self._disunited(transaction, judged)
         transaction.dmarc = judged.dmarc

@@ -8,26 +8,26 @@ element of the address list gives
 - where its address stands in angle brackets, with a display name before them: the domain of an address that stands
   unquoted in that name. What is quoted, a comment or an encoded word there is a name and no more: it may hold ``@``;
 - everywhere else, and wherever the element is odd: every domain after an ``@``, in quoted strings, comments and decoded
-  words, too, however a reader might put the pieces together.
+  words, too, however a reader might put the pieces together (``shown``).
 
 What has no dot, or is no domain name, is no domain. Where it can't be told what a reader would put together (control
-characters, a domain that is no UTF-8, an encoded word with an address beside other words) the field is malformed.
-
-``docs/message-form.md`` tells which readers were looked at. Time is linear in the field; never raises.
+characters, a domain that is no UTF-8, an encoded word outside of a name that readers decode differently) the field is
+malformed. ``docs/message-form.md`` tells which readers were looked at. Never raises.
 """
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from enum import StrEnum
 from typing import Final
 
-import idna
 import msgspec
 
 from gateway.header import HeaderField
 from gateway.mailauth.cfws import comment_end
-from gateway.mailauth.encoded_words import ENCODED_WORD, decode, is_sound
+from gateway.mailauth.encoded_words import ENCODED_WORD, LOOSE_WORD, decode
+from gateway.mailauth.shown import WIDE_AT, UnreadableError, a_label_domain, is_domain, shown_domains
+
+__all__ = ["MAX_ADDRESSES", "MAX_FIELD", "Author", "AuthorFault", "a_label_domain", "read_author", "read_from"]
 
 MAX_FIELD: Final = 10_000
 """Octets of a From field that are read; ten times what RFC 5322 2.1.1 allows one line. More counts as malformed."""
@@ -35,14 +35,8 @@ MAX_FIELD: Final = 10_000
 MAX_ADDRESSES: Final = 50
 """``@`` signs that are read; more count as malformed, so that a field can't cost more than its length."""
 
-MAX_PIECES: Final = 20
-"""Pieces of a domain that are put together one by one; beyond that all of them at once."""
-
-MAX_LABEL: Final = 63
-"""Octets of a label (RFC 1035 2.3.4)."""
-
-MAX_DOMAIN: Final = 253
-"""Octets of a domain name as text (RFC 1035 2.3.4: 255 on the wire)."""
+MAX_LINE: Final = 998
+"""Octets of a line (RFC 5322 2.1.1). Mail servers fold longer ones, wherever that falls."""
 
 
 class AuthorFault(StrEnum):
@@ -69,10 +63,6 @@ class Author(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class _MalformedError(Exception):
-    """The field can't be read safely; the text says why."""
-
-
 # By far the most fields: nothing, a quoted string or plain words, and an address in angle brackets or alone.
 _COMMON: Final = re.compile(
     rb"(?:\"[^\"\\\x00-\x1f\x7f]*\"[ \t]*|[A-Za-z0-9 !#$%&'*+\-/=?^_`{|}~.]*)"
@@ -81,26 +71,22 @@ _COMMON: Final = re.compile(
 )
 _FOLD: Final = "\x1f"  # in the place of CRLF while a field is read: white space to Python, and no longer in the field
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_LABELS: Final = re.compile(r"(?:(?!-)[a-z0-9_-]{1,63}(?<!-)\.)*(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
 # What is quoted, a comment's mark, what parts the elements of a list, a backslash outside of quotes, other text.
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[(,;:<>\\"]|[^(,;:<>\\"]+')
-_SEPARATORS: Final = frozenset(",;:")  # a group's name is an element of its own
+_STRUCTURE: Final = re.compile(r'[][",:;<>()\\]')
 
-# An address as it may stand in angle brackets: nothing in it that any reader takes for something else.
+# An address that all readers read alike.
 _ADDRESS: Final = re.compile(
     r"(?:[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]|[^\x00-\x7f\uff20\ufe6b])+@(?:[A-Za-z0-9_.-]|[^\x00-\x7f\uff20\ufe6b])+"
 )
-_WIDE_AT: Final = re.compile("[\uff20\ufe6b]")  # full-width and small @
-_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
-_LIST_SEPARATORS: Final = re.compile("[,;]")
-_INSIDE: Final = re.compile("<([^<>]*)")
-_QUOTES: Final = re.compile(r'["\\]')
-_BRACKETS: Final = re.compile("[<>()]")
-_FLAT_COMMENT: Final = re.compile(r"\([^)]*\)")  # as readers see it to whom comments don't nest
-_AFTER_AT: Final = re.compile(r"@[\s<>]*((?:[A-Za-z0-9._-]|[^\x00-\x7f])(?:[A-Za-z0-9._\s-]|[^\x00-\x7f])*)")
-_TAIL: Final = re.compile(r"[^A-Za-z0-9]+\Z")  # what a reader leaves out who looks for the end of a word
+# White space of other scripts, and what has no width or turns the direction: the same on every Python.
+_UNSEEN: Final = re.compile(
+    r"[\x80-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000"
+    r"\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\ud800-\udfff\U000e0000-\U000e0fff]"
+)
 _PHRASE: Final = re.compile(r"(?:[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~. \t\x1f]|[^\x00-\x7f])*")
+_ENDS_LATE: Final = re.compile(r"\).*[<,:;].*@|\).*@.*[>,:;]", re.DOTALL)
 
 
 def read_author(fields: Iterable[HeaderField]) -> Author:
@@ -118,44 +104,27 @@ def read_from(raw: bytes) -> Author:
     if len(raw) > MAX_FIELD:
         return Author((), AuthorFault.MALFORMED, f"a From field of {len(raw)} octets")
     value = raw[raw.find(b":") + 1 :]
-    common = _COMMON.fullmatch(value.strip(b" \t\r\n"))
+    common = _COMMON.fullmatch(value.strip(b" \t\r\n")) if len(raw) <= MAX_LINE else None
     if common is not None:
         local_part, _, domain = (common[1] or common[2]).decode("ascii").partition("@")
         domain = domain.lower()
-        if "." in domain and _is_domain(domain) and "=?" not in local_part and "xn--" not in domain:
+        if "." in domain and is_domain(domain) and "=?" not in local_part and "xn--" not in domain:
             return Author((domain,))
-    unfolded = value.replace(b"\r\n", b"")
-    if _CONTROL.search(unfolded) is not None:
+    if _CONTROL.search(value.replace(b"\r\n", b"")) is not None:
         return Author((), AuthorFault.MALFORMED, "a control character in the From field")
     text = value[:-2].replace(b"\r\n", _FOLD.encode()).decode("utf-8", "surrogateescape")
+    if text.count("@") > MAX_ADDRESSES:
+        return Author((), AuthorFault.MALFORMED, f"more than {MAX_ADDRESSES} addresses in the From field")
+    is_long = any(len(line) > MAX_LINE for line in raw.split(b"\r\n"))
     try:
-        domains = tuple(dict.fromkeys(domain for element in _elements(text) for domain in _domains(element)))
-    except _MalformedError as error:
+        domains = tuple(dict.fromkeys(domain for each in _elements(text, odd=is_long) for domain in _domains(each)))
+    except UnreadableError as error:
         return Author((), AuthorFault.MALFORMED, str(error))
     if domains:
         return Author(domains)
-    if "@" in text or "@" in decode(text) or _WIDE_AT.search(text) is not None:
+    if "@" in text or "@" in decode(text) or WIDE_AT.search(text) is not None:
         return Author((), AuthorFault.NO_DOMAIN, "the From field has no address with a domain")
     return Author((), AuthorFault.NO_ADDRESS, "the From field has no address")
-
-
-def a_label_domain(domain: str) -> str | None:
-    """A domain as it is compared: lower case, A-labels (RFC 5890 2.3), no final dot; None if it is no domain name."""
-    domain = domain.removesuffix(".")
-    if len(domain) > MAX_DOMAIN:
-        return None
-    if not domain.isascii():
-        try:
-            # UTS 46 first, as for the envelope: people write U-labels in capitals, too
-            domain = idna.encode(domain, uts46=True, std3_rules=True).decode("ascii")
-        except UnicodeError:  # IDNAError is one
-            return None
-    domain = domain.lower()
-    return domain if _is_domain(domain) else None
-
-
-def _is_domain(domain: str) -> bool:
-    return len(domain) <= MAX_DOMAIN and _LABELS.fullmatch(domain) is not None
 
 
 class _Element(msgspec.Struct):
@@ -169,11 +138,11 @@ class _Element(msgspec.Struct):
         odd: Whether something stands in it that readers take differently, so that no piece of it is only a name.
     """
 
+    odd: bool
     text: str = ""
     before: list[str] = []
     address: str = ""
     brackets: int = 0
-    odd: bool = False
 
     def add(self, token: str) -> None:
         """Add the next token."""
@@ -181,167 +150,88 @@ class _Element(msgspec.Struct):
         is_comment = token[0] == "("
         if (is_comment or token[0] == '"') and _FOLD in token:  # some readers end it there
             self.odd = True
-        if is_comment and token.rfind("(") > 0 and "@" in token:  # to some readers comments don't nest
+        if is_comment and token.rfind("(") > 0 and _ENDS_LATE.search(token):  # to some readers comments don't nest
             self.odd = True
         if token in {"<", ">"}:
             self.odd = self.odd or self.brackets > 1 or token != "<>"[self.brackets]
             self.brackets += 1
         elif self.brackets == 0:
+            if token[0] == "\\" or (any(mark in token for mark in "[])") and any("@" in each for each in self.before)):
+                self.odd = self.odd or token[0] not in '"('
             self.before.append(token)
-            self.odd = self.odd or token.startswith("\\")
         elif self.brackets == 1:
             self.address += token
         else:  # after the brackets a comment may stand
             self.odd = self.odd or not (is_comment or token.isspace())
 
 
-def _elements(text: str) -> Iterator[_Element]:
-    """The elements of an address list (RFC 5322 3.4), names of groups among them; what can't be parted is one."""
-    if text.count("@") > MAX_ADDRESSES:
-        raise _MalformedError(f"more than {MAX_ADDRESSES} addresses in the From field")
-    elements = [_Element()]
+def _elements(text: str, *, odd: bool) -> Iterator[_Element]:
+    """The elements of an address list (RFC 5322 3.4), names of groups among them; what can't be parted is one.
+
+    Args:
+        text: The list.
+        odd: Whether nothing in it is only a name.
+    """
+    if any(_STRUCTURE.search(word[3]) for word in LOOSE_WORD.finditer(text)):  # some readers see the encoded word first
+        yield _Element(odd=True, text=text)
+    elements = [_Element(odd=odd)]
+    inside = [""]  # what stands in brackets, by segments between commas and semicolons
     position = 0
     while position < len(text):
         match = _TOKEN.match(text, position)
         end = None if match is None else comment_end(text, match.end()) if match[0] == "(" else match.end()
         if end is None or text[position:end] == '"':
-            yield _Element(text=text, odd=True)  # a quoted string or a comment that does not end
+            yield _Element(odd=True, text=text)  # a quoted string or a comment that does not end
             return
         token, position = text[position:end], end
-        if token in _SEPARATORS and elements[-1].brackets % 2 == 0:
-            elements.append(_Element())
+        if token in {",", ";", ":"} and elements[-1].brackets % 2 == 0:
+            odd = odd or token == ":"  # noqa: S105 - readers differ in what a group is
+            elements[-1].odd = elements[-1].odd or odd
+            elements.append(_Element(odd=odd))
+            if token != ":":  # noqa: S105 - the same
+                inside.append("")
         else:
             elements[-1].add(token)
+            if token == ">" or (elements[-1].brackets % 2 and token[0] != "("):  # noqa: S105 - the same
+                inside[-1] += token
     yield from elements
-    # Some readers put together what stands in several pairs of brackets.
-    for segment in _LIST_SEPARATORS.split(_QUOTED.sub("", text)) if text.count("<") > 1 else ():
-        inside = _INSIDE.findall(segment)
-        if len(inside) > 1:
-            yield _Element(text=" ".join(inside), odd=True)
+    for segment in inside:  # some readers put together what stands in several pairs of brackets
+        if segment.count("<") > 1:
+            yield _Element(odd=True, text=segment)
 
 
 def _domains(element: _Element) -> Iterator[str]:
     """The domains that some reader might show of an element."""
-    if element.odd or element.brackets != 2 or not _is_plain(element.address):  # noqa: PLR2004 - one pair
-        yield from _all_domains(element.text)
+    if element.odd or element.brackets not in {0, 2}:
+        yield from shown_domains(element.text)
         return
-    yield from _found(element.address)
-    before = "".join(element.before)
+    if not element.brackets:
+        comments = "".join(piece for piece in element.before if piece[0] == "(")
+        outside = "".join(piece for piece in element.before if piece[0] != "(")
+        if _is_plain(outside) and outside.strip() in element.text:
+            yield from shown_domains(outside)
+            yield from shown_domains(comments, is_name=True)
+        else:
+            yield from shown_domains(element.text)
+        return
+    if not _is_plain(element.address):
+        yield from shown_domains(element.text)
+        return
+    yield from shown_domains(element.address)
     bare = "".join(piece for piece in element.before if piece[0] not in '"(')
     words = ENCODED_WORD.sub(_emptied, bare)
-    encoded = words != bare and "@" in _decoded(bare)
-    if "@" in words or (encoded and (bare != before or _PHRASE.fullmatch(words) is None)):
-        yield from _all_domains(before, certain=False)
+    is_encoded = words != bare and "@" in WIDE_AT.sub("@", decode(bare))
+    is_mixed = any(piece[0] == '"' for piece in element.before) or _PHRASE.fullmatch(words) is None
+    if "@" in words or (is_encoded and is_mixed):
+        yield from shown_domains("".join(element.before), is_name=True)
 
 
 def _is_plain(address: str) -> bool:
-    """Whether what stands in angle brackets is an address, and the same one for every reader."""
+    """Whether a text is an address, and the same one for every reader."""
     address = address.strip()
-    return _ADDRESS.fullmatch(address) is not None and address.isprintable() and "=?" not in address
+    return _ADDRESS.fullmatch(address) is not None and _UNSEEN.search(address) is None and "=?" not in address
 
 
 def _emptied(word: re.Match[str]) -> str:
     """Nothing for an encoded word; it stays if readers who do not decode it could find an address in it."""
     return word[0] if word[0].count("@") > 1 else ""
-
-
-def _all_domains(text: str, *, certain: bool = True) -> Iterator[str]:
-    """Every domain that stands after an ``@``, in whatever a reader might make of a text.
-
-    Args:
-        text: The text.
-        certain: Whether what follows an ``@`` is meant to be a domain, so that one which can't be read is a fault.
-    """
-    text = _WIDE_AT.sub("@", text)
-    if "=?" in text:
-        outside = _without_comments(text).strip(' \t\x1f"')
-        alone = ENCODED_WORD.fullmatch(outside) is not None
-        for word in ENCODED_WORD.finditer(text):
-            # Some readers put its text and its neighbours' together, with dots or without.
-            joins = not alone and ("@" in outside[: max(outside.find(word[0]), 0)] or "@" in _decoded(word[0]))
-            if joins or not is_sound(word) or not _decoded(word[0]).partition("@")[2].isascii():
-                raise _MalformedError("an encoded word beside an address in the From field")
-        if "=?" in ENCODED_WORD.sub("", text):
-            raise _MalformedError("an encoded word in the From field that is none for some readers")
-        yield from _found(_decoded(text), certain=certain)
-    yield from _found(text, certain=certain)
-
-
-def _decoded(text: str) -> str:
-    return _WIDE_AT.sub("@", decode(text))
-
-
-def _found(text: str, *, certain: bool = True) -> Iterator[str]:
-    """The domains in a text, which may be written in pieces (``certain`` as in ``_all_domains``)."""
-    if "@" not in text:
-        return
-    found_runs = (
-        run
-        for view, in_pieces in _views(text).items()
-        for match in _AFTER_AT.finditer(view)
-        for run in _runs(match[1], in_pieces=in_pieces)
-    )
-    for run in dict.fromkeys(found_runs):
-        names = {run.strip("."): None, run.strip(".-_"): None, run.partition("..")[0]: None, _TAIL.sub("", run): None}
-        if "xn--" in run.lower():
-            names[_with_u_labels(run)] = None
-        found = [domain for name in names if (domain := a_label_domain(name)) is not None]
-        yield from (domain for domain in found if "." in domain)
-        if certain and not found and not run.isascii():
-            raise _MalformedError("a domain in the From field that is none")
-
-
-def _views(text: str) -> dict[str, bool]:
-    """A text as readers see it who leave out comments, quotes or brackets, and whether they join what spaces part."""
-    plain = _without_comments(text)
-    views = {text: True, plain: True}
-    if any(mark in text for mark in '()"\\<>'):
-        bare = _QUOTES.sub("", plain)
-        views[bare] = True
-        several = text.count("<") > 1 or text.count(">") > 1
-        views.setdefault(_BRACKETS.sub(" " if several else "", bare), several)
-        views.setdefault(_FLAT_COMMENT.sub("", text), False)
-    return views
-
-
-def _runs(pieces: str, *, in_pieces: bool) -> Iterator[str]:
-    """What readers might take for a domain: the first of some pieces, the first two together, and so on, and all.
-
-    Args:
-        pieces: The pieces, with white space between them.
-        in_pieces: Whether more than the first may belong to the domain.
-    """
-    if any("\udc80" <= character <= "\udcff" for character in pieces):  # octets that are no UTF-8: perhaps Latin-1
-        pieces = pieces.encode("utf-8", "surrogateescape").decode("latin-1")
-    parts = pieces.split() if in_pieces else pieces.split(maxsplit=1)[:1]
-    joined = ""
-    for part in parts[:MAX_PIECES]:
-        joined += part
-        yield joined
-    yield "".join(parts)
-
-
-def _with_u_labels(name: str) -> str:
-    """A name as readers show it who decode each A-label, also those that are none (RFC 3492)."""
-    labels = name.split(".")
-    for number, label in enumerate(labels):
-        if label.isascii() and label.lower().startswith("xn--") and len(label) <= MAX_LABEL:
-            with suppress(UnicodeError):
-                labels[number] = label[4:].encode("ascii").decode("punycode")
-    return ".".join(labels)
-
-
-def _without_comments(text: str) -> str:
-    """A text without its comments; one that does not end is left in."""
-    kept = []
-    position = 0
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        end = None if match is None else comment_end(text, match.end()) if match[0] == "(" else match.end()
-        if end is None:
-            kept.append(text[position:])
-            break
-        if text[position] != "(":
-            kept.append(text[position:end])
-        position = end
-    return "".join(kept)

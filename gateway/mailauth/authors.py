@@ -32,6 +32,7 @@ _SHOWN: Final = 10
 """Domains that a reason names."""
 
 _FAILURES: Final = {Disposition.NONE: 2, Disposition.QUARANTINE: 4, Disposition.REJECT: 5}
+_UNTOLD: Final = 3  # the severity of a temperror
 
 
 class Judgement(NamedTuple):
@@ -52,18 +53,28 @@ class Judgement(NamedTuple):
             return 0
         if self.dmarc.result is DmarcResult.FAIL:
             return _FAILURES[self.dmarc.disposition]
-        return 3 if self.dmarc.result is DmarcResult.TEMPERROR else 1
+        return _UNTOLD if self.dmarc.result is DmarcResult.TEMPERROR else 1
 
 
 class Disunited(NamedTuple):
     """Authors of several organizations that do not all pass.
 
     Attributes:
-        domain: The first author's domain that does not pass; the first of all where there are too many.
+        domain: The first author's domain that does not pass.
         reason: Why, in words.
     """
 
     domain: str
+    reason: str
+
+
+class TooMany(NamedTuple):
+    """More authors than are judged.
+
+    Attributes:
+        reason: How many, in words.
+    """
+
     reason: str
 
 
@@ -104,7 +115,7 @@ class Judge:
 
     async def all(
         self, domains: Sequence[str], *, organizations: int, registered: Callable[[str], str]
-    ) -> Judgement | Disunited:
+    ) -> Judgement | Disunited | TooMany:
         """Judge several author's domains.
 
         Args:
@@ -113,23 +124,27 @@ class Judge:
             registered: The organizational domain of a domain for which no DMARC record tells it.
         """
         if len(domains) > MAX_DOMAINS:
-            return Disunited(domains[0], f"the From field has addresses of {len(domains)} domains")
-        try:
-            found = {await self._organization(domain, registered) for domain in domains}
-        except DnsFaultError as fault:
-            return Judgement(Dmarc(result=DmarcResult.TEMPERROR, reason=str(fault), domain=domains[0]))
+            return TooMany(f"the From field has addresses of {len(domains)} domains")
+        found: set[str] = set()
+        untold: list[Judgement] = []
+        for domain in domains:
+            try:
+                found.add(await self._organization(domain, registered))
+            except DnsFaultError as fault:
+                untold.append(Judgement(Dmarc(result=DmarcResult.TEMPERROR, reason=str(fault), domain=domain)))
         if len(found) > organizations:
-            return Disunited(domains[0], f"the From field has authors of {len(found)} organizations")
+            return TooMany(f"the From field has authors of {len(found)} organizations")
         judged = [await self.one(domain) for domain in domains]
         worst = max(judged, key=lambda each: each.severity)
         if worst.passes:
             return next((each for each in judged if each.rescue is not None), worst)
         certain = [each for each in judged if not each.passes and each.dmarc.result is not DmarcResult.TEMPERROR]
-        if len(found) == 1 or not certain:
-            return worst
-        dmarc = certain[0].dmarc
-        names = ", ".join(domains[:_SHOWN])
-        return Disunited(dmarc.domain, f"of {names} each must pass, and {dmarc.domain} does not: {dmarc.reason}")
+        if len(found) > 1 and certain:
+            dmarc = certain[0].dmarc
+            names = ", ".join(domains[:_SHOWN])
+            return Disunited(dmarc.domain, f"of {names} each must pass, and {dmarc.domain} does not: {dmarc.reason}")
+        # Where nobody can tell whether they are of one organization, what is refused either way is certain.
+        return untold[0] if untold and worst.severity <= _UNTOLD else worst
 
     async def _organization(self, domain: str, registered: Callable[[str], str]) -> str:
         if await self._walks.policy(domain) is None:

@@ -215,7 +215,12 @@ FOLDED = b'From: "Jane\r\n jane@bank.example" <x@sender.example>\r\n'
     [
         (FOLDED, FOLDED.replace(b"\r\n ", b" ")),
         (b"X-" + FOLDED + FOLDED + b"A: 1\r\n", b"X-" + FOLDED + FOLDED.replace(b"\r\n ", b" ") + b"A: 1\r\n"),
-        (b"From: x@a.example (jane\r\n\t@bank.example)\r\n", b"From: x@a.example (jane\t@bank.example)\r\n"),
+        (b"From: (jane\r\n\tx@bank.example) <x@a.example>\r\n", b"From: (jane\tx@bank.example) <x@a.example>\r\n"),
+        (
+            b'From: "=?utf-8?q?Jane_=28jane=40corp.example=29?=\r\n =?utf-8?q?_via_X?=" <s@a.example>\r\n',
+            b'From: "=?utf-8?q?Jane_=28jane=40corp.example=29?= =?utf-8?q?_via_X?=" <s@a.example>\r\n',
+        ),
+        (b'From: "Doe (jane@a.example)\r\n via X" <help@a.example>\r\n', None),
         (b'From: "Jane\r\n Doe" <x@sender.example>\r\n', None),
         (b"From: a@a.example,\r\n b@b.example\r\n", None),
         (b"To: a@a.example\r\n" + FOLDED.replace(b"From", b"Reply-To"), None),

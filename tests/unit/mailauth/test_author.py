@@ -88,7 +88,6 @@ SEVERAL: dict[bytes, tuple[str, ...]] = {
     b"(a@bank.example); x@attack.example": BANK,
     b"=?utf-8?q?a=40bank.example?=, <x@attack.example>": BANK,
     b"=?utf-8?b?SmFuZSA8YUBiYW5rLmV4YW1wbGU+?=, <x@attack.example>": BANK,
-    b"=?utf-16be?b?AGEAQABiAGEAbgBrAC4AZQB4AGEAbQBwAGwAZQ==?=, <x@attack.example>": BANK,
     b"=?utf-8*en?q?a=40bank.example?=, <x@attack.example>": BANK,
     b'"=?utf-8?q?a=40bank.example?=", <x@attack.example>': BANK,
     "a\uff20bank.example, <x@attack.example>".encode(): BANK,
@@ -126,6 +125,31 @@ SEVERAL: dict[bytes, tuple[str, ...]] = {
     b'Jane \\"a@bank.example" <x@attack.example>': BANK,
     b"a@bank.example> <x@attack.example": BANK,
     b'<x@attack.example, "a@bank.example" <y@attack.example>': ("attack.example", "bank.example"),
+    b'=?utf-8?q?"?= <a@bank.example>, "<x@attack.example>': BANK,
+    b'=?utf-8?q?"?= <a@bank.example> "<x@attack.example>': BANK,
+    b"=?utf-8?q?(?= <a@bank.example>, )<x@attack.example>": BANK,
+    b"=?utf-8?q?a(b c?= <a@bank.example>,) <x@attack.example>": BANK,
+    # Marks in a name after an address in quotes, the names of groups.
+    b'"a@bank.example" [External] <x@attack.example>': BANK,
+    b'"a@bank.example"] <x@attack.example>': BANK,
+    b'"a@bank.example") <x@attack.example>': BANK,
+    b"=?utf-8?q?a=40bank.example?= <x@attack.example>:;": BANK,
+    b': "a@bank.example" <x@attack.example>': BANK,
+    b"(a (b) <a@bank.example>) <x@attack.example>": BANK,
+    b"(Inc. (b) a@bank.example; Inc.) <x@attack.example>": BANK,
+    # Long lines, which mail servers fold anywhere.
+    b'"' + b"p" * 991 + b'a@bank.example" <x@attack.example>': BANK,
+    # A domain in pieces, some of them encoded.
+    b"x@bank =?utf-8?q?example?=, <x@attack.example>": BANK,
+    b"=?utf-8?q?x=40bank?= =?utf-8?q?example?=, <x@attack.example>": BANK,
+    b"=?utf-8?q?a=40bank.example?= x, <x@attack.example>": BANK,
+    b"=?utf-8?q?a=40bank.example=00?=@attack.example": BANK,
+    b'"=?utf-8?q?a=40bank.example?="@attack.example': BANK,
+    b"=?utf-8?b?SmFuZSA8YUBi	YW5rLmV4YW1wbGU+?=, <x@attack.example>": BANK,
+    b"=?shift_jis?q?a=81=40bank.example?=, <x@attack.example>": BANK,
+    b"a@bank.example\xef\xbb\xbfx@attack.example": BANK,
+    b"x <a@bank.example\xef\xbb\xbf.attack.example>": ("bank.example", "bank.example.attack.example"),
+    b"x@xn--bank-.example, <x@attack.example>": BANK,
     # A domain in pieces.
     b"x@bank.example(c).attack.example": ("bank.example", "bank.example.attack.example"),
     b"x@bank.example .attack.example": ("bank.example", "bank.example.attack.example"),
@@ -157,6 +181,19 @@ NAMES_ONLY = [
     b'"a@bank.example"\r\n\t<x@example.com>',
     '"a@bank.example" <j@B\u00fccher.example>'.encode(),
     b"Team @ Acme <x@example.com>",
+    b"=?UTF-8?Q?Jane @ Acme?= <x@example.com>",
+    b"=?UTF-8?Q?Jane @ Acme.com?= <x@example.com>",
+    b"=?UTF-8?Q?Doe, Jane (Sales)?= <x@example.com>",
+    b"(Jane (a@bank.example)) <x@example.com>",
+    b"((a@bank.example)) <x@example.com>",
+    b"(a (b) a@bank.example) <x@example.com>",
+    b'[Ext] "a@bank.example" <x@example.com>',
+    b"=?utf-8?q?a=40bank.example?= (Group) <x@example.com>",
+    b"<x@example.com> <x@example.com>",
+    b"x@example.com <x@example.com> <x@example.com>",
+    b"x@example.com (=?iso-2022-jp?b?GyRCRURDZhsoQg?=)",
+    b"x@example.com (=?x-mine?q?J?=)",
+    b"=?x-mine?q?a?= <x@example.com>",
     b"Team @Acme <x@example.com>",
     b"Jane (at) Bank <x@example.com>",
     "Laden \uff20 bank.example <x@example.com>".encode(),
@@ -170,11 +207,12 @@ def test_a_name_beside_an_address_is_only_a_name(value: bytes) -> None:
 
 
 MALFORMED = {
-    "an encoded word with an address beside other words": b"=?utf-8?q?bob=40example.net?= x",
-    "an encoded word in the local part": b"=?utf-8?q?bob=40example.net=00?=@example.com",
-    "an encoded word in a quoted local part": b'"=?utf-8?q?bob=40example.net?="@example.com',
-    "an encoded word after a domain": b"bob@bank =?utf-8?q?example?=",
-    "two encoded words": b"=?utf-8?q?bob=40bank?= =?utf-8?q?example?=",
+    "an encoded word of a charset that is none of mail": b"=?utf-16be?b?AGEAQABi?=, <x@attack.example>",
+    "one of a charset that nobody knows, in quotes": b'"=?x-mine?q?jane?=", <x@attack.example>',
+    "one of EBCDIC as the name of a group": b"=?cp37?q?jane=7cbank?=: <x@attack.example>;",
+    "one whose base64 is not whole": b"=?utf-8?b?eEBCQU5LLmwbGUsIA==?=, <x@attack.example>",
+    "one with an escape that is none": b"=?utf-8?q?==4022a.b=40bank.example?=, <x@attack.example>",
+    "one with an address that goes on in another script": "=?utf-8?q?j=40bank.exampleé?=, <x@attack.example>".encode(),
     "no UTF-8 in the domain": b"<alice@ex\x96mple.com>",
     "a U-label that is none": "<alice@ex\u2488ample.com>".encode(),
     "a NUL": b"Alice <alice@example.com\x00.example.net>",
@@ -267,32 +305,31 @@ def test_any_mixture_of_specials_is_read(text: str) -> None:
     assert author.fault is not None or all(a_label_domain(domain) == domain for domain in author.domains)
 
 
-GROWING: Final = (
-    b" ",
-    b"a ",
-    b"<",
-    b'"',
-    b"(",
-    b"[",
-    b"\\",
-    b"a@",
-    b"@",
-    b'"\\',
-    b"a@b,",
-    b"\t\r\n ",
-    b":",
-    b"[a",
-    b"a.",
-    b"\xff",
-)
+GROWING: Final = [
+    *((b"", piece, b"") for piece in (b" ", b"a ", b"<", b'"', b"(", b"[", b"\\", b"a@", b"@", b'"\\', b"a@b,", b":")),
+    *((b"", piece, b"") for piece in (b"\t\r\n ", b"[a", b"a.", b"\xff", b"=?utf-8?q?a?= ", b"=?utf-8?q?a", b'"a" ')),
+    (b"x@a", b".", b"b"),
+    (b"x@a", b"-", b"b"),
+    (b"x@a.example", "\u00e9".encode(), b""),
+    (b'x@a.example"', b'"\\', b""),
+    (b'<x@a.example> <y@b.example> ("', b'\\"', b")"),
+    (b"x@a.example ", b"(", b""),
+    (b'"', b"(", b'" x@a.example'),
+    (b"x@a.example ", b"(a ", b""),
+    (b"x@", b"xn--a.", b"example"),
+    (b"x@a.example", b" a", b""),
+    (b"x@a.example", b"> <a", b">"),
+    (b"", b"a:", b"x@a.example"),
+    (b"", b"=?utf-8?q?a=40b?= ", b"x@a.example"),
+]
 
 
-@pytest.mark.parametrize("piece", GROWING)
-def test_the_time_grows_with_the_field_and_no_faster(piece: bytes) -> None:
+@pytest.mark.parametrize(("start", "piece", "end"), GROWING)
+def test_the_time_grows_with_the_field_and_no_faster(start: bytes, piece: bytes, end: bytes) -> None:
     """Eight times the octets take far less than the sixty-four times of a quadratic reader, with a great margin."""
 
     def cost(size: int) -> float:
-        raw = b"From: " + piece * (size // len(piece)) + b"\r\n"
+        raw = b"From: " + start + piece * (size // len(piece)) + end + b"\r\n"
         best = 1e9
         for _ in range(3):
             started = time.thread_time()
@@ -300,4 +337,4 @@ def test_the_time_grows_with_the_field_and_no_faster(piece: bytes) -> None:
             best = min(best, time.thread_time() - started)
         return best
 
-    assert cost(MAX_FIELD - 100) < 30 * max(cost(MAX_FIELD // 8), 0.001)
+    assert cost(MAX_FIELD - 200) < 30 * max(cost(MAX_FIELD // 8), 0.001)
