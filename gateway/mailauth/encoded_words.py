@@ -10,12 +10,11 @@ from typing import Final
 
 # RFC 2047 2, and RFC 2231 5 for the language after an asterisk.
 ENCODED_WORD: Final = re.compile(r"=\?([^?*\s]{1,40})(?:\*[^?\s]{0,40})?\?([bq])\?([^?\s]*)\?=", re.IGNORECASE)
-LOOSE_WORD: Final = re.compile(r"=\?([^?*\s]{1,40})(?:\*[^?\s]{0,40})?\?([bq])\?([^?]*)\?=", re.IGNORECASE)
-"""The same with white space in it, as broken mailers write it and some readers decode it."""
+LOOSE_WORD: Final = re.compile(r"=\?([^?*]*)(?:\*[^?]*)?\?([^?]*)\?([^?]*)\?=")
+"""What any reader might take for one: with white space in it, as broken mailers write it, and with any names."""
 
 _QUOTED: Final = re.compile(r"(?:[^=]|=[0-9A-Fa-f]{2})*")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]*={0,2}")
-_SPACE: Final = re.compile(r"\s+")
 
 # Charsets in which mail is written, and in which an octet of US-ASCII that stands alone is what it is in US-ASCII.
 # Others are no charsets of mail (UTF-16, EBCDIC), and readers differ in whether they know them.
@@ -50,16 +49,16 @@ def decode(text: str) -> str:
 
 def _is_sound(match: re.Match[str]) -> bool:
     """Whether all readers decode a word to the same octets: nothing in it is left open."""
-    if match[2] in "qQ":
-        return _QUOTED.fullmatch(match[3]) is not None
-    word = _SPACE.sub("", match[3])
-    return len(word.rstrip("=")) % 4 != 1 and _BASE64.fullmatch(word) is not None
+    encoding, word = match[2], match[3]
+    if encoding in {"q", "Q"}:
+        return _QUOTED.fullmatch(word) is not None
+    return encoding in {"b", "B"} and len(word.rstrip("=")) % 4 != 1 and _BASE64.fullmatch(word) is not None
 
 
 def _octets(match: re.Match[str]) -> bytes | None:
     word = match[3].encode("utf-8", "surrogateescape")
     try:
-        return b64decode(word + b"==") if match[2] in "bB" else quopri.decodestring(word, header=True)
+        return b64decode(word + b"==") if match[2] in {"b", "B"} else quopri.decodestring(word, header=True)
     except ValueError:
         return None
 

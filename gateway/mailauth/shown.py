@@ -78,27 +78,35 @@ def shown_domains(text: str, *, is_name: bool = False) -> Iterator[str]:
     text = WIDE_AT.sub("@", text)
     yield from _domains_in(text, is_name=is_name)
     if "=?" in text:
-        decoded, of_octets = _decoded(text, is_name=is_name)
-        for each in dict.fromkeys(WIDE_AT.sub("@", one) for one in (decoded, of_octets)):
-            yield from _domains_in(each, is_name=is_name)
-            yield from _domains_in(_SPACE.sub(".", each), is_name=True)  # some join what they decoded by dots
+        for spaced, glued in dict.fromkeys(_decoded(text, is_name=is_name)):
+            yield from _domains_in(spaced, is_name=is_name)
+            yield from _domains_in(_SPACE.sub(".", spaced), is_name=True)  # some join what they decoded by dots
+            yield from _domains_in(_SPACE.sub(".", glued), is_name=True)
 
 
-def _decoded(text: str, *, is_name: bool) -> tuple[str, str]:
-    """A text with its encoded words decoded: by their charsets, and octet by octet."""
-    parts: list[str] = []
-    octets: list[str] = []
-    position = 0
-    for word in (ENCODED_WORD if is_name else LOOSE_WORD).finditer(text):
-        texts = readings(word)
-        if not is_name and (texts is None or not all(each.partition("@")[2].isascii() for each in texts[:1])):
+def _decoded(text: str, *, is_name: bool) -> Iterator[tuple[str, str]]:
+    """A text with its encoded words decoded: by their charsets, and octet by octet.
+
+    Returns:
+        Twice the text: with each of the words a word of its own, and with neighbours as one (RFC 2047 6.2).
+    """
+    words = list((ENCODED_WORD if is_name else LOOSE_WORD).finditer(text))
+    texts: list[tuple[str, ...]] = []
+    for word in words:
+        known = readings(word)
+        if not is_name and (known is None or not known[0].partition("@")[2].isascii()):
             raise UnreadableError("an encoded word in the From field that readers decode differently")
-        texts = texts or ("",)
-        between = text[position : word.start()]
-        parts += (between, texts[0])
-        octets += (between, texts[-1])
-        position = word.end()
-    return "".join((*parts, text[position:])), "".join((*octets, text[position:]))
+        texts.append(known or ("",))
+    ends = [0, *(word.end() for word in words)]
+    between = [text[end : word.start()] for end, word in zip(ends, words, strict=False)]
+    for reading in (0, -1):
+        spaced = "".join(f"{gap} {each[reading]} " for gap, each in zip(between, texts, strict=True))
+        glued = "".join(
+            (gap if number == 0 or not gap.isspace() else "") + each[reading]
+            for number, (gap, each) in enumerate(zip(between, texts, strict=True))
+        )
+        rest = text[ends[-1] :]
+        yield WIDE_AT.sub("@", spaced + rest), WIDE_AT.sub("@", glued + rest)
 
 
 def _domains_in(text: str, *, is_name: bool) -> Iterator[str]:

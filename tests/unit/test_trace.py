@@ -2,7 +2,7 @@
 
 from gateway.mailauth.results import Arc, ArcResult, Spf, SpfCheck, SpfResult
 from gateway.testing import Site
-from gateway.trace import sender_authentication
+from gateway.trace import received, sender_authentication
 
 PASSED = Spf(mail_from=SpfCheck(result=SpfResult.PASS, domain="example.net"))
 
@@ -20,3 +20,10 @@ def test_who_sent_it_is_told_once_a_policy_has_looked() -> None:
     transaction.spf, transaction.arc = None, Arc(result=ArcResult.NONE)
     (field,) = sender_authentication(transaction, authserv_id="mx.example.com", address="192.0.2.1")
     assert b"arc=none" in field
+
+
+def test_what_a_client_calls_itself_is_no_part_of_another_clause() -> None:
+    """Comments, quotes, semicolons and brackets of a HELO name would end or begin a part of the Received field."""
+    transaction = Site().transaction(session=Site().session(helo_name='a(b)<c>@d;e"f\\g'))
+    field = received(transaction, hostname="mx.example.com", address="192.0.2.1", now=0)
+    assert field.startswith(b"Received: from a?b??c??d?e?f?g (unknown [192.0.2.1])\r\n")

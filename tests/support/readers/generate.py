@@ -39,6 +39,14 @@ NAMES: Final = (
     "jane\uff20bank.example",
 )  # fmt: skip
 
+CHARSETS: Final = (
+    ("iso-8859-1", "latin-1"), ("windows-1252", "cp1252"), ("iso-2022-jp", "iso-2022-jp"), ("shift_jis", "shift_jis"),
+    ("gb18030", "gb18030"), ("big5", "big5"), ("utf-16be", "utf-16be"), ("utf-16", "utf-16be"), ("ucs-2be", "utf-16be"),
+    ("utf-16-le", "utf-16le"), ("utf-32", "utf-32be"), ("utf-7", "utf-7"), ("unicode-1-1-utf-7", "utf-7"),
+    ("cp37", "cp037"), ("cp1047", "cp037"), ("x-unknown", "utf-8"), ("utf-8*en", "utf-8"),
+)  # fmt: skip
+"""Names of charsets in encoded words, and what Python calls what is written in them."""
+
 _ESCAPES: Final = {"r": "\r", "n": "\n", "t": "\t", "0": "\0", "\\": "\\", "e": ""}
 
 
@@ -58,7 +66,7 @@ SHAPES: Final = _table("from_shapes.txt")
 
 _PIECES: Final = (
     *'<>,;:@()"\\.[]%!\'/=&_ \t\r\n\0\x0b\x7f', "é", "\u200b", "\u00a0", "  ", "\r\n ", "\r\n\t", "\r\n \r\n ",
-    "=?utf-8?q?", "?=", "=40", "=2C", "mailto:", "via",
+    "=?utf-8?q?", "?=", "=40", "=2C", "mailto:", "via", *(f"=?utf-8?q?{mark}?=" for mark in '"(),:;<>@[]\\'), "\ufeff",
 )  # fmt: skip
 _PARTS: Final = ("{a}", "{b}", "{n}", "{l}", "{A}", "{eb}", "{en}", '"{b}"', "({b})", "<{a}>", "<{b}>")
 
@@ -99,6 +107,9 @@ def _domain(dice: Random) -> str:
 
 def _encoded(dice: Random, text: str) -> str:
     """An encoded word (RFC 2047), now and then with what may not stand in one."""
+    if dice.random() < 0.15:
+        charset, codec = dice.choice(CHARSETS)
+        return f"=?{charset}?b?{base64.b64encode(text.encode(codec, 'replace')).decode()}?="
     if dice.random() < 0.5:
         return f"=?utf-8?b?{base64.b64encode(text.encode()).decode()}?="
     plain = r"[^a-z0-9<>,.;:@\"()\\]" if dice.random() < 0.2 else r"[^a-z0-9.]"

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.adapters.dns.zone import ZoneResolver
+from gateway.mailauth.author import Author
 from gateway.mailauth.results import (
     Arc,
     ArcResult,
@@ -212,6 +213,14 @@ async def test_a_trusted_sealer_speaks_for_each_author() -> None:
     """Of several authors each that fails must be made up for by ARC."""
     authors = f"From: {REJECT}, {QUARANTINE}\r\nX: y\r\n"
     both = "dkim=pass header.d=reject.example; dkim=pass header.d=quarantine.example"
+    second = "dkim=pass header.d=quarantine.example"
+    finding, transaction = await check(
+        authors, {"trust_arc": ["lists.example"]}, spf="reject.example", arc=chain("lists.example", second)
+    )
+    assert finding is not None
+    assert finding.outcome is Dmarc.arc_trusted
+    assert transaction.dmarc is not None
+    assert transaction.dmarc.arc_sealer == "lists.example"
     for recorded, outcome in ((both, Dmarc.arc_trusted), ("dkim=pass header.d=reject.example", Dmarc.bad_from)):
         finding, _ = await check(authors, {"trust_arc": ["lists.example"]}, arc=chain("lists.example", recorded))
         assert finding is not None
@@ -431,3 +440,28 @@ async def test_the_authors_records_are_asked_for_while_others_wait() -> None:
         policy.look_ahead(transaction, message(field + b"\r\n\r\n"))
         await asyncio.sleep(0)
         assert sorted(asked) == sorted(f"_dmarc.{name}" for name in expected)
+
+
+async def test_several_organizations_of_which_none_can_be_told_now_are_put_off() -> None:
+    """A key that did not answer may have let each of them pass: no refusal, and no pass."""
+    site = Site(zone=ZONE)
+    transaction = site.transaction()
+    transaction.dkim = tuple(
+        DkimSignature(result=DkimResult.TEMPERROR, domain=domain, reason="timeout")
+        for domain in ("reject.example", "quarantine.example")
+    )
+    octets = f"From: {REJECT}, {QUARANTINE}\r\n\r\nHi\r\n".encode()
+    finding = await run(site.policy(Dmarc), Stage.MESSAGE, transaction, message(octets))
+    assert finding is not None
+    assert finding.outcome is Dmarc.temperror
+
+
+async def test_an_author_that_was_read_ahead_is_read_once() -> None:
+    """What look_ahead left on the transaction is what is judged."""
+    site = Site(zone=ZONE)
+    transaction = site.transaction()
+    transaction.author = Author(("quarantine.example",))
+    octets = f"From: {REJECT}\r\n\r\nHi\r\n".encode()
+    finding = await run(site.policy(Dmarc), Stage.MESSAGE, transaction, message(octets))
+    assert finding is not None
+    assert finding.outcome is Dmarc.quarantine
