@@ -43,6 +43,8 @@ class _Addresses(list[str]):
 class Repaired(spf.query):  # type: ignore[misc]  # pyspf has no types
     """pyspf's query with some of the repairs."""
 
+    p: Any
+
     def __init__(self, resolver: Resolver, repairs: frozenset[str], client: str, sender: str, helo: str) -> None:
         super().__init__(client, sender, helo)
         self._repairs = repairs
