@@ -14,7 +14,7 @@ from gateway.mailauth.cfws import comment_end, skip_cfws
         ("(c)a", 3),
         (" (c) (d) a", 9),
         ("(a (b) c)d", 9),
-        ("(a \\) (b)) c", 12),
+        ("(a \\) (b)) c", 11),
         ("(\\\\)a", 4),
         ("(\\\n)a", 4),
         (")a", 0),
