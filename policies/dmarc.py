@@ -1,6 +1,6 @@
 """dmarc: is the author who they say, and if not, what does their domain ask for (RFC 9989)?
 
-Runs when the message has come, behind ``spf`` and ``dkim``. Takes the domain of the From field, finds its DMARC record,
+Runs when the message has come, after ``spf`` and ``dkim``. Takes the domain of the From field, finds its DMARC record,
 and looks whether SPF or DKIM passes for a domain that is aligned with it. What was found is left on the transaction;
 the outcome is ``pass``, ``none`` (there is no record) or what the domain asks for: ``reject``, ``quarantine``, or
 ``fail`` for nothing. ``t=y`` in the record makes that one step weaker.

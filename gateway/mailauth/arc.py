@@ -1,9 +1,9 @@
-"""ARC: what the chain of seals that earlier hops left in a message comes to (RFC 8617 5.2).
+"""ARC: what the chain of seals that earlier hops left in a message proves (RFC 8617 5.2).
 
 Each hop that handles authenticated mail may add a set of three fields: what it found (ARC-Authentication-Results), a
 signature over the message (ARC-Message-Signature), and a seal over all sets so far (ARC-Seal). ``verify_chain`` tells
 whether the chain is whole: its structure, the newest message signature and every seal. That proves who wrote each
-set, not that they are honest; ``recorded`` says whom to believe.
+set, not that they are honest; ``recorded`` says which sealers to believe.
 
 How it goes, cheapest first, so that a forged chain costs little:
 

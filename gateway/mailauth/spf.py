@@ -1,10 +1,10 @@
 """SPF: may this client send for this domain? ``check_host()`` of RFC 7208, for the reverse-path and the HELO name.
 
-What a check came to (``spf_evaluation``) becomes a result in words here. With a warm cache nothing is awaited. Any
+What a check found (``spf_evaluation``) becomes a result in words here. With a warm cache nothing is awaited. Any
 number of checks can be under way; what they share is the ``SpfMemory``, if they are given one.
 
-Bounds, all in ``Limits``: terms that ask the DNS, void look-ups, names of an ``mx`` and of a client, questions in all,
-seconds in all. Nothing is raised for what a domain publishes or the DNS answers.
+Bounds, all in ``Limits``: terms that ask the DNS, void look-ups, names of an ``mx`` and of a client, questions of the
+terms, seconds in all. Nothing is raised for what a domain publishes or the DNS answers.
 """
 
 import asyncio

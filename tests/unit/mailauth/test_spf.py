@@ -570,6 +570,10 @@ async def test_a_name_that_is_confirmed_makes_up_for_one_that_is_not_told(fault:
         assert (found.result, found.mechanism) == (SpfResult.FAIL, "-ptr")
         found = await check(zone | txt("v=spf1 exists:%{p}.x.example -all"))
         assert found.result is (SpfResult.TEMPERROR if left == names else SpfResult.FAIL)
+    found = await check(
+        txt("v=spf1 exists:%{p}.x.example -all") | {CLIENT: {"PTR": ["x.example.net"]}, "x.example.net": fault}
+    )
+    assert found.result is SpfResult.TEMPERROR, "a name elsewhere could have been the value, too"
 
 
 async def test_an_earlier_fault_is_the_reason() -> None:
