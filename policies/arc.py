@@ -5,7 +5,7 @@ the transaction, for DMARC, the Authentication-Results field and the decision re
 ``none``, ``pass`` or ``fail``; ``temperror`` where a key can't be looked up now.
 
 By itself it decides nothing: anybody can seal, and a broken chain is as good as none (RFC 8617 5.2.1, 9). ``dmarc``
-uses what the sealers recorded whom its ``trust_arc`` lists.
+uses what was recorded by the sealers that its ``trust_arc`` lists.
 """
 
 from typing import Final

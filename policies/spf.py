@@ -67,9 +67,11 @@ class SpfOptions(Options):
         ge=0,
         description="Terms of a check that ask for what is not there; more is a permerror (RFC 7208 4.6.4).",
     )
-    queries: int = Field(default=60, ge=11, description="DNS questions of a check in all; more is a permerror.")
+    queries: int = Field(default=60, ge=11, description="DNS questions of a record's terms; more is a permerror.")
     time: Duration = Field(
-        default=20.0, gt=0, description="How long the DNS may take for a check; longer is a temperror (RFC 7208 4.6.4)."
+        default=20.0,
+        gt=0,
+        description="How long the DNS may take for both names together; longer is a temperror (RFC 7208 4.6.4).",
     )
 
 

@@ -1,9 +1,9 @@
-"""ARC: what the chain of seals that earlier hops left in a message comes to (RFC 8617 5.2).
+"""ARC: what the chain of seals that earlier hops left in a message proves (RFC 8617 5.2).
 
 Each hop that handles authenticated mail may add a set of three fields: what it found (ARC-Authentication-Results), a
 signature over the message (ARC-Message-Signature), and a seal over all sets so far (ARC-Seal). ``verify_chain`` tells
 whether the chain is whole: its structure, the newest message signature and every seal. That proves who wrote each
-set, not that they are honest; ``recorded`` says whom to believe.
+set, not that they are honest; ``recorded`` says which sealers to believe.
 
 How it goes, cheapest first, so that a forged chain costs little:
 
@@ -26,7 +26,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
 from gateway.header import HeaderField
 from gateway.mailauth.body import MAX_ARC_SETS, BodyHashes
@@ -38,7 +38,7 @@ from gateway.mailauth.canonicalization import (
 )
 from gateway.mailauth.cfws import skip_cfws
 from gateway.mailauth.dkim import header_digest, is_large
-from gateway.mailauth.keys import Algorithm, Fault, KeyLimits, Keys, find_keys, key_name, verify_digest
+from gateway.mailauth.keys import Algorithm, Fault, Key, KeyLimits, Keys, find_keys, key_name, verify_digest
 from gateway.mailauth.results import Arc, ArcResult, ArcSet, DkimResult
 from gateway.mailauth.signature import (
     Form,
@@ -103,10 +103,6 @@ class _Set:
     signature: Signature | Malformed
     seal_field: HeaderField
     seal: _Seal
-
-
-_Readings: TypeAlias = tuple[Signature, ...]
-"""The ways in which one message signature may verify: one, or two where it has no ``c=``; never none."""
 
 
 class _BrokenError(Exception):
@@ -244,6 +240,16 @@ def _instance(value: str) -> int:
     return int(value)
 
 
+def _together(signature: Signature, faults: Sequence[Fault]) -> Fault:
+    """Why a message signature verifies in none of its readings: what hinders each, if that is not the same."""
+    first = faults[0]
+    if all(fault.reason == first.reason for fault in faults):
+        return first
+    ways = [reading.header_canonicalization for reading in signature.readings]
+    reasons = [f"read as {way}: {fault.reason}" for way, fault in zip(ways, faults, strict=True)]
+    return Fault(first.result, "; ".join(reasons), first.key)
+
+
 class _Chain:
     """A well-formed chain, and what its validation needs."""
 
@@ -261,11 +267,11 @@ class _Chain:
         """Validate the newest set, then what is below it (RFC 8617 5.2 steps 4 to 7)."""
         newest = self._sets[-1]
         count = len(self._sets)
-        readings = self._fit(newest.signature)
-        if isinstance(readings, Fault):
-            return self._of_fault(readings, f"the message signature of instance {count}")
-        keys = dict(await find_keys(resolver, (readings[0].key_name, newest.seal.key_name)))
-        fault = self._verify_signature(readings, keys)
+        signature = self._fit(newest.signature)
+        if isinstance(signature, Fault):
+            return self._of_fault(signature, f"the message signature of instance {count}")
+        keys = dict(await find_keys(resolver, (signature.key_name, newest.seal.key_name)))
+        fault = self._verify_signature(signature, keys)
         if fault is not None:
             return self._of_fault(fault, f"the message signature of instance {count}")
         digests = self._seal_digests()
@@ -274,7 +280,7 @@ class _Chain:
             return self._of_fault(fault, f"the seal of instance {count}")
         older = self._sets[:-1]
         signatures = [self._fit(each.signature) for each in older]
-        names = [each[0].key_name for each in signatures if not isinstance(each, Fault)]
+        names = [each.key_name for each in signatures if not isinstance(each, Fault)]
         names += [each.seal.key_name for each in older]
         missing = [name for name in names if name not in keys]
         if missing:
@@ -290,23 +296,23 @@ class _Chain:
             return self._of_fault(fault, f"the seal of instance {number}")
         return await self._passed(signatures, keys)
 
-    async def _passed(self, older: Sequence[_Readings | Fault], keys: Mapping[str, Keys]) -> Arc:
+    async def _passed(self, older: Sequence[Signature | Fault], keys: Mapping[str, Keys]) -> Arc:
         """A chain that passes, with the oldest message signature that still verifies."""
         oldest = len(self._sets)
         untold: tuple[int, ...] = ()
         for number in range(len(self._sets) - 1, 0, -1):
-            readings = older[number - 1]
+            signature = older[number - 1]
             if self._is_large:
                 await asyncio.sleep(0)
-            fault = readings if isinstance(readings, Fault) else self._verify_signature(readings, keys)
+            fault = signature if isinstance(signature, Fault) else self._verify_signature(signature, keys)
             if fault is not None:
                 untold = (number,) if fault.result is DkimResult.TEMPERROR else ()
                 break
             oldest = number
         return self._arc(ArcResult.PASS, oldest_pass=0 if oldest == 1 else oldest, untold=untold)
 
-    def _fit(self, signature: Signature | Malformed) -> _Readings | Fault:
-        """The readings of a message signature that may verify, or why it can't, whatever its key is."""
+    def _fit(self, signature: Signature | Malformed) -> Signature | Fault:
+        """A message signature that may verify in one of its readings, or why it can't, whatever its key is."""
         if isinstance(signature, Malformed):
             return Fault(signature.result, signature.reason)
         if SEAL in signature.names:
@@ -316,15 +322,9 @@ class _Chain:
             return Fault(DkimResult.POLICY, "it has expired")
         if signature.signed_at is not None and signature.signed_at - skew > self._now:
             return Fault(DkimResult.POLICY, "it is from the future")
-        fit: list[Signature] = []
-        faults: list[Fault] = []
-        for reading in signature.readings:
-            fault = self._fault_in_body(reading)
-            if fault is None:
-                fit.append(reading)
-            else:
-                faults.append(fault)
-        return tuple(fit) or faults[0]
+        faults = [self._fault_in_body(reading) for reading in signature.readings]
+        found = [fault for fault in faults if fault is not None]
+        return _together(signature, found) if len(found) == len(faults) else signature
 
     def _fault_in_body(self, signature: Signature) -> Fault | None:
         """Why the body is not as it was signed, None if it is."""
@@ -338,19 +338,21 @@ class _Chain:
             return Fault(DkimResult.POLICY, reason)
         return None
 
-    def _verify_signature(self, readings: _Readings, keys: Mapping[str, Keys]) -> Fault | None:
+    def _verify_signature(self, signature: Signature, keys: Mapping[str, Keys]) -> Fault | None:
         """Why a message signature does not verify in any of its readings, None if it does in one."""
-        found = keys[readings[0].key_name]
+        found = keys[signature.key_name]
         if isinstance(found, Fault):
             return found
         faults: list[Fault] = []
-        for each in readings:
-            digest = header_digest(self._fields, each)
-            verified = verify_digest(found, each.algorithm, digest, each.octets, self._options.keys)
+        for each in signature.readings:
+            verified: Key | Fault | None = self._fault_in_body(each)
+            if verified is None:
+                digest = header_digest(self._fields, each)
+                verified = verify_digest(found, each.algorithm, digest, each.octets, self._options.keys)
             if not isinstance(verified, Fault):
                 return None
             faults.append(verified)
-        return faults[0]
+        return _together(signature, faults)
 
     def _verify_seal(self, seal: _Seal, digest: bytes, keys: Mapping[str, Keys]) -> Fault | None:
         verified = verify_digest(keys[seal.key_name], seal.algorithm, digest, seal.octets, self._options.keys)

@@ -44,10 +44,10 @@ SIGNATURES: Final = 20
 """The most DKIM signatures that are written; who signs honestly has two or three."""
 
 REASON: Final = 200
-"""The most characters of a reason."""
+"""The most octets of a reason."""
 
 VALUE: Final = 320
-"""The most characters of a value: a local part of 64, an ``@`` and a domain of 255 (RFC 5321 4.5.3.1)."""
+"""The most octets of a value: a local part of 64, an ``@`` and a domain of 255 (RFC 5321 4.5.3.1)."""
 
 WIDTH: Final = 78
 """Where lines are folded (RFC 5322 2.1.1)."""
@@ -231,25 +231,27 @@ class _Writer:
         """``reason="..."``, parted at spaces so that it can be folded; nothing without a reason."""
         if not reason:
             return []
-        text = _harmless(" ".join(self.text(_short(reason, REASON)).split()))
+        text = _harmless(" ".join(self.text(reason, REASON).split()))
         return [f'reason="{text}"'] if text else []
 
-    def text(self, text: str) -> str:
-        """Without control characters, and in ASCII unless UTF-8 may be written; at most ``VALUE`` characters."""
-        text = _short(text, VALUE)
+    def text(self, text: str, limit: int = VALUE) -> str:
+        """Without control characters, and in ASCII unless UTF-8 may be written; at most so many octets."""
+        text = text if len(text) <= limit else text[: limit - 3] + "..."
         if text.isascii():
             return text if text.isprintable() else _UNPRINTABLE.sub("?", text)
         if not self._utf8:
             return _UNPRINTABLE.sub("?", text)
-        return "".join(character if character.isprintable() else "?" for character in text)
+        text = "".join(character if character.isprintable() else "?" for character in text)
+        return text if _size(text) <= limit else _encoded(text)[: limit - 3].decode("utf-8", "ignore") + "..."
 
     def domain(self, name: str) -> str:
         """A domain or an address literal: as U-labels where UTF-8 may be written, else as it is (RFC 8616 4)."""
         if _PLAIN_DOMAIN.fullmatch(name) and not (self._utf8 and "xn--" in name):
             return name
         if self._utf8 and "xn--" in name.lower():
-            with suppress(idna.IDNAError):  # what can't be decoded is shown as it is
-                name = idna.decode(name)
+            with suppress(idna.IDNAError):  # what can't be decoded, or is too long then, is shown as it is
+                u_labels = idna.decode(name)
+                name = u_labels if _size(u_labels) <= VALUE else name
         elif not self._utf8 and not name.isascii():
             with suppress(idna.IDNAError):
                 name = idna.encode(name, uts46=True).decode("ascii")
@@ -261,9 +263,15 @@ class _Writer:
             return address
         local_part, at, domain = address.rpartition("@")
         domain = self.domain(domain)
-        if not at or len(address) > VALUE or _UNQUOTABLE.search(local_part) or _MISLEADING.search(local_part):
+        local_part = local_part if len(local_part) > VALUE else self.text(local_part)
+        if (
+            not at
+            or _size(local_part) + 1 + _size(domain) > VALUE
+            or _UNQUOTABLE.search(local_part)
+            or _MISLEADING.search(local_part)
+        ):
             return domain
-        return f"{self.text(local_part)}@{domain}"
+        return f"{local_part}@{domain}"
 
     def auid(self, auid: str) -> str:
         """The identity of a signature; without its local part where that needs quotes, since more stands behind it."""
@@ -274,8 +282,13 @@ class _Writer:
         return next((value for value in (f"@{domain}", domain) if _PVALUE.fullmatch(value)), "")
 
 
-def _short(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
+
+
+def _size(text: str) -> int:
+    """Octets in UTF-8."""
+    return len(text) if text.isascii() else len(_encoded(text))
 
 
 def _harmless(text: str) -> str:
@@ -320,7 +333,7 @@ def _folded(authserv_id: str, results: list[list[str]]) -> bytes:
                     lines.append(line)
                     line, column = fold + piece, (1 if fold == " " else _TAB + 1) + len(piece)
         lines.append(line)
-    return ("\r\n".join(lines) + "\r\n").encode("utf-8", "replace")
+    return _encoded("\r\n".join(lines) + "\r\n")
 
 
 def _pieces(word: str) -> Iterator[tuple[str, str]]:

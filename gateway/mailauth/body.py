@@ -12,7 +12,7 @@ from typing import Final
 
 from gateway.header import HeaderField
 from gateway.mailauth.canonicalization import BLOCK, Canonicalization, body_canonicalizer
-from gateway.mailauth.selection import selected
+from gateway.mailauth.selection import Selection
 from gateway.mailauth.signature import Form, Malformed, Signature, parse_signature
 
 MAX_ARC_SETS: Final = 50
@@ -45,14 +45,16 @@ class BodyHashes:
 
     Attributes:
         signatures: The same.
+        selection: Says which.
     """
 
-    __slots__ = ("_finished", "_parsed", "_streams", "signatures")
+    __slots__ = ("_finished", "_parsed", "_streams", "selection", "signatures")
 
     def __init__(self, fields: Sequence[HeaderField], signatures: int) -> None:
         self.signatures = signatures
+        self.selection = Selection(fields)
         message_signatures = [field for field in fields if field.name == _MESSAGE_SIGNATURE]
-        self._parsed = {field: parse_signature(field) for field in selected(fields, signatures)}
+        self._parsed = {field: parse_signature(field) for field in self.selection.first(signatures)}
         self._parsed |= {field: parse_signature(field, Form.ARC) for field in message_signatures[:MAX_ARC_SETS]}
         wanted: dict[Canonicalization, set[int]] = {}
         for parsed in self._parsed.values():

@@ -28,7 +28,6 @@ from gateway.mailauth.body import BodyHashes
 from gateway.mailauth.canonicalization import SignedFields, canonical_signature_field
 from gateway.mailauth.keys import Fault, Key, KeyLimits, Keys, find_keys, verify_digest
 from gateway.mailauth.results import DkimResult, DkimSignature
-from gateway.mailauth.selection import selected
 from gateway.mailauth.signature import Malformed, Signature, parse_signature
 from gateway.resolver import Resolver
 
@@ -96,7 +95,8 @@ async def verify(
 
     Args:
         fields: Its header.
-        hashes: Its body's hashes, made for at least so many signatures as ``options`` say; all of the body has come.
+        hashes: Its body's hashes, made from the same header for at least so many signatures as ``options`` say; all of
+            the body has come.
         resolver: Asks the DNS; one TXT question for each different key.
         now: UNIX time in seconds.
         options: What is accepted.
@@ -104,7 +104,7 @@ async def verify(
     Returns:
         What each came to, from the top of the header.
     """
-    found = selected(fields, options.signatures)
+    found = hashes.selection.first(options.signatures)
     if not found:
         return ()
     signatures = [hashes.parsed(each) or parse_signature(each) for each in found]

@@ -335,7 +335,9 @@ class _Alignment:
             for signature in dkim or ()
             if signature.result is not DkimResult.PASS
         ]
-        return f"neither SPF nor DKIM passes in alignment with {self._domain}: {'; '.join(details[:MAX_DETAILS])}"
+        if len(details) > MAX_DETAILS:
+            details[MAX_DETAILS:] = [f"and {len(details) - MAX_DETAILS} more"]
+        return f"neither SPF nor DKIM passes in alignment with {self._domain}: {'; '.join(details)}"
 
 
 def _why(what: str, reason: str) -> str:

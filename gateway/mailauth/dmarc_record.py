@@ -6,7 +6,8 @@ them are read the same way: ``pct``, ``rf`` and ``ri`` have no meaning any more,
 limit of a reporting address (``!10m``) is kept apart from it. Names of tags and their values may be in any case, as the
 ABNF has them; ``DMARC1`` may not.
 
-CR and LF before a tag, behind it and around its equals sign count as white space, which RFC 9989 4.8 does not have:
+CR and LF before a tag, the first one too, after it and around its equals sign count as white space, which RFC 9989 4.8
+does not have:
 people paste them into the DNS, and a record that does not count lets every forgery through that it was published
 against.
 
@@ -35,9 +36,10 @@ MAX_REPORT_URIS: Final = 20
 
 _BLANKS: Final = " \t\r\n"
 # dmarc-version = "v" equals %s"DMARC1"; equals = *WSP "=" *WSP (RFC 9989 4.8)
-_VERSION: Final = re.compile(r"[vV][ \t\r\n]*=[ \t\r\n]*DMARC1[ \t\r\n]*(?:;|\Z)")
-# dmarc-uri (RFC 3986 3.1: a scheme and something), and the size limit that RFC 7489 6.2 had
-_URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:[!-~]+?)(?:!([0-9]+)([kmgt]?))?", re.IGNORECASE)
+_VERSION: Final = re.compile(r"(?:[\r\n][ \t\r\n]*)?[vV][ \t\r\n]*=[ \t\r\n]*DMARC1[ \t\r\n]*(?:;|\Z)")
+# dmarc-uri (RFC 3986 3.1: a scheme and something; an exclamation mark in it is written %21), and the size limit that
+# RFC 7489 6.2 had
+_URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:[\"-~]+)(?:!([0-9]+)([kmgt]?))?", re.IGNORECASE)
 _UNITS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _DIGITS: Final = 15
 _LARGEST: Final = 2**63 - 1  # what a JSON reader takes for a number

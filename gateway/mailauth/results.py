@@ -1,4 +1,4 @@
-"""What the verification of a message's sender comes to: values, with the standards' own words.
+"""What the verification of a message's sender found: values, with the standards' own words.
 
 Policies leave them on the transaction; the Authentication-Results field, the decision record and ``explain`` are made
 of them. ``reason`` always says in a sentence what an administrator wants to know, and holds nothing but what the
@@ -61,7 +61,7 @@ class DmarcResult(StrEnum):
 
 
 class Disposition(StrEnum):
-    """What the domain owner asks for: the policy in a DMARC record, and what it comes to for a message."""
+    """What the domain owner asks for: the policy in a DMARC record, and what follows from it for a message."""
 
     NONE = "none"
     QUARANTINE = "quarantine"
@@ -103,7 +103,7 @@ class SpfCheck:
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """Each mechanism that was tried, with what became of it, in words, in order; made anew each time.
+        """Each mechanism that was tried, with what became of it, in words, in order; put together for each call.
 
         Empty for a result that passes, or has no record, and was remembered.
         """
@@ -275,7 +275,7 @@ class Dmarc:
         reason: Why.
         domain: The Author Domain: that of the From field, in lower case, A-labels; empty if there is no usable one.
         policy: What the record asks for failing mail of this domain (``p``, ``sp`` or ``np``), None without a record.
-        disposition: What that comes to for this message: none unless it failed; weakened by ``t=y``.
+        disposition: What follows from that for this message: none unless it failed; weakened by ``t=y``.
         record_domain: Where the record stands, None without one.
         published: What the record says, None without one.
         organizational_domain: The Author Domain's organizational domain, None if it was not needed.

@@ -7,59 +7,101 @@ suffixes is needed: domains of one organization share more labels than a public 
 (with authors under suffixes of different length a stranger's may come to stand beside one of theirs). It is an order
 and nothing else; what is aligned DMARC finds out by itself.
 
-Limit: whoever writes junk signatures with the author's own ``d=`` on top still hides the good one, as it would be with
-any number.
+Limits: whoever writes junk signatures with the author's own ``d=`` on top still hides the good one, as it would be
+with any number. Of the values that are not US-ASCII only ``MAX_CONVERTED`` are made A-labels, from the top; the others
+rank last.
 
 ``d=`` is looked for in the octets, each different value once, in time linear in the header; ``signature`` reads the
 fields that are chosen.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from gateway.header import HeaderField
 from gateway.mailauth.author import a_label_domain, read_author
 
+MAX_CONVERTED: Final = 50
+"""Different values of ``d=`` that are made A-labels: each takes as long as hundreds of others."""
+
 _NAME: Final = "dkim-signature"
-_DOMAIN: Final = re.compile(rb"[:;][ \t\r\n]*d[ \t\r\n]*=([^;]*)")
+_DOMAIN: Final = re.compile(rb"(?:\A[^:]*:|;)[ \t\r\n]*d[ \t\r\n]*=([^;]*)")
+
+_WHITE_SPACE: Final = b" \t\r\n\f\v"
+
+Rank = tuple[int, bool]
+_LAST: Final[Rank] = 0, True
 
 
-def selected(fields: Sequence[HeaderField], limit: int) -> list[HeaderField]:
-    """The DKIM-Signature fields that are looked at, from the top of the header.
+class Selection:
+    """The DKIM-Signature fields of one header, which are put in order once, and only if they are too many.
 
     Args:
-        fields: The message's header.
-        limit: How many they are at most. What is selected with a smaller limit is part of this.
+        fields: The header.
     """
-    found = [each for each in fields if each.name == _NAME]
-    if len(found) <= limit:
-        return found
-    authors = read_author(fields).domains
-    distances: dict[bytes, tuple[int, bool]] = {}
-    ranked: list[tuple[tuple[int, bool], int]] = []
-    for index, field in enumerate(found):
+
+    __slots__ = ("_fields", "_found", "_order")
+
+    def __init__(self, fields: Sequence[HeaderField]) -> None:
+        self._fields = fields
+        self._found = [each for each in fields if each.name == _NAME]
+        self._order: list[int] | None = None
+
+    def first(self, limit: int) -> list[HeaderField]:
+        """Those that are looked at, from the top of the header.
+
+        Args:
+            limit: How many they are at most. What is selected with a smaller limit is part of this.
+        """
+        found = self._found
+        if len(found) <= limit:
+            return found
+        if self._order is None:
+            ranks = _ranks(found, read_author(self._fields).domains)
+            self._order = sorted(range(len(found)), key=ranks.__getitem__)
+        return [found[index] for index in sorted(self._order[:limit])]
+
+
+def _ranks(found: Sequence[HeaderField], authors: Collection[str]) -> list[Rank]:
+    """How far from an author's domain the ``d=`` of each is: what compares as less is nearer."""
+    ends = {end for author in authors for end in _ends(author)}
+    known: dict[bytes, Rank] = {}
+    ranks: list[Rank] = []
+    left = MAX_CONVERTED
+    for field in found:
         match = _DOMAIN.search(field.raw)
         text = b"" if match is None else match[1]
-        if text not in distances:
-            distances[text] = _distance(text, authors)
-        ranked.append((distances[text], index))
-    return [found[index] for index in sorted(index for _, index in sorted(ranked)[:limit])]
+        rank = known.get(text)
+        if rank is None:
+            left -= not text.isascii()
+            rank = known[text] = _rank(text, authors, ends) if text.isascii() or left >= 0 else _LAST
+        ranks.append(rank)
+    return ranks
 
 
-def _distance(text: bytes, authors: Collection[str]) -> tuple[int, bool]:
-    """How far from an author's domain a value of ``d=`` is: what compares as less is nearer."""
-    domain = a_label_domain(b"".join(text.split()).decode("utf-8", "replace"))
-    if domain is None:
-        return 0, True
-    return min(((-_shared(domain, author), domain != author) for author in authors), default=(0, True))
+def _rank(text: bytes, authors: Collection[str], ends: Collection[str]) -> Rank:
+    domain: str | None = text.translate(None, _WHITE_SPACE).decode("utf-8", "replace").lower()
+    if domain and (domain.removesuffix(".").rpartition(".")[2] in ends or not domain.isascii()):  # others share nothing
+        domain = a_label_domain(domain)
+        if domain is not None:
+            return -_shared(domain, ends), domain not in authors
+    return _LAST
 
 
-def _shared(one: str, other: str) -> int:
-    """How many labels two domains share, from the right."""
-    count = 0
-    for mine, theirs in zip(reversed(one.split(".")), reversed(other.split(".")), strict=False):
-        if mine != theirs:
+def _shared(domain: str, ends: Collection[str]) -> int:
+    """How many labels a domain shares with an author's, from the right."""
+    shared, start = 0, len(domain)
+    while start > 0:
+        start = domain.rfind(".", 0, start)
+        if domain[start + 1 :] not in ends:
             break
-        count += 1
-    return count
+        shared += 1
+    return shared
+
+
+def _ends(domain: str) -> Iterator[str]:
+    """A domain and those that it is below."""
+    while domain:
+        yield domain
+        domain = domain.partition(".")[2]

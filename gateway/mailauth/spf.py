@@ -1,10 +1,10 @@
 """SPF: may this client send for this domain? ``check_host()`` of RFC 7208, for the reverse-path and the HELO name.
 
-What a check came to (``spf_evaluation``) becomes a result in words here. With a warm cache nothing is awaited. Any
+What a check found (``spf_evaluation``) becomes a result in words here. With a warm cache nothing is awaited. Any
 number of checks can be under way; what they share is the ``SpfMemory``, if they are given one.
 
-Bounds, all in ``Limits``: terms that ask the DNS, void look-ups, names of an ``mx`` and of a client, questions in all,
-seconds in all. Nothing is raised for what a domain publishes or the DNS answers.
+Bounds, all in ``Limits``: terms that ask the DNS, void look-ups, names of an ``mx`` and of a client, questions of the
+terms, seconds in all. Nothing is raised for what a domain publishes or the DNS answers.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from gateway.mailauth.results import Spf, SpfCheck, SpfResult
 from gateway.mailauth.spf_evaluation import OF_LOCAL_PART, Address, Client, Evaluation
 from gateway.mailauth.spf_macros import domain_name
 from gateway.mailauth.spf_memory import SpfMemory
-from gateway.mailauth.spf_questions import Limits, Questions
+from gateway.mailauth.spf_questions import Deadline, Limits, Questions
 from gateway.mailauth.spf_record import MAX_RECORD, Term
 from gateway.mailauth.spf_steps import Frame, Match, one_line, steps
-from gateway.resolver import RecordType, Resolver
+from gateway.resolver import Resolver
 from gateway.smtp.path import Mailbox, ReversePath
 
 _MAX_REASON: Final = 300
@@ -39,6 +39,7 @@ async def check_host(
     now: float = 0.0,
     limits: Limits = DEFAULT_LIMITS,
     memory: SpfMemory | None = None,
+    deadline: Deadline | None = None,
 ) -> SpfCheck:
     """Check whether a client may send for a domain (RFC 7208 4.1).
 
@@ -52,6 +53,7 @@ async def check_host(
         now: UNIX time in seconds, for macros.
         limits: What it may take.
         memory: Results of the same limits, which are taken as they are.
+        deadline: Until when the DNS may answer, where another check has a share in it; of its own if None.
 
     Returns:
         The result. Whatever the arguments, the domain's records and the DNS are, there is one.
@@ -67,46 +69,54 @@ async def check_host(
     since = 0.0 if memory is None else memory.now()
     user = local_part or "postmaster"
     values = {"s": f"{user}@{name}", "l": user, "o": name, "h": helo, "r": receiver, "t": str(int(now))}
-    questions = Questions(resolver, limits)
-    client = Client.of(address)
-    evaluation = Evaluation(questions, client, values, limits)
+    questions = Questions(resolver, limits, deadline)
+    evaluation = Evaluation(questions, Client.of(address), values, limits)
+    check, is_whole = await _evaluated(evaluation, questions, name)
+    if memory is not None and is_whole and check.letters.isdisjoint(_OF_TRANSACTION):
+        memory.put((address, name), check, questions.known.values(), since)
+    return check
+
+
+async def _evaluated(evaluation: Evaluation, questions: Questions, domain: str) -> tuple[SpfCheck, bool]:
+    """What an evaluation says of a domain, and whether it had the time that it needs."""
     frame: Frame | None = None
     explanation: str | None = None
+    is_whole = False
     try:
         async with questions.timer:
-            frame = await evaluation.check_host(name)
+            frame = await evaluation.evaluate(domain)
             if frame.result is SpfResult.FAIL:
                 explanation = await evaluation.explanation(frame.last)
+            is_whole = True
     except TimeoutError:
-        memory = None
         if frame is None:
-            reason = f"the DNS took longer than {limits.time:g} s"
-            queries = len(questions.known)
-            return SpfCheck(result=SpfResult.TEMPERROR, domain=name, reason=reason, queries=queries)
-    match = frame.last.match
+            reason, queries = f"the DNS took longer than {questions.limits.time:g} s", len(questions.known)
+            return SpfCheck(result=SpfResult.TEMPERROR, domain=domain, reason=reason, queries=queries), False
+    match = frame.last.match if frame.untold is None else None
     check = SpfCheck(
         result=frame.result,
-        domain=name,
-        mechanism=None if match is None else match[0].text,
-        reason=one_line(_reason(frame, client, match, evaluation.failed_in), _MAX_REASON),
+        domain=domain,
+        mechanism=None if match is None else one_line(match[0].text),
+        reason=one_line(_reason(frame, evaluation, match), _MAX_REASON),
         explanation=explanation,
         record=None if frame.text is None else one_line(frame.text, MAX_RECORD),
         queries=len(questions.known),
         letters=frozenset(evaluation.letters),
         tell=partial(steps, frame, questions.known),
     )
-    if memory is not None and check.letters.isdisjoint(_OF_TRANSACTION):
-        memory.put((address, name), check, questions.known.values(), since)
-    return check
+    return check, is_whole
 
 
-def _reason(frame: Frame, client: Client, match: tuple[Term, Match] | None, failed_in: str | None) -> str:
+def _reason(frame: Frame, evaluation: Evaluation, match: tuple[Term, Match] | None) -> str:
+    if frame.untold is not None:
+        return frame.untold.reason
     if frame.fault is not None:
+        failed_in = evaluation.failed_in
         return frame.fault.reason + (f" (record of {failed_in})" if failed_in != frame.domain else "")
     if match is None:
         return "nothing in the record matched" if frame.text else f"{frame.domain} has no SPF record"
     compared = f" ({match[1].compared})" if match[1].compared else ""
-    return f"{client.values['c']} matched {match[0].text} of {frame.last.domain}{compared}"
+    return f"{evaluation.client.values['c']} matched {match[0].text} of {frame.last.domain}{compared}"
 
 
 async def check_sender(
@@ -123,8 +133,9 @@ async def check_sender(
 ) -> Spf:
     """Check the reverse-path and, if wanted, the HELO name (RFC 7208 2.3, 2.4).
 
-    Both at the same time, if both have to wait for their records. With the null reverse-path both are the same check. A
-    HELO name that is no domain name is not checked.
+    The second check begins when the first has to wait, and both end at one deadline. What one found stays if only the
+    other is cut off. With the null reverse-path both are the same check. A HELO name that is no domain name is not
+    checked.
     """
     helo_name = helo or ""
     helo_domain = domain_name(helo_name) if check_helo else None
@@ -139,16 +150,17 @@ async def check_sender(
     if not isinstance(reverse_path, Mailbox):
         only = await check(domain=helo_name)
         return Spf(mail_from=only, helo=None if helo_domain is None else only)
-    first = check(domain=reverse_path.domain, local_part=reverse_path.local_part)
+    first = partial(check, domain=reverse_path.domain, local_part=reverse_path.local_part)
     if helo_domain is None:
-        return Spf(mail_from=await first)
+        return Spf(mail_from=await first())
+    second = partial(check, domain=helo_domain)
     if helo_domain == reverse_path.domain:
-        mail_from = await first
+        deadline = Deadline(limits.time)
+        mail_from = await first(deadline=deadline)
         is_same = mail_from.letters.isdisjoint(OF_LOCAL_PART)
-        return Spf(mail_from=mail_from, helo=mail_from if is_same else await check(domain=helo_domain))
-    if any(resolver.known(name, RecordType.TXT) is not None for name in (reverse_path.domain, helo_domain)):
-        return Spf(mail_from=await first, helo=await check(domain=helo_domain))
-    async with asyncio.TaskGroup() as group:  # both have to wait
-        second = group.create_task(check(domain=helo_domain))
-        mail_from = await first
-    return Spf(mail_from=mail_from, helo=second.result())
+        return Spf(mail_from=mail_from, helo=mail_from if is_same else await second(deadline=deadline))
+    tasks: list[asyncio.Task[SpfCheck]] = []
+    async with asyncio.TaskGroup() as group:
+        deadline = Deadline(limits.time, lambda: tasks.append(group.create_task(second(deadline=deadline))))
+        mail_from = await first(deadline=deadline)
+    return Spf(mail_from=mail_from, helo=tasks[0].result() if tasks else await second())

@@ -4,8 +4,9 @@ One pass: each term awaits its answers. What belongs together (the hosts of an `
 for at the same time, and nothing before it is needed. ``Frame`` keeps what was tried. What is wrong is a ``Fault``;
 nothing is raised.
 
-What a client's own reverse DNS says (``ptr``, ``%{p}``) and where an explanation would be (``exp``) makes no error and
-counts as no void look-up: the client makes the one, and the other is asked for when all is decided.
+What a client's own reverse DNS says (``ptr``, ``%{p}``) and where an explanation would be (``exp``) makes no permerror:
+the client makes the one, and the other is asked for when all is decided. A fault of the DNS at the client's names ends
+nothing. But it could have kept a term from matching, so a check that does not pass is a temperror then.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -81,23 +82,43 @@ class Evaluation:
         limits: What it may take.
 
     Attributes:
+        client: The client.
         letters: The macro letters that it asked for, in lower case.
         failed_in: The domain whose record could not be evaluated, None if there is none.
     """
 
-    __slots__ = ("_client", "_limits", "_looked_up", "_lookups", "_questions", "_values", "failed_in", "letters")
+    __slots__ = (
+        "_limits",
+        "_looked_up",
+        "_lookups",
+        "_questions",
+        "_untold",
+        "_values",
+        "client",
+        "failed_in",
+        "letters",
+    )
 
     def __init__(self, questions: Questions, client: Client, values: Mapping[str, str], limits: Limits) -> None:
         self.letters: set[str] = set()
         self.failed_in: str | None = None
         self._questions = questions
-        self._client = client
+        self.client = client
         self._values = values
         self._limits = limits
         self._lookups = 0
         self._looked_up: set[str] = set()
+        self._untold: Fault | None = None
 
     # Records
+
+    async def evaluate(self, domain: str) -> Frame:
+        """What a client may do for a domain; temperror where its names can't be told and could change the result."""
+        frame = await self.check_host(domain)
+        if self._untold is not None and frame.result not in {SpfResult.PASS, SpfResult.TEMPERROR}:
+            frame.untold = self._untold
+            frame.result = SpfResult.TEMPERROR
+        return frame
 
     async def check_host(self, domain: str) -> Frame:
         """Evaluate the record of a domain (RFC 7208 4.3 to 4.7)."""
@@ -113,7 +134,7 @@ class Evaluation:
         fault = await self._find_record(frame)
         if fault is not None or frame.text is None:
             return fault
-        number, kind, *_ = self._client
+        number, kind, *_ = self.client
         is_ip6 = kind is Kind.IP6
         for reached, term in enumerate(frame.record.terms, 1):
             frame.reached = reached
@@ -178,7 +199,7 @@ class Evaluation:
         if term.kind is Kind.INCLUDE:
             return await self._include(name)
         before = len(self._questions.asked)
-        host_bits = term.host_bits[self._client.kind is Kind.IP6]
+        host_bits = term.host_bits[self.client.kind is Kind.IP6]
         if term.kind is Kind.A:
             outcome = await self._a(name, host_bits)
         elif term.kind is Kind.MX:
@@ -199,8 +220,8 @@ class Evaluation:
 
     async def _a(self, name: str, host_bits: int) -> Outcome:
         """Whether a name has the client's address (RFC 7208 5.3)."""
-        found = await self._questions.look_up(name, self._client.record_type, of_host=True)
-        return self._client.compare(name, found, host_bits) if isinstance(found, Answer) else found
+        found = await self._questions.look_up(name, self.client.record_type, of_host=True)
+        return self.client.compare(name, found, host_bits) if isinstance(found, Answer) else found
 
     async def _mx(self, name: str, host_bits: int) -> Outcome:
         """Whether a mail host of a name has the client's address; then faults of others don't matter (RFC 7208 5.4)."""
@@ -210,12 +231,12 @@ class Evaluation:
         if len(found.records) > self._limits.names:
             return Fault(SpfResult.PERMERROR, f"{name} has more than {self._limits.names} MX records")
         hosts = (record.rpartition(" ")[2].removesuffix(".").lower() for record in found.records)
-        answers = await self._questions.ask_together(hosts, self._client.record_type)
+        answers = await self._questions.ask_together(hosts, self.client.record_type)
         if isinstance(answers, Fault):
             return answers
         fault: Fault | None = None
         for host, answer in answers.items():
-            outcome = self._client.compare(host, answer, host_bits)
+            outcome = self.client.compare(host, answer, host_bits)
             if isinstance(outcome, Match):
                 return outcome
             fault = fault or outcome
@@ -229,23 +250,35 @@ class Evaluation:
     async def _ptr(self, domain: str) -> Outcome:
         """Whether the client has a name that is a domain or below it (RFC 7208 5.5)."""
         names = await self._client_names()
-        confirmed = await self._confirmed(name for name in names if _is_within(name, domain))
-        return Match(f"{confirmed[0]} has {self._client.values['c']}") if confirmed else None
+        confirmed, fault = await self._confirmed(name for name in names if _is_within(name, domain))
+        if confirmed is not None:
+            return Match(f"{confirmed} has {self.client.values['c']}")
+        self._untold = self._untold or fault
+        return None
 
     async def _client_names(self) -> Sequence[str]:
         """What the client's reverse DNS says; nothing where the DNS does not answer (RFC 7208 5.5)."""
-        values = self._client.values
+        values = self.client.values
         labels = values["i"].lower().split(".")
-        answer = await self._questions.ask(f"{'.'.join(labels[::-1])}.{values['v']}.arpa", RecordType.PTR)
-        records = () if isinstance(answer, Fault) else answer.records
-        return [record.removesuffix(".").lower() for record in records]
+        name = f"{'.'.join(labels[::-1])}.{values['v']}.arpa"
+        answer = (await self._questions.ask_of_client([name], RecordType.PTR))[name]
+        if answer.status.is_temporary:
+            self._untold = self._untold or no_answer(name, RecordType.PTR, answer)
+        return [record.removesuffix(".").lower() for record in answer.records]
 
-    async def _confirmed(self, names: Iterable[str]) -> Sequence[str]:
-        """Those of the client's names that have its address. Ten of them are asked for in all (RFC 7208 4.6.4)."""
-        answers = await self._questions.ask_together(filter(self._may_look_up, names), self._client.record_type)
-        if isinstance(answers, Fault):
-            return []
-        return [name for name, answer in answers.items() if isinstance(self._client.compare(name, answer), Match)]
+    async def _confirmed(self, names: Iterable[str]) -> tuple[str | None, Fault | None]:
+        """The first of the client's names that has its address, and what hinders one before it to be that.
+
+        Ten of them are asked for in all (RFC 7208 4.6.4).
+        """
+        fault: Fault | None = None
+        answers = await self._questions.ask_of_client(filter(self._may_look_up, names), self.client.record_type)
+        for name, answer in answers.items():
+            outcome = self.client.compare(name, answer)
+            if isinstance(outcome, Match):
+                return name, fault
+            fault = fault or outcome
+        return None, fault
 
     def _may_look_up(self, name: str) -> bool:
         """Whether a name of the client is one of the ten."""
@@ -275,15 +308,19 @@ class Evaluation:
         if not spec.letters:
             return self._values
         name = await self._client_name(domain) if "p" in spec.letters else ""
-        return {**self._values, **self._client.values, "d": domain, "p": name}
+        return {**self._values, **self.client.values, "d": domain, "p": name}
 
     async def _client_name(self, domain: str) -> str:
         """The value of ``p``: the domain itself if it is one of the client's names, else one below it, else any."""
         names = await self._client_names()
         within = sorted((name for name in names if _is_within(name, domain)), key=lambda name: name != domain)
         others = (name for name in names if not _is_within(name, domain))
-        confirmed = await self._confirmed(within) or await self._confirmed(others)
-        return confirmed[0] if confirmed else "unknown"
+        confirmed, fault = await self._confirmed(within)
+        self._untold = self._untold or fault
+        if confirmed is None:
+            confirmed, fault = await self._confirmed(others)
+            self._untold = self._untold or fault
+        return confirmed or "unknown"
 
     async def explanation(self, frame: Frame) -> str | None:
         """What the record of a fail says about it, as one line of printable US-ASCII, if anything (RFC 7208 6.2)."""

@@ -1,7 +1,7 @@
 """SPF results that hold for a while: what a client's check of a domain came to (RFC 7208 4).
 
-A check that does not look at the sender, the HELO name or the time comes to the same again for the same client and
-domain, until one of the answers that it went by runs out. Senders of any size send many messages from one host, and a
+A check that does not look at the sender, the HELO name or the time has the same result for the same client and domain,
+until one of the answers that it went by runs out. Senders of any size send many messages from one host, and a
 host says one HELO name; so most checks of a busy gateway need no evaluation.
 
 Not remembered is what went by an answer that is a fault of the DNS, or by none at all. Owned state: at most ``size``

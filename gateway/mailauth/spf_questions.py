@@ -1,13 +1,15 @@
-"""The DNS questions of one SPF check: each is asked once, all are counted, and the time for them is bounded.
+"""The DNS questions of one SPF check: each is asked once, those of its terms are counted, and the time is bounded.
 
-What is at hand is taken without waiting. Void look-ups are counted here, by term (RFC 7208 4.6.4): the term asked one
-thing, and there is no such thing. A name that has no address of the client's family is void only if it has none of the
-other family either. That costs a question of its own, so it is asked only where the limit would end the check
-(``docs/decisions/spf.md``).
+What is at hand is taken without waiting. Questions about the client's own names are not counted, or its reverse DNS
+would decide whether a check ends at the limit; whoever asks them bounds them.
+
+Void look-ups are counted by term (RFC 7208 4.6.4): the term asked one thing, and there is no such thing. A name that
+has no address of the client's family is void only if it has none of the other family either. That costs a question of
+its own, so it is asked only where the limit would end the check (``docs/decisions/spf.md``).
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,8 +31,8 @@ class Limits:
         lookups: Terms that ask the DNS (RFC 7208 4.6.4: 10).
         void_lookups: Terms that ask for what is not there (RFC 7208 4.6.4: 2).
         names: Hosts of one ``mx``, names of the client (RFC 7208 4.6.4: 10).
-        queries: DNS questions in all. The limits of the RFC allow 111.
-        time: Seconds in all (RFC 7208 4.6.4: at least 20).
+        queries: DNS questions of the terms. The limits of the RFC allow 111.
+        time: Seconds in all (RFC 7208 4.6.4: at least 20), for both checks of a transaction together.
     """
 
     lookups: int = 10
@@ -40,23 +42,66 @@ class Limits:
     time: float = 20.0
 
 
+class Deadline:
+    """Until when the DNS may answer. The time runs from the first wait, so nothing is lost where all is at hand.
+
+    Args:
+        seconds: How long.
+        on_wait: Called once, when the first wait begins.
+    """
+
+    __slots__ = ("_on_wait", "_seconds", "_when")
+
+    def __init__(self, seconds: float, on_wait: Callable[[], object] | None = None) -> None:
+        self._seconds = seconds
+        self._on_wait = on_wait
+        self._when: float | None = None
+
+    def wait(self) -> float:
+        """A wait begins; until when it may last, by the clock of the event loop."""
+        if self._when is None:
+            self._when = asyncio.get_running_loop().time() + self._seconds
+            if self._on_wait is not None:
+                self._on_wait()
+        return self._when
+
+
 class Questions:
     """What one check asks.
+
+    Args:
+        resolver: Asks the DNS.
+        limits: What the check may take.
+        deadline: Until when; of its own if None.
 
     Attributes:
         known: The answers so far.
         asked: The questions in order, those that were asked again among them.
-        timer: Entered by whoever runs the check, ends it with ``TimeoutError``; it runs from the first wait.
+        limits: What the check may take.
+        timer: Entered by whoever runs the check, ends it with ``TimeoutError`` at the deadline.
     """
 
-    __slots__ = ("_limits", "_one_family", "_resolver", "_untold", "_void", "asked", "known", "timer")
+    __slots__ = (
+        "_counted",
+        "_deadline",
+        "_one_family",
+        "_resolver",
+        "_untold",
+        "_void",
+        "asked",
+        "known",
+        "limits",
+        "timer",
+    )
 
-    def __init__(self, resolver: Resolver, limits: Limits) -> None:
+    def __init__(self, resolver: Resolver, limits: Limits, deadline: Deadline | None = None) -> None:
         self.known: dict[Question, Answer] = {}
         self.asked: list[Question] = []
         self.timer = asyncio.timeout(None)
         self._resolver = resolver
-        self._limits = limits
+        self.limits = limits
+        self._deadline = deadline or Deadline(limits.time)
+        self._counted: set[Question] = set()
         self._void: list[Question] = []
         self._one_family: list[Question] = []
         self._untold: Fault | None = None
@@ -67,9 +112,10 @@ class Questions:
         answer = self.known.get(question)
         if answer is None and not is_askable(name):
             return _NOT_ASKED
+        fault = self._count((question,))
+        if fault is not None:
+            return fault
         if answer is None:
-            if len(self.known) >= self._limits.queries:
-                return self._too_many()
             answer = self._resolver.known(name, record_type)
             if answer is None:
                 self._start_timer()
@@ -80,11 +126,16 @@ class Questions:
 
     async def ask_together(self, names: Iterable[str], record_type: RecordType) -> dict[str, Answer] | Fault:
         """The answers about names, faults of the DNS among them; names that can't be asked for are left out."""
+        questions = _questions(names, record_type)
+        return self._count(questions) or await self._answers(questions)
+
+    async def ask_of_client(self, names: Iterable[str], record_type: RecordType) -> dict[str, Answer]:
+        """The same about the client's own address and names, which are not counted."""
+        return await self._answers(_questions(names, record_type))
+
+    async def _answers(self, questions: Sequence[Question]) -> dict[str, Answer]:
         known = self.known
-        questions = list(dict.fromkeys((name, record_type) for name in names if is_askable(name)))
         missing = [question for question in questions if question not in known]
-        if len(known) + len(missing) > self._limits.queries:
-            return self._too_many()
         at_hand = ((question, self._resolver.known(*question)) for question in missing)
         known.update((question, answer) for question, answer in at_hand if answer is not None)
         lookups = {question: self._resolver.lookup(*question) for question in missing if question not in known}
@@ -94,7 +145,7 @@ class Questions:
             answers = [await next(iter(lookups.values()))] if only else await asyncio.gather(*lookups.values())
             known.update(zip(lookups, answers, strict=True))
         self.asked += questions
-        return {name: known[name, record_type] for name, _ in questions}
+        return {question[0]: known[question] for question in questions}
 
     async def look_up(self, name: str, record_type: RecordType, *, of_host: bool = False) -> Answer | Fault | None:
         """The answer to what a term asks; None for a void look-up within the limit.
@@ -108,7 +159,7 @@ class Questions:
         self._void.append(question)
         if of_host and answer.status is Status.NO_DATA:  # a name that does not exist has neither
             self._one_family.append(question)
-        limit = self._limits.void_lookups
+        limit = self.limits.void_lookups
         while len(self._void) > limit and self._one_family:
             name, record_type = question = self._one_family.pop(0)
             other = await self.ask(name, _OTHER_FAMILY[record_type])
@@ -123,10 +174,19 @@ class Questions:
 
     def _start_timer(self) -> None:
         if self.timer.when() is None:
-            self.timer.reschedule(asyncio.get_running_loop().time() + self._limits.time)
+            self.timer.reschedule(self._deadline.wait())
 
-    def _too_many(self) -> Fault:
-        return Fault(SpfResult.PERMERROR, f"the check takes more than {self._limits.queries} DNS questions")
+    def _count(self, questions: Collection[Question]) -> Fault | None:
+        """Count what terms ask, whether or not it was asked about the client before."""
+        if len(self._counted.union(questions)) > self.limits.queries:
+            return Fault(SpfResult.PERMERROR, f"the check takes more than {self.limits.queries} DNS questions")
+        self._counted.update(questions)
+        return None
+
+
+def _questions(names: Iterable[str], record_type: RecordType) -> Sequence[Question]:
+    """Those that can be asked, each once."""
+    return list(dict.fromkeys((name, record_type) for name in names if is_askable(name)))
 
 
 def no_answer(name: str, record_type: RecordType, answer: Answer) -> Fault:

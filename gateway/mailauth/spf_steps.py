@@ -61,6 +61,7 @@ class Frame(msgspec.Struct):
         reached: How many of its terms were tried.
         tried: What became of them, by number from 1; those that are not there needed no asking, and did not match.
         redirect: The record that ``redirect`` led to, None where it was not followed.
+        untold: Why the result is a temperror whatever matched: the DNS did not tell the client's names.
     """
 
     domain: str
@@ -71,6 +72,7 @@ class Frame(msgspec.Struct):
     reached: int = 0
     tried: dict[int, Tried] = {}
     redirect: "Frame | None" = None
+    untold: Fault | None = None
 
     @property
     def last(self) -> "Frame":
@@ -94,7 +96,10 @@ def one_line(text: str, length: int = _MAX_LINE) -> str:
 
 def steps(frame: Frame, answers: Mapping[Question, Answer]) -> tuple[str, ...]:
     """The lines about a record and those that it led to."""
-    return tuple(one_line(line) for line in _lines(frame, answers, ""))
+    lines = list(_lines(frame, answers, ""))
+    if frame.untold is not None:
+        lines.append(f"the client's names could not be told, so {frame.result}")
+    return tuple(map(one_line, lines))
 
 
 def _lines(frame: Frame, answers: Mapping[Question, Answer], indent: str) -> Iterator[str]:
@@ -106,9 +111,12 @@ def _lines(frame: Frame, answers: Mapping[Question, Answer], indent: str) -> Ite
             continue
         yield from _networks(row, indent)
         row.clear()
-        became = "did not match" if tried.outcome is None else "could not be told"
+        became = "did not match"
         if isinstance(tried.outcome, Match):
             became = f"matched, so {term.result}"
+        elif tried.outcome is not None:
+            is_known = tried.outcome.result is SpfResult.PERMERROR
+            became = "can't be evaluated, so permerror" if is_known else "could not be told"
         yield f"{indent}{term.text}: {became}{_answered(tried, answers)}"
         if tried.included is not None:
             yield from _lines(tried.included, answers, indent + "  ")

@@ -77,7 +77,7 @@ class NotByTheLetterError(Exception):
     """The field is none that RFC 8601 has; the text shows where."""
 
 
-_CFWS: Final = re.compile(r"(?:[ \t]|\([^()\\\"\x00-\x1f\x7f-\U0010ffff]*\))*")
+_CFWS: Final = re.compile(r"(?:[ \t]|\([^()\\\"\x00-\x1f\x7f]*\))*")
 _KEYWORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 _QUOTED: Final = re.compile(r'"([^"\\\x00-\x1f\x7f]*)"')
 _TOKEN: Final = re.compile(r"[^\x00-\x20\x7f-\U0010ffff()<>@,;:\\\"/\[\]?=]+")
@@ -186,6 +186,14 @@ _PIECES: Final = (
     "joe", "example", "..", '\\"', '"\\', "((", "  ", "\r\n",
     "dmarc=pass", "spf=pass", "reason=", "header.d=", "smtp.mailfrom=", "none", "; dkim=pass", "x" * 70,
 )  # fmt: skip
+_LONG: Final = (
+    "\u00e9" * 200,
+    "\u20ac" * 150,
+    "\U0001f600" * 290,
+    "x" * 319 + "\U0001f600",
+    "xn--bcher-kva",
+    "\u00fc.example",
+)
 _REASONS: Final = (
     "", "the body was changed: its hash is not that of bh=", "the tag 'x\"y' is there twice", 'a="b\\" is no algorithm',
 )  # fmt: skip
@@ -196,9 +204,12 @@ class Generator:
 
     Args:
         seed: The same fields for the same seed.
+        utf8: Whether they are those of internationalized messages, with long words in other scripts.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, utf8: bool = False) -> None:
+        self._utf8 = utf8
+        self._pieces = (*_PIECES, *_LONG * 3) if utf8 else _PIECES
         self._random = random.Random(seed)  # noqa: S311 - test data
 
     def field(self) -> bytes:
@@ -217,13 +228,14 @@ class Generator:
             client_address=rng.choice(["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"]),
             client_name=self._maybe(lambda: ClientName(rng.choice([None, self._name()]), rng.choice(list(NameStatus)))),
             login=rng.choice([None, self._text(), "joe", "joe smith", "joe@example.org"]),
+            smtputf8=self._utf8,
         )
 
     def _maybe(self, make: Any) -> Any:
         return make() if self._random.random() < 0.7 else None
 
     def _text(self) -> str:
-        return "".join(self._random.choices(_PIECES, k=self._random.randint(0, 6)))
+        return "".join(self._random.choices(self._pieces, k=self._random.randint(0, 6)))
 
     def _name(self) -> str:
         return (

@@ -23,10 +23,15 @@ REPAIRS: Final = {
     "4.6.4 redirect": "a redirect counts as a term that asks the DNS when it is followed",
     "5.2": "an include of the record's own domain is no error before it is reached",
     "5.4": "a mail host that has the client's address decides, whatever the DNS says about others",
-    "5.5": "a fault of the DNS behind the client's names is passed over",
+    "5.5": "a fault of the DNS at the client's names is passed over, and a temperror if the check does not pass then",
     "5.7": "exists needs a domain, also with a qualifier",
     "7.3": "the client's name is that which suits the domain whose record is evaluated",
 }
+
+
+_DOMAINMATCH: Final = spf.domainmatch
+_UNTOLD: Final = "untold--"
+"""Stands before a ``%{p}`` that can't be told, until it is asked for."""
 
 
 class _Addresses(list[str]):
@@ -38,6 +43,8 @@ class _Addresses(list[str]):
 class Repaired(spf.query):  # type: ignore[misc]  # pyspf has no types
     """pyspf's query with some of the repairs."""
 
+    p: Any
+
     def __init__(self, resolver: Resolver, repairs: frozenset[str], client: str, sender: str, helo: str) -> None:
         super().__init__(client, sender, helo)
         self._repairs = repairs
@@ -48,18 +55,23 @@ class Repaired(spf.query):  # type: ignore[misc]  # pyspf has no types
         self._is_first = True
         self._void: list[str] = []
         self._untold = 0
+        self._names: list[str] | None = None
+        self._faulty: list[str] = []
+        self.is_untold = False
 
     # 4.6.4
 
     def dns(self, name: str, qtype: str, cnames: Any = None, ignore_void: bool = False) -> list[Any]:  # noqa: FBT001, FBT002 - pyspf's signature
         if qtype != "TXT":
             self._is_including = False
+        name = self._asked(name)
         found: list[Any] = super().dns(name, qtype, cnames, ignore_void or "4.6.4" in self._repairs)
         if qtype == "MX" and not found:
             self._count_void(name, has_family=False)
         return found
 
     def dns_a(self, domainname: str, A: str = "A") -> list[str]:  # noqa: N803 - pyspf's signature
+        domainname = self._asked(domainname)
         found: list[str] = super().dns_a(domainname, A)
         if self._is_term and not found and all(0 < len(label) < 64 for label in domainname.split(".")):
             self._count_void(domainname, has_family=True)
@@ -149,22 +161,50 @@ class Repaired(spf.query):  # type: ignore[misc]  # pyspf has no types
             if "5.5" not in self._repairs:
                 plain: list[str] = super().validated_ptrs()
                 return plain
-            found = []
+            self._names, self._faulty, found = None, [], []
             with suppress(spf.TempError):
-                for name in self.dns_ptr(self.i):
-                    with suppress(spf.TempError):
-                        if self.cidrmatch(self.dns_a(name, self.A), self.cidrmax):
-                            found.append(name)
+                self._names = self.dns_ptr(self.i)
+            for name in self._names or ():
+                try:
+                    if self.cidrmatch(self.dns_a(name, self.A), self.cidrmax):
+                        found.append(name)
+                except spf.TempError:
+                    self._faulty.append(name)
             return found
         finally:
             self._is_term = True
+
+    def matches(self, found: list[str], target: str) -> bool:
+        """Whether a ``ptr`` matches; it can't be told if a name could have matched, and none does."""
+        is_match = bool(_DOMAINMATCH(found, target))
+        if "5.5" in self._repairs and not is_match:
+            self.is_untold |= self._names is None or bool(_DOMAINMATCH(self._faulty, target))
+        return is_match
+
+    def _asked(self, name: str) -> str:
+        """A name that a term asks for; with a name of the client in it that can't be told, no more can the term."""
+        self.is_untold |= _UNTOLD in name
+        return name.replace(_UNTOLD, "")
+
+    def check1(self, spf: str | None, domain: str, recursion: int) -> Any:
+        return super().check1(spf, domain.replace(_UNTOLD, ""), recursion)
+
+    def get_explanation(self, spec: str) -> Any:
+        return super().get_explanation(spec.replace(_UNTOLD, ""))
 
     # 7.3
 
     def getp(self) -> str:
         if "7.3" in self._repairs:
             self.p = None
+        elif self.p:
+            return str(self.p)
         name: str = super().getp()
+        if "5.5" in self._repairs:
+            ordered = sorted(self._names or (), key=lambda each: (not _DOMAINMATCH([each], self.d), each != self.d))
+            before = ordered[: ordered.index(name)] if name in ordered else ordered
+            if self._names is None or any(each in self._faulty for each in before):
+                self.p = name = _UNTOLD + name
         return name
 
 
@@ -190,5 +230,7 @@ def opinion(resolver: Resolver, repairs: Iterable[str], *, client: str, sender: 
             values = [(int(record.split()[0]), record.split()[1]) for record in values]
         return [((name, kind), value) for value in values]
 
-    with patch.object(spf, "DNSLookup", lookup):
-        return str(Repaired(resolver, frozenset(repairs), client, sender, helo).check()[0])
+    query = Repaired(resolver, frozenset(repairs), client, sender, helo)
+    with patch.object(spf, "DNSLookup", lookup), patch.object(spf, "domainmatch", query.matches):
+        result = str(query.check()[0])
+    return "temperror" if query.is_untold and result not in {"pass", "temperror"} else result

@@ -142,6 +142,25 @@ async def test_a_message_signature_without_c_is_tried_both_ways(way: str, body: 
     fails(await validated(header.replace(b"alice@", b"mallory@"), body, arc_zone(A)), "does not fit")
 
 
+async def test_what_hinders_each_reading_is_told() -> None:
+    """Without c= one way may fail at the signature and the other at the body: the reason names both, in order."""
+    header = sealed(HEADER, BODY, message={"c": None}, way="relaxed").replace(b"alice@", b"mallory@")
+    fails(
+        await validated(header, BODY),
+        "message signature of instance 1: read as relaxed: ",
+        "does not fit",
+        "; read as simple: the body was changed",
+    )
+    message = {"c": None, "l": str(len(b"One line.\r\n"))}
+    header = sealed(HEADER, b"One line.\r\n", message=message, way="relaxed").replace(b"alice@", b"mallory@")
+    fails(
+        await validated(header, b"One line.\r\n \r\n"),
+        "read as relaxed: ",
+        "does not fit",
+        "; read as simple: l= covers only the first 11 of the body's 14 octets",
+    )
+
+
 async def test_one_half_simple_and_one_half_relaxed_is_neither_way() -> None:
     """Without c= a signature whose header is relaxed and whose body is simple does not verify."""
     mixed = signature(HEADER, BODY, rsa_key(), {"c": "relaxed/simple"})

@@ -9,11 +9,12 @@ import authres
 import authres.arc
 import authres.dkim_b
 import authres.dmarc
+import idna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.mailauth.authentication_results import REASON, SIGNATURES, authentication_results
+from gateway.mailauth.authentication_results import REASON, SIGNATURES, VALUE, authentication_results
 from gateway.mailauth.results import (
     Arc,
     ArcResult,
@@ -29,6 +30,7 @@ from gateway.mailauth.results import (
     SpfResult,
 )
 from gateway.resolver import ClientName, NameStatus
+from tests.support.authres_grammar import Generator, read_strictly
 
 READER: Final = authres.FeatureContext(authres.arc, authres.dkim_b, authres.dmarc)
 ID: Final = "mx.example.com"
@@ -372,6 +374,48 @@ ADDRESSES: Final = (
 def test_an_address_is_quoted_or_shortened_where_it_must_be(address: str, expected: str) -> None:
     """What RFC 2045 wants quoted is quoted; a local part that reads like a result, or is too long, is left out."""
     assert written(spf=spf(SpfResult.PASS), mail_from=address).endswith(f"smtp.mailfrom={expected}\r\n")
+
+
+@pytest.mark.parametrize("utf8", [False, True])
+def test_no_line_of_any_field_is_too_long(*, utf8: bool) -> None:
+    """Whatever a sender writes, in octets: lines of 998, values of 320, reasons of 200 (RFC 5322 2.1.1, RFC 6532)."""
+    generator = Generator(3, utf8=utf8)
+    longest = 0
+    for _ in range(1500):
+        field = generator.field()
+        assert_well_formed(field.decode())
+        for each in read_strictly(field):
+            assert len(each.reason.encode()) <= REASON
+            values = [len(value.encode()) for value in each.properties.values()]
+            assert all(size <= VALUE for size in values)
+            longest = max(longest, *values, 0)
+    assert longest > (VALUE - 10 if utf8 else 70)
+
+
+@pytest.mark.parametrize("character", ["x", "\u00e9", "\u20ac", "\U0001f600"])
+@pytest.mark.parametrize("count", [50, 77, 78, 79, 80, 99, 100, 150, 160, 200, 290, 321, 1000])
+def test_the_bounds_count_octets(character: str, count: int) -> None:
+    """A word in any script is cut between two characters, and says that it was; an address loses its local part."""
+    text = character * count
+    size = len(text.encode())
+    long = written(
+        spf=spf(SpfResult.FAIL, reason=text), login=text, mail_from=f"{text}@example.org", smtputf8=True,
+        dkim=[signature(selector=text, auid=f"{text}@example.org")],
+    )  # fmt: skip
+    auth, checked, signed = read_strictly(long.encode())
+    for value, limit in ((auth.properties["smtp.auth"], VALUE), (checked.reason, REASON)):
+        assert value == text if size <= limit else value.endswith("...")
+        assert limit - 7 < len(value.encode()) <= limit or value == text
+    address = f"{text}@example.org" if size + 12 <= VALUE else "example.org"
+    assert (checked.properties["smtp.mailfrom"], signed.properties["header.i"]) == (address, address)
+
+
+def test_u_labels_that_are_too_long_stand_as_a_labels() -> None:
+    """A domain is never cut where it can be written whole."""
+    domain = ".".join([idna.encode("\u0915" * 40).decode()] * 4)
+    assert len(idna.decode(domain).encode()) > VALUE
+    field = written(dmarc=Dmarc(result=DmarcResult.PASS, domain=domain), smtputf8=True)
+    assert f"header.from={domain}\r\n" in field
 
 
 def test_internationalized_mail_has_utf8_and_other_mail_none() -> None:

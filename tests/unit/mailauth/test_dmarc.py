@@ -411,7 +411,12 @@ async def test_a_failure_says_what_became_of_each_check() -> None:
         "SPF is softfail for x.example (matched ~all); DKIM is fail for example.com (the body was changed); "
         "DKIM is permerror for a signature (the signature can't be read!!!"
     )
+    assert dmarc.reason.endswith("; and 7 more")
     assert len(dmarc.reason) < 1000
+    for count, end in ((3, "DKIM is fail for d2.example"), (4, "DKIM is fail for d3.example"), (5, "and 1 more")):
+        broken = [DkimSignature(result=DkimResult.FAIL, domain=f"d{number}.example") for number in range(count)]
+        dmarc, _ = await run("example.com", txt(example_com=REJECT), failed, broken)
+        assert dmarc.reason.endswith(f"; {end}")
     for spf_result, found, said in (
         (None, None, "SPF was not looked at; DKIM was not looked at"),
         (failed, [], "SPF is softfail for x.example (matched ~all); there is no DKIM signature"),

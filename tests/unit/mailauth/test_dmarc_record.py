@@ -63,6 +63,10 @@ def test_a_record_has_defaults() -> None:
         "v=spf1 -all",
         "v=DMARC1 p=reject",
         "V DMARC1",
+        "\tv=DMARC1; p=reject",
+        " \r\nv=DMARC1; p=reject",
+        "\r\nx; v=DMARC1; p=reject",
+        '"v=DMARC1; p=reject',
     ],
 )
 def test_what_does_not_begin_with_the_version_is_no_record(text: str) -> None:
@@ -133,12 +137,34 @@ def test_reporting_addresses_are_uris() -> None:
 )  # fmt: skip
 def test_a_size_limit_is_in_octets(limit: str, size: int | None) -> None:
     """Units are powers of 1024 in any case (RFC 7489 6.2); a limit that no report reaches is the largest number."""
-    record = _parse(f"v=DMARC1; p=none; ruf=mailto:x@y.example{limit}, https://z.example/a!b{limit}")
+    record = _parse(f"v=DMARC1; p=none; ruf=mailto:x@y.example{limit}, https://z.example/a%21b{limit}")
     assert record.failure_reports == (
         ReportUri("mailto:x@y.example", size),
-        ReportUri("https://z.example/a!b", size),
+        ReportUri("https://z.example/a%21b", size),
     )
-    assert uris(record.failure_reports) == ("mailto:x@y.example", "https://z.example/a!b")
+    assert uris(record.failure_reports) == ("mailto:x@y.example", "https://z.example/a%21b")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "mailto:a@b.example!",
+        "mailto:q@s.example!1m!2k",
+        "mailto:a@b.example!!1m",
+        "mailto:a@b.example!m",
+        "mailto:a@b.example!1x",
+        "mailto:a!b@c.example",
+        "mailto:!@c.example",
+        "!1m",
+    ],
+)
+def test_an_exclamation_mark_begins_a_size_limit_and_nothing_else(address: str) -> None:
+    """Within an address it is written %21 (RFC 7489 6.2), so what has more of them can't be read."""
+    record = _parse(f"v=DMARC1; p=none; rua={address}")
+    assert record.aggregate_reports == ()
+    assert record.errors == ("rua has an address that can't be read",)
+    kept = _parse("v=DMARC1; p=none; rua=mailto:a%21b@c.example!1k").aggregate_reports
+    assert kept == (ReportUri("mailto:a%21b@c.example", 1024),)
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\n", "\r", "\r\n ", " \r\n\t"])
@@ -149,6 +175,9 @@ def test_line_ends_around_semicolons_are_skipped(end: str) -> None:
     assert uris(record.aggregate_reports) == ("mailto:a@b.example",)
     assert record.errors == ()
     assert policy_record([f"v=DMARC1;{end}p=reject", "other"]) is not None
+    before = end.lstrip(" ")
+    assert _parse(f"{before}v=DMARC1;{end}p=reject").policy is Disposition.REJECT
+    assert policy_record([f"{before}v=DMARC1; p=reject", "v=DMARC1; p=none"]) is None
     assert parse_record(f"v=DMARC1{end}p=reject") is None
     assert _parse(f"v=DMARC1; p=rej{end}ect; sp=reject").policy is Disposition.NONE
 
@@ -176,7 +205,7 @@ def test_records_are_remembered_by_their_text_up_to_a_size() -> None:
 @settings(max_examples=300)
 def test_any_text_is_a_record_or_none(text: str) -> None:
     """Whatever stands in the DNS, behind the version or alone, it is read without an error."""
-    assert parse_record(text) is None or text[:1] in {"v", "V"}
+    assert parse_record(text) is None or text.lstrip("\r\n \t")[:1] in {"v", "V"}
     record = _parse("v=DMARC1;" + text)
     assert record.text == "v=DMARC1;" + text
     assert record.policy in Disposition

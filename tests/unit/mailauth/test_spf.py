@@ -10,11 +10,13 @@ import pytest
 from gateway.adapters.dns.zone import ZoneResolver
 from gateway.mailauth.results import SpfCheck, SpfResult
 from gateway.mailauth.spf import check_host, check_sender
+from gateway.mailauth.spf_macros import macro_string
 from gateway.mailauth.spf_memory import SpfMemory
 from gateway.mailauth.spf_questions import Limits
 from gateway.resolver import Answer, RecordType, Resolver, Status
 from gateway.smtp.path import NULL_REVERSE_PATH, Mailbox, ReversePath
 from tests.support.dns_zone import ColdZone, SilentZone
+from tests.support.virtual_time import SlowZone, run_virtually
 
 CLIENT = "192.0.2.1"
 
@@ -214,7 +216,7 @@ async def test_the_reason_names_the_void_lookups() -> None:
         "more than 2 void lookups: A of x.example.com (no data), MX of example.com (no data), "
         "A of 192.0.2.1.z.example.com (nxdomain)"
     )
-    assert found.steps[-1].startswith("exists:%{i}.z.example.com: could not be told (192.0.2.1.z")
+    assert found.steps[-1].startswith("exists:%{i}.z.example.com: can't be evaluated, so permerror (192.0.2.1.z")
 
 
 IPV4_ONLY: dict[str, object] = {
@@ -286,6 +288,35 @@ async def test_a_fault_at_the_limit_matters_only_if_nothing_else_decides() -> No
     )
 
 
+async def test_the_first_name_that_can_not_be_told_is_the_reason() -> None:
+    """Of several faults at the limit the oldest."""
+    names = ["x.example", "y.example", "z.example", "gone.example", "lost.example"]
+    zone: dict[str, object] = txt("v=spf1 " + " ".join(f"a:{name}" for name in names) + " -all")
+    zone |= {"x.example": {"A": "SERVFAIL"}, "y.example": {"A": "TIMEOUT"}, "z.example": {"TXT": "nothing else"}}
+    found = await check(zone, address="2001:db8::1")
+    assert (found.result, found.reason) == (
+        SpfResult.TEMPERROR,
+        "the DNS gave no answer: A of x.example (servfail)",
+    )
+
+
+async def test_a_name_that_does_not_exist_is_not_asked_for_again() -> None:
+    """NXDOMAIN says that it has no address of the other family either (RFC 8020)."""
+    cold = ColdZone(txt("v=spf1 a:x.example a:y.example a:z.example -all"))
+    assert (await check(cold, address="2001:db8::1")).result is SpfResult.PERMERROR
+    assert cold.asked == ["example.com TXT", "x.example AAAA", "y.example AAAA", "z.example AAAA"]
+
+
+@pytest.mark.parametrize("term", ["include:%{d1}", "redirect=%{d1}"])
+async def test_a_name_of_one_label_is_not_asked_for(term: str) -> None:
+    """It has no record (RFC 7208 4.3)."""
+    cold = ColdZone(txt(f"v=spf1 {term}"))
+    found = await check(cold)
+    assert found.result is SpfResult.PERMERROR
+    assert "com has no SPF record" in found.reason
+    assert cold.asked == ["example.com TXT"]
+
+
 async def test_a_term_is_void_only_if_all_that_it_asks_is() -> None:
     """Mail hosts without addresses make no void look-up of an ``mx`` that has hosts (RFC 7208 4.6.4)."""
     zone: dict[str, object] = txt("v=spf1 mx:x.example mx:y.example mx:z.example -all")
@@ -320,6 +351,19 @@ async def test_names_below_the_target_are_looked_at_first() -> None:
     assert cold.asked == ["example.com TXT", "1.2.0.192.in-addr.arpa PTR", "h.example.com A"]
 
 
+async def test_other_names_of_the_client_are_asked_for_only_if_none_within_is_confirmed() -> None:
+    """``%{p}`` is a name at or below the domain if there is one, so the others would be asked for in vain."""
+    names = ["other.example.net", "h.example.com"]
+    zone = txt("v=spf1 exists:%{p}.x.example -all") | {CLIENT: {"PTR": names}, names[0]: {"A": CLIENT}}
+    cold = ColdZone(zone | {names[1]: {"A": CLIENT}})
+    await check(cold)
+    assert cold.asked[-2:] == ["h.example.com A", "h.example.com.x.example A"]
+    assert "other.example.net A" not in cold.asked
+    cold = ColdZone(zone)
+    await check(cold)
+    assert cold.asked[-3:] == ["h.example.com A", "other.example.net A", "other.example.net.x.example A"]
+
+
 async def test_ten_names_of_a_client_are_asked_for_in_all() -> None:
     """However many terms look at them; then no name is confirmed that was not before."""
     names = [f"n{number}.{domain}.example" for domain in "abc" for number in range(8)]
@@ -330,11 +374,51 @@ async def test_ten_names_of_a_client_are_asked_for_in_all() -> None:
     assert [question for question in cold.asked if question.startswith("n")] == [f"{name} A" for name in names[:10]]
 
 
-async def test_the_clients_names_take_no_more_questions_than_there_are() -> None:
-    """Where the questions of a check are used up, its names are passed over."""
-    zone = txt("v=spf1 a mx ptr -all") | {CLIENT: {"PTR": [f"n{number}.example.com" for number in range(9)]}}
-    found = await check(zone, limits=Limits(queries=5))
-    assert (found.result, found.queries) == (SpfResult.FAIL, 4)
+@pytest.mark.parametrize("queries", range(1, 20))
+@pytest.mark.parametrize(
+    "record",
+    [
+        "v=spf1 ptr a:a1.example a:a2.example mx:m.example -all",
+        "v=spf1 a:a1.example a:a2.example mx:m.example ptr -all",
+        "v=spf1 a:a1.example exists:%{p}.x.example mx:m.example a:n0.example.com -all",
+        "v=spf1 mx:m.example ptr a:n0.example.com mx:n.example -all exp=why.example",
+    ],
+)
+async def test_the_clients_names_take_no_question_from_the_terms(record: str, queries: int) -> None:
+    """However many names its reverse DNS has, and whichever, the limit of questions ends the same checks."""
+    hosts = {f"h{number}.example": {"A": "198.51.100.1"} for number in range(3)}
+    zone: dict[str, object] = txt(record) | hosts
+    zone |= {"a1.example": {"A": "198.51.100.1"}, "a2.example": {"A": "198.51.100.1"}, "why.example": {"TXT": "no"}}
+    zone |= {"m.example": {"MX": [f"1 {host}" for host in hosts]}, "n.example": {"MX": "1 n1.example.com"}}
+    zone |= {f"n{number}.example.com": {"A": "198.51.100.2"} for number in range(10)}
+    limits = Limits(queries=queries, void_lookups=9)
+    without = await check(zone, limits=limits)
+    cold = ColdZone(zone | {CLIENT: {"PTR": [f"n{number}.example.com" for number in range(10)]}})
+    found = await check(cold, limits=limits)
+    assert (found.result, found.reason, found.explanation) == (without.result, without.reason, without.explanation)
+    assert len(cold.asked) <= queries + 1 + 10
+
+
+async def test_a_client_of_many_names_passes_after_a_large_record() -> None:
+    """A record near the limit, and ten names of the client to look up: the last of them is still looked at."""
+    zone: dict[str, object] = txt("v=spf1 " + " ".join(f"mx:m{number}.example" for number in range(5)) + " ptr -all")
+    for number in range(5):
+        hosts = [f"h{host}.m{number}.example" for host in range(10)]
+        zone[f"m{number}.example"] = {"MX": [f"10 {host}" for host in hosts]}
+        zone |= {host: {"A": "198.51.100.1"} for host in hosts}
+    names = [f"x{number}.example.com" for number in range(10)]
+    zone |= {CLIENT: {"PTR": names}, names[-1]: {"A": CLIENT}}
+    assert (await check(zone)).result is SpfResult.PASS
+
+
+async def test_hosts_that_are_known_are_counted_once() -> None:
+    """Hosts of one mx that another has, too, are asked for once and counted once."""
+    hosts = [f"h{number}.example" for number in range(5)]
+    zone: dict[str, object] = txt("v=spf1 mx:a.example mx:b.example -all") | {h: {"A": "192.0.2.9"} for h in hosts}
+    zone |= {name: {"MX": [f"1 {host}" for host in hosts]} for name in ("a.example", "b.example")}
+    found = await check(zone, limits=Limits(queries=8))
+    assert (found.result, found.queries) == (SpfResult.FAIL, 8)
+    assert (await check(zone, limits=Limits(queries=7))).result is SpfResult.PERMERROR
 
 
 async def test_ten_mx_of_ten_hosts_are_bounded() -> None:
@@ -428,17 +512,78 @@ async def test_a_fault_of_the_dns_is_a_temperror(fault: str, record: str | None,
     assert f"of {name} ({'servfail' if fault == 'SERVFAIL' else 'timeout'})" in found.reason
 
 
+FAULT_AT_NAMES: dict[str, dict[str, object]] = {
+    "the names": {CLIENT: "fault"},
+    "an address": {CLIENT: {"PTR": ["bad.example.com", "other.example.com"]}, "bad.example.com": "fault"},
+    "an address of no other name": {CLIENT: {"PTR": ["bad.example.com"]}, "bad.example.com": "fault"},
+}
+
+
 @pytest.mark.parametrize("fault", ["SERVFAIL", "TIMEOUT"])
-async def test_a_fault_behind_ptr_does_not_match(fault: str) -> None:
-    """A name of the client that can't be looked up is passed over, and so is the ptr itself (RFC 7208 5.5)."""
-    zone: dict[str, object] = {
-        "example.com": {"TXT": "v=spf1 ptr -all"},
-        CLIENT: {"PTR": ["bad.example.com", "good.example.com"]},
-        "bad.example.com": fault,
-        "good.example.com": {"A": CLIENT},
-    }
-    assert (await check(zone)).result is SpfResult.PASS
-    assert (await check(zone | {CLIENT: fault})).result is SpfResult.FAIL
+@pytest.mark.parametrize("at", FAULT_AT_NAMES)
+@pytest.mark.parametrize(
+    ("record", "result"),
+    [
+        ("v=spf1 ptr -all", SpfResult.TEMPERROR),
+        ("v=spf1 ptr ~all", SpfResult.TEMPERROR),
+        ("v=spf1 -ptr ?all", SpfResult.TEMPERROR),
+        ("v=spf1 ptr", SpfResult.TEMPERROR),
+        ("v=spf1 include:i.example.com -all", SpfResult.TEMPERROR),
+        ("v=spf1 redirect=i.example.com", SpfResult.TEMPERROR),
+        ("v=spf1 ptr include:none.example -all", SpfResult.TEMPERROR),
+        ("v=spf1 exists:%{p}.x.example -all", SpfResult.TEMPERROR),
+        ("v=spf1 exists:%{p}.x.example include:i.example.com ip4:192.0.2.1 -all", SpfResult.PASS),
+        ("v=spf1 ptr ip4:192.0.2.1 -all", SpfResult.PASS),
+        ("v=spf1 ip4:192.0.2.1 ptr -all", SpfResult.PASS),
+        ("v=spf1 -ip4:192.0.2.1 ptr -all", SpfResult.FAIL),
+        ("v=spf1 ptr:example.net -all", None),
+        ("v=spf1 -all exp=%{p}.example", SpfResult.FAIL),
+        ("v=spf1 -all exp=why.example.com", SpfResult.FAIL),
+    ],
+)
+async def test_a_fault_at_the_clients_names_is_no_refusal(
+    fault: str, at: str, record: str, result: SpfResult | None
+) -> None:
+    """A term that looks at them could have matched: only a pass by another term counts, or what was decided before."""
+    zone = txt(record, i="v=spf1 ptr:example.com -all", why="not %{p}")
+    zone |= {name: fault if value == "fault" else value for name, value in FAULT_AT_NAMES[at].items()}
+    found = await check(zone)
+    if result is None:  # names that can't match are not looked at
+        result = SpfResult.TEMPERROR if at == "the names" else SpfResult.FAIL
+    assert found.result is result
+    assert (found.mechanism is None) == (result is SpfResult.TEMPERROR)
+    if result is SpfResult.TEMPERROR:
+        name = "PTR of 1.2.0.192.in-addr.arpa" if at == "the names" else "A of bad.example.com"
+        assert found.reason == f"the DNS gave no answer: {name} ({fault.lower()})"
+        assert found.steps[-1] == "the client's names could not be told, so temperror"
+        assert found.explanation is None
+
+
+@pytest.mark.parametrize("fault", ["SERVFAIL", "TIMEOUT"])
+async def test_a_name_that_is_confirmed_makes_up_for_one_that_is_not_told(fault: str) -> None:
+    """Whatever their order, ``ptr`` matches then; a ``%{p}`` could have been the other name, if that goes before."""
+    names = ["bad.example.com", "good.example.com"]
+    for left in (names, names[::-1]):
+        zone = txt("v=spf1 -ptr ?all") | {CLIENT: {"PTR": left}, "bad.example.com": fault}
+        zone |= {"good.example.com": {"A": CLIENT}}
+        found = await check(zone)
+        assert (found.result, found.mechanism) == (SpfResult.FAIL, "-ptr")
+        found = await check(zone | txt("v=spf1 exists:%{p}.x.example -all"))
+        assert found.result is (SpfResult.TEMPERROR if left == names else SpfResult.FAIL)
+    found = await check(
+        txt("v=spf1 exists:%{p}.x.example -all") | {CLIENT: {"PTR": ["x.example.net"]}, "x.example.net": fault}
+    )
+    assert found.result is SpfResult.TEMPERROR, "a name elsewhere could have been the value, too"
+
+
+async def test_an_earlier_fault_is_the_reason() -> None:
+    """Where the record itself can't be told, that is said rather than what the client's names are."""
+    zone = txt("v=spf1 ptr a:x.example.com -all") | {CLIENT: "TIMEOUT", "x.example.com": "SERVFAIL"}
+    found = await check(zone)
+    assert (found.result, found.reason) == (
+        SpfResult.TEMPERROR,
+        "the DNS gave no answer: A of x.example.com (servfail)",
+    )
 
 
 # Records
@@ -506,6 +651,27 @@ async def test_records_are_read_as_the_rfc_says(record: str, result: SpfResult) 
     assert found.result is result, found.reason
 
 
+_FULL = "v=spf1 " + "x=%{i} " * 99 + "exp=%{d}"
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ("v=spf1 +all x=" + "y" * 8178, ""),
+        ("v=spf1 +all x=" + "y" * 8179, "the record is longer than 8192 octets"),
+        (f"{_FULL} +all", ""),
+        (f"{_FULL} x=%{{i}} +all", "the record has more than 100 macros"),
+        ("v=spf1 +all x=%%%_%-", ""),
+    ],
+)
+async def test_the_limits_of_a_record_end_where_they_say(record: str, reason: str) -> None:
+    """8192 octets and 100 macros are within them, and the reason names the limit that is not kept."""
+    found = await check(txt(record))
+    assert (found.result, found.reason) == (
+        (SpfResult.PERMERROR, reason) if reason else (SpfResult.PASS, "192.0.2.1 matched +all of example.com")
+    )
+
+
 @pytest.mark.parametrize(
     ("spec", "name"),
     [
@@ -539,6 +705,16 @@ async def test_a_long_name_loses_labels_at_its_left() -> None:
     name = zone.asked[1].removesuffix(" A")
     assert 253 - 64 <= len(name) <= 253
     assert name.endswith(f".{label}.example.com")
+
+
+@pytest.mark.parametrize("length", range(245, 265))
+def test_a_name_loses_no_label_that_could_stay(length: int) -> None:
+    """Of all lengths near the limit: what is left is the longest end of it, from a dot, of 253 characters at most."""
+    labels = ["x", "yy", "zzz", *["w" * 49] * 5]
+    labels[3] = "w" * (length - len(".".join(labels)) + 49)
+    ends = [".".join(labels[start:]) for start in range(len(labels))]
+    assert len(ends[0]) == length
+    assert macro_string(ends[0]).name({}) == next(end for end in ends if len(end) <= 253)
 
 
 async def test_the_clients_name_prefers_the_domain_being_checked() -> None:
@@ -630,6 +806,47 @@ async def test_the_steps_tell_what_was_tried() -> None:
     )
     assert found.mechanism == "ip4:192.0.2.0/24"
     assert found.reason == "192.0.2.1 matched ip4:192.0.2.0/24 of r.example.com"
+
+
+async def test_a_long_mechanism_is_cut() -> None:
+    """A domain may publish kilobytes in one term; evidence, reason and steps have their bounds."""
+    long = "exists:" + "%{d}" * 99 + "x" * 5000 + ".example"
+    zone = txt(f"v=spf1 {long} -all")
+    name = macro_string(long.removeprefix("exists:")).name({"d": "example.com"})
+    found = await check(zone | {name: {"A": "127.0.0.2"}})
+    assert (found.result, len(found.mechanism or ""), len(found.reason)) == (SpfResult.PASS, 200, 300)
+    assert all(len(line) <= 200 for line in found.steps)
+
+
+@pytest.mark.parametrize(
+    ("zone", "steps"),
+    [
+        (
+            txt("v=spf1 include:i.example.com -all", i="v=spf1 foo"),
+            ("include:i.example.com: can't be evaluated, so permerror",),
+        ),
+        (
+            txt("v=spf1 include:i.example.com -all", i="v=spf1 a:bad.example") | {"bad.example": "SERVFAIL"},
+            (
+                "include:i.example.com: could not be told",
+                "  a:bad.example: could not be told (bad.example has A: servfail)",
+            ),
+        ),
+        (
+            txt("v=spf1 mx -all") | {"example.com": {"TXT": "v=spf1 mx -all", "MX": [f"1 m{n}" for n in range(11)]}},
+            ("mx: can't be evaluated, so permerror (example.com has MX: 1 m0, 1 m1, 1 m2, 1 m3, ...)",),
+        ),
+        (
+            txt("v=spf1 include:none.example"),
+            ("include:none.example: can't be evaluated, so permerror", "  none.example has no SPF record"),
+        ),
+    ],
+)
+async def test_the_steps_part_what_is_wrong_from_what_is_not_known_now(
+    zone: dict[str, object], steps: tuple[str, ...]
+) -> None:
+    """A permerror stays one until the domain's owner does something; a temperror is over when the DNS answers."""
+    assert (await check(zone)).steps == steps
 
 
 async def test_the_steps_end_where_the_check_did() -> None:
@@ -746,3 +963,59 @@ async def test_a_resolver_that_lies_about_types_is_not_believed(record: str) -> 
     found = await check(Odd())
     assert found.result is SpfResult.TEMPERROR
     assert "has A: no address.example" in found.reason
+
+
+WAITS: dict[str, object] = {
+    "d.example": {"TXT": "v=spf1 a:slow.example ip4:192.0.2.1 -all"},
+    "slow.example": {"A": "192.0.2.9"},
+    "helo.example": {"TXT": "v=spf1 a:slower.example -all"},
+    "slower.example": {"A": "192.0.2.9"},
+    "warm.example": {"TXT": "v=spf1 -all"},
+    "same.example": {"TXT": "v=spf1 exists:%{l}.same.example a:slow.example ip4:192.0.2.1 -all"},
+    "postmaster.same.example": {"A": "127.0.0.2"},
+}
+
+
+@pytest.mark.parametrize(
+    ("domain", "helo", "delays", "mail_from", "helo_result", "seconds"),
+    [
+        ("d.example", "helo.example", {"slow.example": 19, "slower.example": 30}, "pass", "temperror", 20),
+        ("d.example", "helo.example", {"slow.example": 30, "slower.example": 19}, "temperror", "fail", 20),
+        ("d.example", "helo.example", {"d.example": 9, "helo.example": 9, "slow.example": 9}, "pass", "fail", 18),
+        ("d.example", "helo.example", {"slow.example": 15, "slower.example": 15}, "pass", "fail", 15),
+        ("d.example", "helo.example", {"slower.example": 19}, "pass", "fail", 19),
+        ("d.example", "warm.example", {"slow.example": 19}, "pass", "fail", 19),
+        ("d.example", "warm.example", {"d.example": 12, "slow.example": 12}, "temperror", "fail", 20),
+        ("same.example", "same.example", {"slow.example": 19, "postmaster.same.example": 25}, "pass", "temperror", 20),
+        ("same.example", "same.example", {"slow.example": 9, "postmaster.same.example": 9}, "pass", "pass", 18),
+    ],
+)
+def test_both_checks_end_at_one_deadline(
+    domain: str, helo: str, delays: dict[str, float], mail_from: str, helo_result: str, seconds: float
+) -> None:
+    """They wait at the same time wherever one has to, for 20 s in all; what one found stays if the other is cut off."""
+    work = check_sender(
+        SlowZone(WAITS, delays), address=ip_address(CLIENT), reverse_path=_mailbox(f"u@{domain}"), helo=helo
+    )
+    found, took = run_virtually(work)
+    assert found.helo is not None
+    assert (found.mail_from.result, found.helo.result, took) == (mail_from, helo_result, seconds)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_time_is_that_of_the_whole_check(count: int) -> None:
+    """Each answer within the time, all of them together beyond it: the check ends at 20 s after the first wait."""
+    names = [f"h{number}.example" for number in range(count)]
+    zone = txt("v=spf1 " + " ".join(f"a:{name}" for name in names) + " ip4:192.0.2.1 -all")
+    zone |= {name: {"A": "192.0.2.9"} for name in names}
+    found, took = run_virtually(check(SlowZone(zone, dict.fromkeys(names, 9.0))))
+    assert (found.result, took) == ((SpfResult.PASS, 9 * count) if count < 3 else (SpfResult.TEMPERROR, 20))
+
+
+async def test_with_all_answers_at_hand_both_checks_await_nothing() -> None:
+    """The HELO name is no reason for a turn of the event loop."""
+    reverse_path = _mailbox("a@d.example")
+    run = check_sender(ZoneResolver(WAITS), address=ip_address(CLIENT), reverse_path=reverse_path, helo="helo.example")
+    with pytest.raises(StopIteration) as ended:
+        run.send(None)
+    assert ended.value.value.helo.result is SpfResult.FAIL

@@ -88,6 +88,20 @@ async def test_a_result_holds_as_long_as_the_shortest_of_its_answers() -> None:
     assert (await _check(zone, memory)).mail_from.result is SpfResult.FAIL
 
 
+async def test_the_time_of_the_answers_runs_from_the_start_of_the_check() -> None:
+    """What was known before the check waited may run out before it ends."""
+    clock = Clock()
+    memory = SpfMemory(clock=clock)
+    since = memory.now()
+    clock.now += 30.0
+    check = SpfCheck(result=SpfResult.PASS, domain="a")
+    memory.put((CLIENT, "a"), check, [Answer(Status.FOUND, ("v=spf1 +all",), 60.0)], since)
+    clock.now += 29.9
+    assert memory.get((CLIENT, "a")) == check
+    clock.now += 0.1
+    assert memory.get((CLIENT, "a")) is None
+
+
 @pytest.mark.parametrize("macro", ["%{s}", "%{l}", "%{L}", "%{h}"])
 async def test_a_result_that_depends_on_the_transaction_is_not_kept(macro: str) -> None:
     """A record may ask for the sender and the HELO name: the next message can come to something else."""
