@@ -25,6 +25,8 @@ _MAX_REASON: Final = 300
 _OF_TRANSACTION: Final = OF_LOCAL_PART | {"h", "t"}
 """Macro letters whose values differ between two checks of one domain for one client (RFC 7208 7.2)."""
 
+_NO_PASS: Final = frozenset({SpfResult.FAIL, SpfResult.SOFTFAIL, SpfResult.NEUTRAL, SpfResult.PERMERROR})
+
 DEFAULT_LIMITS: Final = Limits()
 
 
@@ -75,6 +77,9 @@ async def check_host(
     try:
         async with questions.timer:
             frame = await evaluation.check_host(name)
+            if evaluation.untold is not None and frame.result in _NO_PASS:
+                frame.fault, frame.result = evaluation.untold, SpfResult.TEMPERROR
+                evaluation.failed_in = name
             if frame.result is SpfResult.FAIL:
                 explanation = await evaluation.explanation(frame.last)
     except TimeoutError:
@@ -83,7 +88,7 @@ async def check_host(
             reason = f"the DNS took longer than {limits.time:g} s"
             queries = len(questions.known)
             return SpfCheck(result=SpfResult.TEMPERROR, domain=name, reason=reason, queries=queries)
-    match = frame.last.match
+    match = frame.last.match if frame.fault is None else None
     check = SpfCheck(
         result=frame.result,
         domain=name,

@@ -4,8 +4,10 @@ One pass: each term awaits its answers. What belongs together (the hosts of an `
 for at the same time, and nothing before it is needed. ``Frame`` keeps what was tried. What is wrong is a ``Fault``;
 nothing is raised.
 
-What a client's own reverse DNS says (``ptr``, ``%{p}``) and where an explanation would be (``exp``) makes no error and
-counts as no void look-up: the client makes the one, and the other is asked for when all is decided.
+What a client's own reverse DNS says (``ptr``, ``%{p}``) and where an explanation would be (``exp``) makes no permerror
+and counts as no void look-up: the client makes the one, and the other is asked for when all is decided. A client's name
+that the DNS does not tell now is passed over (RFC 7208 5.5). But it might have let the client pass, so that whatever
+else follows than a pass is a temperror.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,13 +85,17 @@ class Evaluation:
     Attributes:
         letters: The macro letters that it asked for, in lower case.
         failed_in: The domain whose record could not be evaluated, None if there is none.
+        untold: Why the client's names are not known whole, None if they are.
     """
 
-    __slots__ = ("_client", "_limits", "_looked_up", "_lookups", "_questions", "_values", "failed_in", "letters")
+    __slots__ = (
+        "_client", "_limits", "_looked_up", "_lookups", "_questions", "_values", "failed_in", "letters", "untold",
+    )  # fmt: skip
 
     def __init__(self, questions: Questions, client: Client, values: Mapping[str, str], limits: Limits) -> None:
         self.letters: set[str] = set()
         self.failed_in: str | None = None
+        self.untold: Fault | None = None
         self._questions = questions
         self._client = client
         self._values = values
@@ -237,15 +243,29 @@ class Evaluation:
         values = self._client.values
         labels = values["i"].lower().split(".")
         answer = await self._questions.ask(f"{'.'.join(labels[::-1])}.{values['v']}.arpa", RecordType.PTR)
-        records = () if isinstance(answer, Fault) else answer.records
-        return [record.removesuffix(".").lower() for record in records]
+        if isinstance(answer, Fault):
+            self._note_untold(answer)
+            return []
+        return [record.removesuffix(".").lower() for record in answer.records]
 
     async def _confirmed(self, names: Iterable[str]) -> Sequence[str]:
         """Those of the client's names that have its address. Ten of them are asked for in all (RFC 7208 4.6.4)."""
         answers = await self._questions.ask_together(filter(self._may_look_up, names), self._client.record_type)
         if isinstance(answers, Fault):
+            self._note_untold(answers)
             return []
-        return [name for name, answer in answers.items() if isinstance(self._client.compare(name, answer), Match)]
+        compared = {name: self._client.compare(name, answer) for name, answer in answers.items()}
+        confirmed = [name for name, outcome in compared.items() if isinstance(outcome, Match)]
+        if not confirmed:
+            for outcome in compared.values():
+                if isinstance(outcome, Fault):
+                    self._note_untold(outcome)
+        return confirmed
+
+    def _note_untold(self, fault: Fault) -> None:
+        """Note that the DNS did not answer about the client's names."""
+        if fault.result is SpfResult.TEMPERROR:
+            self.untold = self.untold or fault
 
     def _may_look_up(self, name: str) -> bool:
         """Whether a name of the client is one of the ten."""

@@ -72,12 +72,12 @@ def message(
     made.flags &= ~more.pop("without", 0)
     additional, extended, options = more.pop("additional", ()), more.pop("extended", None), more.pop("options", ())
     assert not more
-    octets = made.to_wire(max_size=65_535)
+    octets: bytes = made.to_wire(max_size=65_535)
     beside = [_record(line) for line in additional]
     if extended is not None:
         octets = octets[:3] + bytes((octets[3] | extended & 0xF,)) + octets[4:]
-        data = b"".join(options)
-        beside.insert(len(beside) // 2, struct.pack("!BHHBBHH", 0, 41, 1232, extended >> 4, 0, 0, len(data)) + data)
+        opt = b"".join(options)
+        beside.insert(len(beside) // 2, struct.pack("!BHHBBHH", 0, 41, 1232, extended >> 4, 0, 0, len(opt)) + opt)
     return octets[:10] + struct.pack("!H", len(beside)) + octets[12:] + b"".join(beside)
 
 
