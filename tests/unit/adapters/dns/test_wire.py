@@ -84,8 +84,8 @@ def message(
 def _record(line: str) -> bytes:
     owner, ttl, code, data = line.split(maxsplit=3)
     written = dns.rrset.from_text(f"{owner}.", int(ttl), "IN", code, data)
-    name = dns.name.from_text(owner).to_wire()
-    content = written[0].to_wire()
+    name: bytes | None = dns.name.from_text(owner).to_wire()
+    content: bytes | None = written[0].to_wire()
     assert name is not None
     assert content is not None
     return name + struct.pack("!HHIH", written.rdtype, written.rdclass, int(ttl), len(content)) + content
