@@ -219,7 +219,7 @@ class LdapLookup:
         result = came.done.result()
         if came.entries:
             return Answer(True, f"an entry below {base}")
-        if came.references and result.code == ResultCode.SUCCESS:
+        if came.references and result.code in {ResultCode.SUCCESS, ResultCode.NO_SUCH_OBJECT}:
             raise UnverifiableError(f"no entry below {base}, but a part of the tree is on another server")
         if result.code == ResultCode.SUCCESS:
             return Answer(False, f"no entry below {base}")

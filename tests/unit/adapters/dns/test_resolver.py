@@ -167,6 +167,15 @@ async def test_the_systems_servers_are_used(tmp_path: Path) -> None:
     assert DnsResolver(resolv_conf=path).servers == ("192.0.2.53:53", "[2001:db8::53]:53")
 
 
+@pytest.mark.parametrize("half", ["nameserver\n", "nameserver 192.0.\n", "nameserver 2001:db8::zz\n", "nam"])
+async def test_half_a_line_of_resolv_conf_hides_no_server(tmp_path: Path, half: str) -> None:
+    """A line that is no name server, at the begin or at the end, leaves the others in use."""
+    path = tmp_path / "resolv.conf"
+    for text in (f"{half}\nnameserver 192.0.2.53\n", f"nameserver 192.0.2.53\n{half}"):
+        path.write_text(text)
+        assert DnsResolver(resolv_conf=path).servers == ("192.0.2.53:53",)
+
+
 async def test_answers_are_kept_for_their_ttl(make: Make) -> None:
     """A second question is answered from the cache with the time that is left, until the TTL is over."""
     clock = Clock()
