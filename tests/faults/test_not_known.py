@@ -2,7 +2,7 @@
 
 ``USES`` has, for each place where an answer becomes a word that somebody acts on, the question, and the words for an
 answer, for "there is none", and for all that is neither. A half answer has to lead to the last, whatever it looks like,
-and is forgotten when a failure is. The same table stands in ``docs/decisions/not-known.md``.
+and is forgotten when a failure is. ``docs/decisions/not-known.md`` says the same in words.
 """
 
 import asyncio

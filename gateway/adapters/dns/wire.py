@@ -275,8 +275,7 @@ class _Reading:
                 position += 2
             else:
                 _, position = self._read_name(position)
-            *_, length = _FIXED.unpack_from(message, position)
-            position += _FIXED.size + length
+            position += _FIXED.size + (message[position + 8] << 8 | message[position + 9])
         if position > len(message):
             raise MalformedError("a record breaks off")
         return upper
