@@ -14,7 +14,8 @@ so: it gave no answer, it has not answered yet, or it was not asked. Postfix ref
 alone (``unknown_client_reject_code``).
 
 XFORWARD is for the server's log only: a refusal of it is of no account. Postfix forgets it with each transaction, so it
-is sent with each.
+is sent with each. Of ``[TEMPUNAVAIL]`` Postfix knows nothing there, and would not log the address either, so that a name
+is ``[UNAVAILABLE]`` as well while it is not known.
 """
 
 import re
@@ -113,6 +114,8 @@ def xclient(client: dict[str, str], offered: frozenset[str]) -> list[str]:
 
 def xforward(client: dict[str, str], offered: frozenset[str]) -> list[str]:
     """The XFORWARD commands for a client, none when the server takes no attribute."""
+    if client["NAME"] == NOT_KNOWN_NOW:
+        client = client | {"NAME": UNAVAILABLE}
     return _commands("XFORWARD", client, offered - {"LOGIN", "DESTADDR", "DESTPORT"})
 
 

@@ -56,6 +56,7 @@ def test_a_name_that_is_not_known(status: NameStatus, expected: str) -> None:
     """A look-up that failed for now differs from one that found nothing."""
     of = session(client_name=ClientName(None, status))
     assert xclient(identity(of), frozenset({"NAME"})) == [f"XCLIENT NAME={expected}"]
+    assert xforward(identity(of), frozenset({"NAME"})) == ["XFORWARD NAME=[UNAVAILABLE]"], "it knows no other word"
 
 
 def test_only_what_the_server_offers() -> None:
