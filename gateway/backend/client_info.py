@@ -14,8 +14,8 @@ so: it gave no answer, it has not answered yet, or it was not asked. Postfix ref
 alone (``unknown_client_reject_code``).
 
 XFORWARD is for the server's log only: a refusal of it is of no account. Postfix forgets it with each transaction, so it
-is sent with each. Of ``[TEMPUNAVAIL]`` Postfix knows nothing there, and would not log the address either, so that a name
-is ``[UNAVAILABLE]`` as well while it is not known.
+is sent with each. Postfix knows no ``[TEMPUNAVAIL]`` there, and would not log the address either, so that a name is
+``[UNAVAILABLE]`` as well while it is not known.
 """
 
 import re
