@@ -150,6 +150,7 @@ def _client_record(session: Session, address: str) -> ClientRecord:
         address=address,
         port=session.client_port,
         name=session.client_name.name if session.client_name is not None else None,
+        name_status=session.client_name.status if session.client_name is not None else None,
         tls=None if tls is None else TlsRecord(version=tls.version, cipher=tls.cipher, bits=tls.bits),
         login=session.login,
     )

@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.form import Mend
 from gateway.mailauth.results import AlignmentMode, ArcResult, Disposition, DkimResult, DmarcResult, SpfResult
+from gateway.resolver import NameStatus
 from gateway.verdict import Check, Stage
 
 VERSION: Final = 1
@@ -42,11 +43,15 @@ class TlsRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The client. ``name`` is confirmed by its own address records, null if unknown or not looked up."""
+    """The client. ``name`` is confirmed by its own address records, else null, and ``name_status`` says why.
+
+    ``name_status`` is null as long as the DNS has not answered, and where names are not looked up.
+    """
 
     address: str
     port: int
     name: str | None
+    name_status: NameStatus | None = None
     tls: TlsRecord | None
     login: str | None
 

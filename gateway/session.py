@@ -22,7 +22,7 @@ from gateway.header import HeaderField, field_at
 from gateway.mailauth.author import Author
 from gateway.mailauth.body import BodyHashes
 from gateway.mailauth.results import Arc, DkimSignature, Dmarc, Spf
-from gateway.resolver import ClientName, Resolver
+from gateway.resolver import ClientName, NameStatus, Resolver
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import Reply
 from gateway.verdict import Check, Verdict
@@ -133,6 +133,11 @@ class Session(msgspec.Struct, kw_only=True, eq=False):
         if self.client_name is None:
             self.client_name = await self.find_client_name(address_text(self.client_address))
         return self.client_name
+
+    @property
+    def has_told_name(self) -> bool:
+        """Whether the DNS has said what the client's name is, or that it has none; not if it may have one yet."""
+        return self.client_name is not None and self.client_name.status is not NameStatus.TEMPORARY
 
     @property
     def protocol(self) -> str:

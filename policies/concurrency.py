@@ -84,6 +84,12 @@ class Concurrency(Policy[ConcurrencyOptions]):
         Reply(421, "4.7.0", "Too many connections from your host, try again later"),
         "The client has as many connections as it may.",
     )
+    unverifiable = Outcome(
+        "unverifiable",
+        Action.DEFER,
+        Reply(451, "4.4.3", "Your host name can't be looked up now, try again later"),
+        "The limit is reached, and whether the client's name is in `allow_names` could not be found out now.",
+    )
     within = Outcome(
         "within",
         Action.PASS,
@@ -105,7 +111,8 @@ class Concurrency(Policy[ConcurrencyOptions]):
         enter = self._enter(session)
         if enter is None:
             return None
-        return Asking([enter], self.exceeded, lambda answers: self._conclude(enter, answers[0]))
+        exceeded = self.exceeded if self.options.allow_names.is_empty or session.has_told_name else self.unverifiable
+        return Asking([enter], exceeded, lambda answers: self._conclude(enter, answers[0], exceeded))
 
     def on_close(self, session: Session) -> None:
         """Make room."""
@@ -130,8 +137,8 @@ class Concurrency(Policy[ConcurrencyOptions]):
             approximate=options.approximate,
         )
 
-    def _conclude(self, enter: Enter, answer: Answer) -> Finding:
+    def _conclude(self, enter: Enter, answer: Answer, exceeded: Outcome) -> Finding:
         evidence: dict[str, object] = {"key": enter.subject, "connections": round(answer.level), "limit": enter.limit}
         if answer.approximate:
             evidence["approximate"] = True
-        return (self.within if answer.granted else self.exceeded)(reply=None, **evidence)
+        return (self.within if answer.granted else exceeded)(reply=None, **evidence)

@@ -162,6 +162,12 @@ class RateLimit(Policy[RateLimitOptions]):
         Reply(450, "4.7.1", "Rate limit exceeded, try again later"),
         "There was too much of it; the reply says in how many seconds to come back.",
     )
+    unverifiable = Outcome(
+        "unverifiable",
+        Action.DEFER,
+        Reply(451, "4.4.3", "Your host name can't be looked up now, try again later"),
+        "The limit is reached, and whether the client's name is in `allow_names` could not be found out now.",
+    )
     within = Outcome(
         "within",
         Action.PASS,
@@ -273,7 +279,9 @@ class RateLimit(Policy[RateLimitOptions]):
         takes = [
             self._take(limit, about, counting, self._cost(stage, number, size)) for about, number in abouts.items()
         ]
-        return Asking(takes, self.exceeded, partial(self._conclude, limit, takes))
+        is_told = self.options.allow_names.is_empty or session.has_told_name
+        exceeded = self.exceeded if is_told else self.unverifiable
+        return Asking(takes, exceeded, partial(self._conclude, limit, takes, exceeded))
 
     def _abouts(
         self, session: Session, transaction: Transaction | None, recipients: Sequence[Recipient]
@@ -322,7 +330,7 @@ class RateLimit(Policy[RateLimitOptions]):
             return self._common
         return next((own for clients, own in self._own if session.client_address in clients), self._common)
 
-    def _conclude(self, limit: _Limit, takes: Sequence[Take], answers: Sequence[Answer]) -> Finding:
+    def _conclude(self, limit: _Limit, takes: Sequence[Take], exceeded: Outcome, answers: Sequence[Answer]) -> Finding:
         """The fullest bucket speaks for all."""
         take, answer = takes[0], answers[0]
         if len(takes) > 1:
@@ -339,6 +347,8 @@ class RateLimit(Policy[RateLimitOptions]):
         if answer.granted:
             return self.within(reply=None, **evidence)
         seconds = max(1, math.ceil(answer.wait))
+        if exceeded is self.unverifiable:
+            return exceeded(reply=None, wait=seconds, **evidence)
         told = Reply(450, "4.7.1", f"Too many {_WORDS[self.options.count]}, try again in {counted(seconds, 'second')}")
         return self.exceeded(reply=told, wait=seconds, **evidence)
 

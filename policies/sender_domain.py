@@ -12,7 +12,9 @@ The null reverse-path has no domain. Clients that have authenticated and those i
 ours, and may use names that the public DNS does not have. Single domains of that kind go into ``ignore``.
 
 When the DNS gives no answer nothing is known of the domain, and the outcome is ``unverifiable``. An address that was
-found counts even if the MX question had no answer: the domain exists, and its mail has somewhere to go.
+found counts even if the MX question had no answer: the domain exists, and its mail has somewhere to go. Some name
+servers say NXDOMAIN to one type of question although the name has records of another, so that a domain does not exist
+only when all three questions say so.
 """
 
 import asyncio
@@ -87,8 +89,6 @@ class SenderDomain(Policy[SenderDomainOptions]):
         if domain in self.options.ignore:
             return None
         mx = session.resolver.known(domain, RecordType.MX) or await session.resolver.lookup(domain, RecordType.MX)
-        if mx.status is Status.NXDOMAIN:
-            return self.unknown(domain=domain, mx=mx.status.value)
         if mx.status is not Status.FOUND:
             return await self._by_address(session.resolver, domain, mx)
         hosts = _hosts(mx.records)
@@ -103,8 +103,12 @@ class SenderDomain(Policy[SenderDomainOptions]):
             if self.options.mx_hosts and not _has_global((*a.records, *aaaa.records)):
                 return self.bogus_mx(domain=domain, hosts={domain: [*a.records, *aaaa.records]})
             return None
-        is_told = not any(answer.status.is_temporary for answer in (mx, a, aaaa))
-        outcome = self.unreachable if is_told else self.unverifiable
+        statuses = {mx.status, a.status, aaaa.status}
+        outcome = self.unreachable
+        if statuses == {Status.NXDOMAIN}:
+            outcome = self.unknown
+        elif any(status.is_temporary for status in statuses):
+            outcome = self.unverifiable
         return outcome(domain=domain, mx=mx.status.value, a=a.status.value, aaaa=aaaa.status.value)
 
     async def _by_hosts(self, resolver: Resolver, domain: str, hosts: Sequence[str]) -> Finding | None:

@@ -9,8 +9,13 @@ after each one, by the address just announced: so ADDR comes last, and a connect
 server still offers XCLIENT afterwards. A Postfix that speaks IPv4 only takes no IPv6 address: it is told that the
 address is unknown.
 
+A name is ``[UNAVAILABLE]`` when the DNS said that the client has none, and ``[TEMPUNAVAIL]`` as long as it has not said
+so: it gave no answer, it has not answered yet, or it was not asked. Postfix refuses a client for good by the former
+alone (``unknown_client_reject_code``).
+
 XFORWARD is for the server's log only: a refusal of it is of no account. Postfix forgets it with each transaction, so it
-is sent with each.
+is sent with each. Postfix knows no ``[TEMPUNAVAIL]`` there, and would not log the address either, so that a name is
+``[UNAVAILABLE]`` as well while it is not known.
 """
 
 import re
@@ -31,6 +36,7 @@ MAX_COMMAND: Final = 510
 """Octets of a command line without CRLF (RFC 5321 4.5.3.1.4)."""
 
 UNAVAILABLE: Final = "[UNAVAILABLE]"
+NOT_KNOWN_NOW: Final = "[TEMPUNAVAIL]"
 
 # xchar = any ASCII CHAR between "!" (33) and "~" (126) inclusive, except for "+" and "="   (RFC 3461 4)
 _NOT_XCHAR: Final = re.compile(rb"[^!-*,-<>-~]")
@@ -53,8 +59,10 @@ def xtext(value: str) -> str:
 
 def _name(session: Session) -> str:
     name = session.client_name
-    if name is None or name.name is None:
-        return "[TEMPUNAVAIL]" if name is not None and name.status is NameStatus.TEMPORARY else UNAVAILABLE
+    if name is None:
+        return NOT_KNOWN_NOW
+    if name.name is None:
+        return UNAVAILABLE if name.status is NameStatus.UNKNOWN else NOT_KNOWN_NOW
     return name.name
 
 
@@ -106,6 +114,8 @@ def xclient(client: dict[str, str], offered: frozenset[str]) -> list[str]:
 
 def xforward(client: dict[str, str], offered: frozenset[str]) -> list[str]:
     """The XFORWARD commands for a client, none when the server takes no attribute."""
+    if client["NAME"] == NOT_KNOWN_NOW:
+        client = client | {"NAME": UNAVAILABLE}
     return _commands("XFORWARD", client, offered - {"LOGIN", "DESTADDR", "DESTPORT"})
 
 

@@ -1,8 +1,10 @@
 """The MX hosts of a domain as endpoints (RFC 5321 5.1, RFC 7505).
 
 Hosts are ordered by preference, equal ones shuffled. A domain without MX is its own MX of preference 0, by its address
-records; a null MX says that it takes no mail, as does a domain that does not exist: no endpoints. Each host's addresses
-are asked for here, IPv6 first. At most ``MAX_HOSTS`` hosts are used.
+records; a null MX says that it takes no mail: no endpoints. Nor has a domain that does not exist any, which is believed
+when the questions for its addresses say so, too. Each host's addresses are asked for here, IPv6 first. At most
+``MAX_HOSTS`` hosts are used. What holds for a part of the hosts only, because of others nothing could be told, does not
+last.
 """
 
 import asyncio
@@ -26,7 +28,7 @@ class Found:
 
     Attributes:
         endpoints: In the order to try them.
-        expires: For how many seconds it holds (later: until when).
+        expires: For how many seconds it holds (later: until when); 0 where of a host nothing could be told.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -38,8 +40,6 @@ async def expand(resolver: Resolver, hop: NextHop, port: int) -> Found | None:
     answer = await resolver.lookup(hop.target, RecordType.MX)
     if answer.status.is_temporary:
         return None
-    if answer.status is Status.NXDOMAIN:
-        return Found((), answer.ttl)
     hosts = [(0, hop.target)]
     if answer.status is Status.FOUND:
         pairs = [record.split() for record in answer.records]
@@ -48,14 +48,15 @@ async def expand(resolver: Resolver, hop: NextHop, port: int) -> Found | None:
     hosts.sort(key=lambda host: host[0])
     hosts = hosts[:MAX_HOSTS]
     addresses = await asyncio.gather(*(_addresses(resolver, name) for _, name in hosts))
-    if hosts and all(found is None for found in addresses):
-        return None
     endpoints = tuple(
         Endpoint(name=name, addresses=found, port=port)
         for (_, name), found in zip(hosts, addresses, strict=True)
         if found
     )
-    return Found(endpoints, answer.ttl)
+    untold = None in addresses
+    if untold and not endpoints:
+        return None
+    return Found(endpoints, 0.0 if untold else answer.ttl)
 
 
 async def _addresses(resolver: Resolver, name: str) -> tuple[str, ...] | None:

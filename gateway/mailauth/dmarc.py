@@ -56,8 +56,12 @@ _WEAKER: Final = {
 }
 """What ``t=y`` makes of a policy (RFC 9989 4.7)."""
 
-# Types by which a cached answer may already tell whether a domain exists; the first is asked for if none does.
+# Types by which a cached answer may already tell whether a domain exists.
 _EXISTENCE: Final = (RecordType.A, RecordType.MX, RecordType.TXT, RecordType.AAAA, RecordType.NS)
+# Those that are asked for until one does: broken name servers say NXDOMAIN to one type although there is another.
+_ASKED: Final = (RecordType.A, RecordType.MX, RecordType.AAAA)
+
+_EXISTS: Final = frozenset({Status.FOUND, Status.NO_DATA})
 
 
 class DnsFaultError(Exception):
@@ -72,7 +76,7 @@ async def evaluate(domain: str, spf: Spf | None, dkim: Sequence[DkimSignature] |
         spf: What SPF came to, None if nobody looked.
         dkim: What each signature came to, None if nobody looked.
         walks: Ask the DNS: at most 8 questions for the Author Domain, 8 for each authenticated domain below its
-            organizational domain, and one for its existence.
+            organizational domain, and three for its existence.
     """
     try:
         found = await walks.policy(domain)
@@ -166,12 +170,14 @@ class TreeWalks:
         return identifier.endswith("." + organization) and await self.organization(identifier) == organization
 
     async def exists(self, domain: str) -> bool:
-        """Whether a domain exists: asking for it does not give NXDOMAIN (RFC 9989 3.2.13, RFC 8020)."""
-        for record_type in _EXISTENCE:
-            answer = self._resolver.known(domain, record_type)
-            if answer is not None and not answer.status.is_temporary:
-                return answer.status is not Status.NXDOMAIN
-        return (await self._ask(domain, _EXISTENCE[0])).status is not Status.NXDOMAIN
+        """Whether a domain exists: not each question for it gives NXDOMAIN (RFC 9989 3.2.13, RFC 8020)."""
+        known = (self._resolver.known(domain, record_type) for record_type in _EXISTENCE)
+        if any(answer is not None and answer.status in _EXISTS for answer in known):
+            return True
+        for record_type in _ASKED:
+            if (await self._ask(domain, record_type)).status in _EXISTS:
+                return True
+        return False
 
     async def _walk(self, start: str) -> list[tuple[str, PolicyRecord]]:
         """The records that a walk from a domain meets, from the longest name to the shortest."""

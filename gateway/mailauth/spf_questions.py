@@ -157,7 +157,7 @@ class Questions:
             return answer
         question = name, record_type
         self._void.append(question)
-        if of_host and answer.status is Status.NO_DATA:  # a name that does not exist has neither
+        if of_host:  # also after NXDOMAIN: broken name servers say it of a name that has the other family
             self._one_family.append(question)
         limit = self.limits.void_lookups
         while len(self._void) > limit and self._one_family:

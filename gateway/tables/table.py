@@ -7,7 +7,7 @@ The file is looked at (modification time, size, inode) at most once a second, an
 changed file of up to 256 KiB is read on the spot; a larger one in a thread of its own, so that mail goes on with the
 old content meanwhile. A file that has vanished or has a bad line changes nothing: the old content stays, and one line
 in the log says so. Replace a file by renaming the new one over it: of a file that is written in place, half of it may
-be read.
+be read. One that ends within a line is probably being written, and is taken when it is the same at the next look.
 
 Raises ``ValueError`` when it is made of a bad entry or a file that can't be read; the text names the file and the line.
 """
@@ -67,7 +67,7 @@ class Table(Generic[IndexT]):
     index_type: ClassVar[type[Any]]
     entry_help: ClassVar[str]
 
-    __slots__ = ("_entries", "_file", "_index", "_loading", "_monotonic", "_next_look", "_seen")
+    __slots__ = ("_entries", "_file", "_index", "_loading", "_monotonic", "_next_look", "_seen", "_unfinished")
 
     def __init__(
         self, entries: Iterable[str] = (), file: Path | None = None, *, monotonic: Callable[[], float] = time.monotonic
@@ -78,6 +78,7 @@ class Table(Generic[IndexT]):
         self._loading: threading.Thread | None = None
         self._seen = None if file is None else _signature(file)
         self._next_look = monotonic() + LOOK_EVERY
+        self._unfinished = None if file is None else _unfinished(file)
         self._index: IndexT = self._build()
 
     @property
@@ -91,7 +92,10 @@ class Table(Generic[IndexT]):
             now = self._monotonic()
             if now >= self._next_look:
                 self._next_look = now + LOOK_EVERY
-                self._look(self._file)
+                unfinished = _unfinished(self._file)
+                if unfinished is None or unfinished == self._unfinished:
+                    self._look(self._file)
+                self._unfinished = unfinished
         return self._index
 
     def named_files(self) -> tuple[Path, ...]:
@@ -257,6 +261,21 @@ def _signature(file: Path) -> _Signature | None:
     """What changes when the file does; None when there is none."""
     try:
         status = os.stat(file)  # noqa: PTH116 - Path.stat builds more objects for the same call
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _unfinished(file: Path) -> tuple[int, int, int] | None:
+    """What tells this state of a file from others, if it ends within a line; None if it does not, or is not there."""
+    try:
+        with file.open("rb") as opened:
+            status = os.fstat(opened.fileno())
+            if status.st_size == 0:
+                return None
+            opened.seek(-1, os.SEEK_END)
+            if opened.read(1) == b"\n":
+                return None
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino

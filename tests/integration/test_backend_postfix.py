@@ -221,10 +221,17 @@ async def test_xforward(postfix: Postfix) -> None:
         await abandoned.recipient(backend.recipient())
         abandoned.abort()
         other = (await backend.deliver(servers, of=backend.session("192.0.2.8")))[1]
+        nameless = [
+            (await backend.deliver(servers, of=backend.session("192.0.2.9", client_name=name)))[1]
+            for name in (None, *(ClientName(None, status) for status in (NameStatus.TEMPORARY, NameStatus.UNKNOWN)))
+        ]
         assert servers.servers[0].pool.count == 1
     for delivery, address in ((first[0], "192.0.2.7"), (first[1], "192.0.2.7"), (other, "192.0.2.8")):
         line = await postfix.log_line(f"trusting/smtpd.* {delivery.queue_id}: client=")
         assert f"orig_client=client.example[{address}]" in line
+    for delivery in nameless:
+        line = await postfix.log_line(f"trusting/smtpd.* {delivery.queue_id}: client=")
+        assert "orig_client=unknown[192.0.2.9]" in line, "also where the name is not known yet"
 
 
 async def test_xforward_of_an_address_that_postfix_does_not_speak(postfix: Postfix) -> None:

@@ -25,6 +25,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
+from tests.support.half_answers import ENDLESS, Half, by_tcp, by_udp
 from tests.support.ports import free_port
 
 Records = Mapping[str, Sequence[str] | str]
@@ -38,6 +39,7 @@ class DnsServer:
         zone: What it answers; may be changed while it runs.
         ttl: The TTL of every record in seconds, and the SOA's minimum.
         soa_ttl: The TTL of the SOA record in negative answers in seconds.
+        soa: Whether negative answers have an SOA.
         truncate: Answer UDP questions with the TC bit and no records.
         garbage: Answer with octets that are no DNS message.
         edns: Whether it knows EDNS; if not it answers FORMERR.
@@ -46,6 +48,7 @@ class DnsServer:
         rewrite: Makes of the right answer what is sent instead, over UDP and TCP.
         single_octets: Send over TCP an octet at a time, others having their turn between two.
         slow: Names whose answers are truncated over UDP and come an octet at a time over TCP.
+        halves: Questions, as name and type, that are answered by half only (``half_answers``).
         silent_over: The transports over which nothing is answered: ``udp``, ``tcp``.
         asked: Set once the first question has come.
         questions: What was asked, in order: ``udp`` or ``tcp``, name, type.
@@ -59,6 +62,7 @@ class DnsServer:
         self.zone = dict(zone)
         self.ttl = ttl
         self.soa_ttl = 3600
+        self.soa = True
         self.truncate = False
         self.garbage = False
         self.edns = True
@@ -67,6 +71,7 @@ class DnsServer:
         self.rewrite: Callable[[bytes], bytes] = bytes
         self.single_octets = False
         self.slow: set[str] = set()
+        self.halves: dict[tuple[str, str], Half] = {}
         self.silent_over: set[str] = set()
         self.queries: list[tuple[bytes, int]] = []
         self.questions: list[tuple[str, str, str]] = []
@@ -95,6 +100,9 @@ class DnsServer:
 
         async def serve() -> None:
             answer = await self._answer("udp", data)
+            half = self._half(data)
+            if answer is not None and half is not None:
+                answer = by_udp(half, data, answer)
             if answer is not None:
                 for spoof in self.spoofs(answer):
                     transport.sendto(spoof, client)
@@ -110,7 +118,14 @@ class DnsServer:
             size = int.from_bytes(await reader.readexactly(2))
             question = await reader.readexactly(size)
             answer = await self._answer("tcp", question)
-            if answer is not None:
+            half = self._half(question)
+            if answer is not None and half is not None:
+                octets = by_tcp(half, question, answer)
+                if octets is None:
+                    await reader.read()  # until the other side has enough of it
+                else:
+                    writer.write(octets)
+            elif answer is not None:
                 answer = self.rewrite(answer)
                 octets = len(answer).to_bytes(2) + answer
                 step = 1 if self.single_octets or _asked_name(question) in self.slow else len(octets)
@@ -121,6 +136,14 @@ class DnsServer:
                         await asyncio.sleep(0)
         finally:
             writer.close()
+
+    def _half(self, query: bytes) -> Half | None:
+        """In which way the question is answered by half, None for whole."""
+        question = dns.message.from_wire(query).question[0]
+        name = question.name.to_text(omit_final_dot=True).lower()
+        if name.endswith(ENDLESS):
+            return Half.ENDLESS
+        return self.halves.get((name, dns.rdatatype.to_text(question.rdtype))) if self.halves else None
 
     async def _answer(self, transport: str, data: bytes) -> bytes | None:
         question = cast("dns.message.QueryMessage", dns.message.from_wire(data))
@@ -167,6 +190,8 @@ class DnsServer:
                 break
             response.answer.append(dns.rrset.from_text(name, self.ttl, "IN", "CNAME", *alias))
             name = dns.name.from_text(alias[0])
+        if not self.soa:
+            return True
         soa = f"ns.invalid. hostmaster.invalid. 1 3600 600 86400 {self.ttl}"
         response.authority.append(dns.rrset.from_text(".", self.soa_ttl, "IN", "SOA", soa))
         return True

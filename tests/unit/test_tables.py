@@ -371,6 +371,26 @@ def test_a_changed_file_is_read_again_after_a_second(tmp_path: Path) -> None:
     assert [entry["event"] for entry in logs] == ["table read again"]
 
 
+def test_half_a_file_is_not_taken(tmp_path: Path) -> None:
+    """A file that ends within a line is still being written, unless it is the same at two looks."""
+    file, now = tmp_path / "names.txt", 0.0
+    file.write_text("one.example\ntwo.example\n")
+    table = NameTable((), file, monotonic=lambda: now)
+    for text, found in (
+        ("one.exa", "two.example"),
+        ("one.example\ntwo.exam", "two.example"),
+        ("one.example\nthree.example\n", "three.example"),
+        ("four.example", "three.example"),
+        ("four.example", "four.example"),
+        ("four.example\nfive", "four.example"),
+        ("five.example\n", "five.example"),
+    ):
+        if file.read_text() != text:
+            file.write_text(text)
+        now += table_module.LOOK_EVERY
+        assert found in table, text
+
+
 def test_a_file_of_the_same_size_and_time_is_read_again_when_replaced(tmp_path: Path) -> None:
     """A file that was renamed over the old one is noticed by its inode alone."""
     file, seconds = tmp_path / "names.txt", Seconds()

@@ -30,7 +30,8 @@ class Lifetimes:
             again and again.
         cap: At most (RFC 8767 4 speaks of days).
         negative_cap: NXDOMAIN and no data, at most (RFC 2308 5 speaks of one to three hours).
-        failure: Failures and time-outs (RFC 9520 3.2: from 1 second to 5 minutes).
+        failure: Failures and time-outs (RFC 9520 3.2: from 1 second to 5 minutes); at most as long a negative answer
+            without an SOA is kept, too, because nobody says how long it holds (RFC 2308 5).
     """
 
     floor: float = 5.0
@@ -42,7 +43,12 @@ class Lifetimes:
         """For how long an answer is kept."""
         if answer.status.is_temporary:
             return self.failure
-        cap = self.cap if answer.status is Status.FOUND else self.negative_cap
+        if answer.status is Status.FOUND:
+            cap = self.cap
+        elif answer.ttl <= 0:
+            return min(self.floor, self.failure)
+        else:
+            cap = self.negative_cap
         return max(self.floor, min(answer.ttl, cap))
 
 

@@ -5,7 +5,8 @@ What arrives and does not answer the question is passed over, and the question g
 The servers are asked in the order of the configuration. One that stays silent, while it answers nothing else either, or
 that refuses the connection, is down: it is asked after the others, and now and then beside them, to see whether it is
 back, so that no question waits for it. A server's failure (SERVFAIL, REFUSED, what can't be read) leads to the next
-server at once, and when all have failed the question has. Late answers count as long as the question is open.
+server at once, and when all have failed the question has. Late answers count as long as the question is open. An alias
+about whose target the server says nothing is followed by asking for the target.
 
 There are so many places for questions in flight. One that has no answer for a while gives its place to the next that
 waits, and goes on without: so those who ask for names whose servers are silent do not keep others waiting.
@@ -15,13 +16,14 @@ Nothing is raised for what servers or the network do.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
 from gateway.adapters.dns.server import PROBING, NameServer, Port, random_id
-from gateway.adapters.dns.wire import Kind, MalformedError, Reply, StrangerError, encode_query, read
+from gateway.adapters.dns.wire import MAX_ALIASES, Kind, MalformedError, Reply, StrangerError, encode_query, read
 from gateway.resolver import Answer, RecordType, Status
 
 PATIENCE: Final = 1.5
@@ -57,6 +59,8 @@ class _Question:
     """
 
     __slots__ = (
+        "_alias_ttl",
+        "_aliases",
         "_asked",
         "_done",
         "_edns",
@@ -80,6 +84,8 @@ class _Question:
         self._octets = octets
         self._record_type = record_type
         self._edns = True
+        self._aliases = 0
+        self._alias_ttl = math.inf
         self.deadline = deadline
         self.open = True
         self._exchange = exchange
@@ -213,10 +219,18 @@ class _Question:
     def _take(self, server: NameServer, reply: Reply) -> None:
         if reply.answer is not None:
             self._problem = ""
-            self._end(reply.answer)
+            answer = reply.answer
+            if answer.ttl > self._alias_ttl:
+                answer = Answer(answer.status, answer.records, self._alias_ttl)
+            self._end(answer)
         elif reply.kind is Kind.NO_EDNS and self._edns:
             self._edns = False
             self._send(server, self._exchange.loop.time())
+        elif reply.kind is Kind.ALIAS and self._aliases < MAX_ALIASES:
+            self._aliases += 1
+            self._alias_ttl = min(self._alias_ttl, reply.ttl)
+            self._octets = reply.question  # late answers to the question before are then no answers
+            self._ask(server, self._exchange.loop.time())
         else:
             self.failed(server, reply.problem or "truncated over TCP")
 

@@ -15,8 +15,9 @@ Known limits: DNSSEC is the recursive server's business; a changed ``/etc/resolv
 import asyncio
 import ipaddress
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Final, Self
 
@@ -177,8 +178,21 @@ def parse_server(text: str) -> tuple[str, int]:
 def _system_servers(resolv_conf: Path) -> list[tuple[str, int]]:
     found = dns.resolver.Resolver(configure=False)
     try:
-        found.read_resolv_conf(str(resolv_conf))
+        found.read_resolv_conf(StringIO("\n".join(_usable(resolv_conf.read_text("latin-1")))))
     except (OSError, ValueError, dns.exception.DNSException) as error:
         log.warning("no name servers configured, asking the local machine", file=str(resolv_conf), error=str(error))
         return [("127.0.0.1", _PORT)]
     return [(str(address), _PORT) for address in found.nameservers]
+
+
+def _usable(text: str) -> Iterator[str]:
+    """The lines of a resolv.conf but those whose name server is none: one of them must not hide the others."""
+    for line in text.splitlines():
+        words = line.split()
+        if words[:1] == ["nameserver"]:
+            try:
+                ipaddress.ip_address(words[1])
+            except (IndexError, ValueError):
+                log.warning("a name server of the system can't be used", line=line)
+                continue
+        yield line

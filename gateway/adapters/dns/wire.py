@@ -6,6 +6,11 @@ lead backwards only (RFC 1035 4.1.4) and what they lead to is read once, records
 message, and a chain of aliases has an end. Only records of the name that was asked for, or of the names its aliases
 lead to, count.
 
+Only a whole and credible answer is an answer. A message whose counts promise more than it holds is malformed. The reply
+code is read with the upper bits that EDNS adds to it (RFC 6891 6.1.3). Records that are all about other names, a
+referral, and NXDOMAIN together with the records that were asked for say nothing. A server that gives an alias, and
+neither its target's records nor an SOA, has told half: the target is to be asked for.
+
 It reads the types of ``RecordType`` and passes over all others. Names come out in lower case.
 """
 
@@ -41,9 +46,11 @@ _OPT: Final = struct.pack("!BHHIH", 0, 41, PAYLOAD, 0, 0)
 _QR: Final = 0x8000
 _OPCODE: Final = 0x7800
 _TC: Final = 0x0200
-_RA: Final = 0x0080
 _NOERROR, _FORMERR, _SERVFAIL, _NXDOMAIN, _NOTIMP, _REFUSED = range(6)
 _RCODES: Final = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED")
+_BADVERS: Final = 16  # an extended reply code (RFC 6891 9)
+_OPT_OWNER: Final = b"\0\0\x29"  # the root, and the type OPT
+_OPT_RCODE: Final = 5  # octets from its begin to the upper bits of the reply code: owner, type, class
 
 _CODES: Final[Mapping[RecordType, int]] = {
     RecordType.A: 1,
@@ -80,7 +87,9 @@ class Kind(Enum):
     TRUNCATED = auto()
     """To be asked for over TCP."""
     NO_EDNS = auto()
-    """The server may not know EDNS: to be asked without it (RFC 6891 7)."""
+    """The server may not know EDNS, or not this version: to be asked without it (RFC 6891 7)."""
+    ALIAS = auto()
+    """The name is an alias, and nothing is said of its target: the target is to be asked for."""
     FAILURE = auto()
     """The server can't tell."""
 
@@ -93,11 +102,15 @@ class Reply(NamedTuple):
         answer: With ``ANSWER``: found, no data or NXDOMAIN. Its ``ttl`` is the least of the records and the aliases
             that led there, or of a negative answer what RFC 2308 5 says; 0 also where there is no SOA.
         problem: With ``FAILURE`` why, in a word.
+        question: With ``ALIAS`` the question for its target, as ``encode_question`` makes it.
+        ttl: With ``ALIAS`` the least of those of the aliases, in seconds.
     """
 
     kind: Kind
     answer: Answer | None = None
     problem: str = ""
+    question: bytes = b""
+    ttl: int = 0
 
 
 class _Record(NamedTuple):
@@ -175,7 +188,7 @@ def read(message: bytes, number: int, question: bytes, record_type: RecordType) 
     """
     if len(message) < _HEADER_SIZE:
         raise StrangerError("too short")
-    found, flags, questions, answers, authorities, _ = _HEADER.unpack_from(message)
+    found, flags, questions, answers, authorities, additional = _HEADER.unpack_from(message)
     rcode = flags & 0xF
     if found != number or flags & (_QR | _OPCODE) != _QR:
         raise StrangerError("another id, or no answer")
@@ -190,14 +203,14 @@ def read(message: bytes, number: int, question: bytes, record_type: RecordType) 
     if rcode not in {_NOERROR, _NXDOMAIN}:
         return _failure(rcode)
     try:
-        return _Reading(message, question[:-4], record_type).reply(rcode, flags, answers, authorities, end)
+        return _Reading(message, question[:-4], record_type).reply(rcode, answers, authorities, additional, end)
     except (IndexError, struct.error):
         raise MalformedError("it breaks off") from None
 
 
 def _failure(rcode: int) -> Reply:
-    if rcode in {_FORMERR, _NOTIMP}:
-        return Reply(Kind.NO_EDNS, problem=_RCODES[rcode])
+    if rcode in {_FORMERR, _NOTIMP, _BADVERS}:
+        return Reply(Kind.NO_EDNS, problem="BADVERS" if rcode == _BADVERS else _RCODES[rcode])
     return Reply(Kind.FAILURE, problem=_RCODES[rcode] if rcode < len(_RCODES) else f"RCODE {rcode}")
 
 
@@ -213,22 +226,59 @@ class _Reading:
         self._code = _CODES[record_type]
         self._known = {_HEADER_SIZE: name}
 
-    def reply(self, rcode: int, flags: int, answers: int, authorities: int, position: int) -> Reply:
+    def reply(self, rcode: int, answers: int, authorities: int, additional: int, position: int) -> Reply:
         """What the message says."""
         records, position = self._records(position, answers, self._code, _CNAME)
         owner, found, ttl = self._follow(records)
-        if rcode == _NXDOMAIN:
-            return Reply(Kind.ANSWER, Answer(Status.NXDOMAIN, (), self._negative_ttl(position, authorities, ttl)[0]))
+        authority: list[_Record] = []
+        if authorities:
+            authority, position = self._records(position, authorities, _SOA, _NS)
+        if additional:
+            upper = self._upper_rcode(position, additional)
+            if upper:
+                return _failure(upper << 4 | rcode)
         if found:
+            if rcode == _NXDOMAIN:
+                return Reply(Kind.FAILURE, problem="NXDOMAIN with the records that were asked for")
             text = _TEXTS[self._record_type]
             texts = [text(self, record.start, record.length) for record in found]
             if len(texts) > 1:
                 texts = list(dict.fromkeys(texts))
             return Reply(Kind.ANSWER, Answer(Status.FOUND, tuple(texts), ttl))
-        ttl, referral = self._negative_ttl(position, authorities, ttl)
-        if referral and not flags & _RA and owner is self._name:
-            return Reply(Kind.FAILURE, problem="a referral: the server does not ask others")  # RFC 2308 2.2.1
-        return Reply(Kind.ANSWER, Answer(Status.NO_DATA, (), ttl))
+        if answers and owner is self._name:
+            return Reply(Kind.FAILURE, problem="records that were not asked for")
+        return self._negative(rcode, owner, ttl, authority)
+
+    def _negative(self, rcode: int, owner: bytes, ttl: int, authority: Sequence[_Record]) -> Reply:
+        """What it says without a record that was asked for: ``owner`` is where the aliases end, ``ttl`` theirs."""
+        negative_ttl = self._negative_ttl(authority)
+        if rcode == _NXDOMAIN:
+            return Reply(Kind.ANSWER, Answer(Status.NXDOMAIN, (), min(ttl, negative_ttl or 0)))
+        if negative_ttl is not None:
+            return Reply(Kind.ANSWER, Answer(Status.NO_DATA, (), min(ttl, negative_ttl)))
+        if owner is not self._name:
+            target = owner + _TAILS[self._record_type]
+            return Reply(Kind.ALIAS, problem="aliases without an end", question=target, ttl=ttl)
+        if authority:
+            return Reply(Kind.FAILURE, problem="a referral to other servers")  # RFC 2308 2.2: no NS without an SOA
+        return Reply(Kind.ANSWER, Answer(Status.NO_DATA, (), 0))
+
+    def _upper_rcode(self, position: int, additional: int) -> int:
+        """The upper eight bits of the reply code, which stand in the OPT record (RFC 6891 6.1.3); 0 without one."""
+        message = self._message
+        upper = 0
+        for _ in range(additional):
+            if message.startswith(_OPT_OWNER, position):
+                upper = upper or message[position + _OPT_RCODE]
+                position += 1
+            elif message.startswith(_TO_QUESTION, position):
+                position += 2
+            else:
+                _, position = self._read_name(position)
+            position += _FIXED.size + (message[position + 8] << 8 | message[position + 9])
+        if position > len(message):
+            raise MalformedError("a record breaks off")
+        return upper
 
     def _records(self, position: int, count: int, *codes: int) -> tuple[list[_Record], int]:
         """Those of a section that have one of these types, and where the next section begins."""
@@ -263,16 +313,15 @@ class _Reading:
             name = self._name_in(here[0].start, here[0].length)
         raise MalformedError("too many aliases in a row")
 
-    def _negative_ttl(self, position: int, authorities: int, ttl: int) -> tuple[int, bool]:
-        """Seconds for which a negative answer holds (RFC 2308 5), and whether it refers to other servers instead."""
-        records, _ = self._records(position, authorities, _SOA, _NS)
-        for record in records:
+    def _negative_ttl(self, authority: Sequence[_Record]) -> int | None:
+        """Seconds for which a negative answer holds (RFC 2308 5), None where there is no SOA to say so."""
+        for record in authority:
             if record.code == _SOA:
                 if record.length < _MIN_SOA:
                     raise MalformedError("an SOA record breaks off")
                 (minimum,) = struct.unpack_from("!I", self._message, record.start + record.length - 4)
-                return min(ttl, record.ttl, minimum if minimum <= _MAX_TTL else 0), False
-        return 0, bool(records)
+                return min(record.ttl, minimum if minimum <= _MAX_TTL else 0)
+        return None
 
     def _read_name(self, offset: int) -> tuple[bytes, int]:
         """The name that begins here, uncompressed and in lower case, and where what follows begins."""
@@ -326,14 +375,14 @@ class _Reading:
         return inet_ntop(AF_INET6, self._message[start : start + length])
 
     def strings(self, start: int, length: int) -> str:
-        """A TXT record's strings as one."""
+        """A TXT record's strings as one; of none, which RFC 1035 3.3.14 does not allow and people publish, nothing."""
         message, end = self._message, start + length
         parts = []
         while start < end:
             after = start + 1 + message[start]
             parts.append(message[start + 1 : after])
             start = after
-        if start != end or not length:
+        if start != end:
             raise MalformedError("a TXT record whose strings do not fit")
         return b"".join(parts).decode("latin-1")
 

@@ -9,9 +9,10 @@ The mapping is what YAML gives::
     192.0.2.25: {PTR: [mx.example.com]}    # short for 25.2.0.192.in-addr.arpa
     broken.example.com: SERVFAIL
 
-One record needs no list. A value may be the word ``SERVFAIL`` or ``TIMEOUT``, for a type or for the whole name. A
-name that is not there does not exist (NXDOMAIN), unless there are names below it (no data, RFC 8020). CNAMEs are
-followed, at most 8 in a row. Wildcards, delegation and time-to-live are not modelled.
+One record needs no list. A value may be the word ``SERVFAIL`` or ``TIMEOUT``, for a type or for the whole name, or for
+a type ``NXDOMAIN``, which broken name servers say of a name that has records of other types. A name that is not there
+does not exist (NXDOMAIN), unless there are names below it (no data, RFC 8020). CNAMEs are followed, at most 8 in a row.
+Wildcards, delegation and time-to-live are not modelled.
 
 Raises ``ValueError`` that names the place for whatever else the mapping holds.
 """
@@ -120,6 +121,9 @@ def _read_name(name: str, value: object) -> _Name:
     answers: dict[RecordType, Answer] = {}
     for type_name, records in value.items():
         where = f"{name}: {type_name}"
+        if records == Status.NXDOMAIN.name and type_name in RecordType.__members__:
+            answers[RecordType(type_name)] = Answer(Status.NXDOMAIN)
+            continue
         if type_name not in RecordType.__members__:
             raise ValueError(f"{where}: not a type; there are {', '.join(RecordType)}")
         answers[RecordType(type_name)] = _read_records(where, RecordType(type_name), records)

@@ -7,7 +7,8 @@ before its answer is asked once more.
 
 What is searched for is whether an entry exists, so no attribute is sent. ``noSuchObject`` is a no where the base is
 made of the address, because then there is no such branch; where the base is fixed, it is a mistake in the
-configuration. Referrals are not followed.
+configuration. Referrals are not followed: where a part of the tree is on another server, an entry that was found is a
+yes, and none is no no.
 """
 
 import asyncio
@@ -41,6 +42,24 @@ class LdapError(UnansweredError):
     """The server or the connection to it failed."""
 
 
+class _Waiting:
+    """A request, and what came of it so far.
+
+    Attributes:
+        done: Done with the result.
+        wanted: The kind of the result.
+        entries: How many entries came.
+        references: How many parts of the tree are to be searched on another server (RFC 4511 4.5.3).
+    """
+
+    __slots__ = ("done", "entries", "references", "wanted")
+
+    def __init__(self, done: "asyncio.Future[Message]", wanted: Kind) -> None:
+        self.done = done
+        self.wanted = wanted
+        self.entries = self.references = 0
+
+
 class _Connection(asyncio.Protocol):
     """One connection: requests by number, and what came of each.
 
@@ -54,7 +73,7 @@ class _Connection(asyncio.Protocol):
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport | None = None
         self._decoder = ldap.Decoder()
-        self._waiting: dict[int, tuple[asyncio.Future[tuple[int, Message]], int]] = {}
+        self._waiting: dict[int, _Waiting] = {}
         self._last_id = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -85,19 +104,19 @@ class _Connection(asyncio.Protocol):
         self._last_id = self._last_id % 0x7FFF_FFFF + 1  # RFC 4511 4.1.1: up to 2^31 - 1
         return self._last_id
 
-    async def exchange(self, message_id: int, request: bytes) -> tuple[int, Message]:
-        """Send a request; returns how many entries came, and the result.
+    async def exchange(self, message_id: int, request: bytes, wanted: Kind) -> "_Waiting":
+        """Send a request; returns what came.
 
         Raises:
-            LdapError: The connection was lost before.
+            LdapError: The connection was lost before, or the server answered with another kind of result.
         """
         if self.fault is not None or self.transport is None:
             raise self.fault or LdapError("the connection is not open")
-        future: asyncio.Future[tuple[int, Message]] = asyncio.get_running_loop().create_future()
-        self._waiting[message_id] = (future, 0)
+        waiting = self._waiting[message_id] = _Waiting(asyncio.get_running_loop().create_future(), wanted)
         self.transport.write(request)
         try:
-            return await future
+            await waiting.done
+            return waiting
         finally:
             self._waiting.pop(message_id, None)
 
@@ -107,9 +126,9 @@ class _Connection(asyncio.Protocol):
             self.fault = LdapError(reason)
         if self.transport is not None:
             self.transport.abort()
-        for future, _ in self._waiting.values():
-            if not future.done():
-                future.set_exception(self.fault)
+        for waiting in self._waiting.values():
+            if not waiting.done.done():
+                waiting.done.set_exception(self.fault)
 
     def _take(self, message: Message) -> None:
         if message.id == 0:  # a notice of disconnection (RFC 4511 4.4.1)
@@ -118,11 +137,16 @@ class _Connection(asyncio.Protocol):
         waiting = self._waiting.get(message.id)
         if waiting is None:  # of a question that nobody waits for any more
             return
-        future, count = waiting
         if message.kind is Kind.SEARCH_ENTRY:
-            self._waiting[message.id] = (future, count + 1)
-        elif message.code is not None and not future.done():
-            future.set_result((count, message))
+            waiting.entries += 1
+        elif message.kind is Kind.SEARCH_REFERENCE:
+            waiting.references += 1
+        elif message.code is None or waiting.done.done():
+            pass
+        elif message.kind is not waiting.wanted:
+            self.fail(f"the server answered with {message.kind.name} where {waiting.wanted.name} was due")
+        else:
+            waiting.done.set_result(message)
 
 
 class LdapLookup:
@@ -191,9 +215,12 @@ class LdapLookup:
             seconds=max(1, round(self._options.timeout)),
             encoded_filter=encoded,
         )
-        count, result = await connection.exchange(message_id, request)
-        if count:
+        came = await connection.exchange(message_id, request, Kind.SEARCH_DONE)
+        result = came.done.result()
+        if came.entries:
             return Answer(True, f"an entry below {base}")
+        if came.references and result.code in {ResultCode.SUCCESS, ResultCode.NO_SUCH_OBJECT}:
+            raise UnverifiableError(f"no entry below {base}, but a part of the tree is on another server")
         if result.code == ResultCode.SUCCESS:
             return Answer(False, f"no entry below {base}")
         if result.code == ResultCode.NO_SUCH_OBJECT and not self._fixed_base:
@@ -253,7 +280,8 @@ class LdapLookup:
 
     async def _start_tls(self, connection: _Connection, server: str) -> None:
         message_id = connection.next_id()
-        _, result = await connection.exchange(message_id, ldap.start_tls_request(message_id))
+        request = ldap.start_tls_request(message_id)
+        result = (await connection.exchange(message_id, request, Kind.EXTENDED_RESPONSE)).done.result()
         if result.code != ResultCode.SUCCESS:
             raise LdapError(f"StartTLS was refused: {result.code} {result.text}".rstrip())
         if connection.has_early_bytes or connection.transport is None:
@@ -270,7 +298,7 @@ class LdapLookup:
         password = "" if options.bind_pw is None or not options.bind_dn else options.bind_pw.get_secret_value()
         message_id = connection.next_id()
         request = ldap.bind_request(message_id, options.version, options.bind_dn, password)
-        _, result = await connection.exchange(message_id, request)
+        result = (await connection.exchange(message_id, request, Kind.BIND_RESPONSE)).done.result()
         if result.code != ResultCode.SUCCESS:
             raise LdapError(f"the bind was refused: {result.code} {result.text}".rstrip())
 

@@ -147,6 +147,9 @@ class RedisState:
             found = await self._lane(call.keys[0]).call(call)
         except StateUnavailableError as error:
             return self._approximated(operations, error)
+        if not _is_whole(found, len(operations)):
+            return self._approximated(operations, StateUnavailableError("the state answered by half"))
+
         return [Answer(found[at] == 1, found[at + 1] / 1000, found[at + 2] / MICRO) for at in range(0, len(found), 3)]
 
     async def _ask_apart(self, operations: Sequence[Operation]) -> Sequence[Answer | StateUnavailableError]:
@@ -390,3 +393,13 @@ def _readable(key: str, found: Sequence[Any]) -> Entry | None:
         return client_entry(about, int(parts[0]), expires)
     age = (now - float(parts[0])) / MICRO
     return triplet_entry(about, name, b"".join(parts[3:]).decode(), int(parts[1]), age, expires)
+
+
+def _is_whole(found: Any, operations: int) -> bool:
+    """Whether a reply says of each operation whether it is granted, 0 or 1, and the two numbers that belong to it."""
+    return (
+        type(found) is list
+        and len(found) == 3 * operations
+        and all(type(number) is int for number in found)
+        and all(granted in {0, 1} for granted in found[::3])
+    )

@@ -38,11 +38,11 @@ def test_xforward() -> None:
 
 
 def test_what_is_unknown() -> None:
-    """An IPv6 address has its prefix; what is unknown is [UNAVAILABLE]."""
+    """An IPv6 address has its prefix; what is unknown is [UNAVAILABLE], a name not yet known [TEMPUNAVAIL]."""
     of = session("2001:db8::7", client_name=None, helo_name=None, client_port=0, server_address="[::1]:25")
     assert xclient(identity(of), ALL) == [
         (
-            "XCLIENT NAME=[UNAVAILABLE] HELO=[UNAVAILABLE] PROTO=ESMTP LOGIN=[UNAVAILABLE]"
+            "XCLIENT NAME=[TEMPUNAVAIL] HELO=[UNAVAILABLE] PROTO=ESMTP LOGIN=[UNAVAILABLE]"
             " DESTADDR=IPV6:::1 DESTPORT=25 PORT=[UNAVAILABLE] ADDR=IPV6:2001:db8::7"
         )
     ]
@@ -56,6 +56,7 @@ def test_a_name_that_is_not_known(status: NameStatus, expected: str) -> None:
     """A look-up that failed for now differs from one that found nothing."""
     of = session(client_name=ClientName(None, status))
     assert xclient(identity(of), frozenset({"NAME"})) == [f"XCLIENT NAME={expected}"]
+    assert xforward(identity(of), frozenset({"NAME"})) == ["XFORWARD NAME=[UNAVAILABLE]"], "it knows no other word"
 
 
 def test_only_what_the_server_offers() -> None:

@@ -43,14 +43,37 @@ async def test_a_domain_without_mx_is_its_own() -> None:
     assert [str(each) for each in answer.endpoints] == ["example.com:2525"]
 
 
-@pytest.mark.parametrize("answer", [found("0 ."), Answer(Status.NXDOMAIN)], ids=["null MX", "no such domain"])
-async def test_domains_that_take_no_mail(answer: Answer) -> None:
-    """A null MX (RFC 7505) and a domain that does not exist have no servers, and no address is asked for."""
-    zone = Zone({("example.com", MX): answer, ("example.com", A): found("192.0.2.1")})
+async def test_a_domain_that_takes_no_mail() -> None:
+    """A domain with a null MX (RFC 7505) has no servers, and no address is asked for."""
+    zone = Zone({("example.com", MX): found("0 ."), ("example.com", A): found("192.0.2.1")})
     expanded = await expand(zone, HOP, 25)
     assert expanded is not None
     assert expanded.endpoints == ()
     assert zone.asked == [("example.com", MX)]
+
+
+async def test_a_domain_does_not_exist_when_all_questions_say_so() -> None:
+    """NXDOMAIN to the MX question alone is a broken name server: an address counts, and its fault tells nothing."""
+    gone = Answer(Status.NXDOMAIN)
+    zone = {("example.com", record_type): gone for record_type in (MX, A, AAAA)}
+    expanded = await expand(Zone(zone), HOP, 25)
+    assert expanded is not None
+    assert expanded.endpoints == ()
+    expanded = await expand(Zone(zone | {("example.com", A): found("192.0.2.1")}), HOP, 25)
+    assert expanded is not None
+    assert [each.addresses for each in expanded.endpoints] == [("192.0.2.1",)]
+    assert await expand(Zone(zone | {("example.com", AAAA): Answer(Status.SERVFAIL)}), HOP, 25) is None
+
+
+async def test_hosts_of_which_nothing_is_told_do_not_count_as_none() -> None:
+    """A host that can't be looked up beside one without addresses tells nothing; a part of the hosts is not kept."""
+    records = {("example.com", MX): found("1 a.example.com", "2 b.example.com")}
+    fault = {("b.example.com", A): Answer(Status.TIMEOUT)}
+    assert await expand(Zone(records | fault | {("a.example.com", A): Answer(Status.NO_DATA)}), HOP, 25) is None
+    part = await expand(Zone(records | fault | {("a.example.com", A): found("192.0.2.1")}), HOP, 25)
+    assert part is not None
+    assert [each.name for each in part.endpoints] == ["a.example.com"]
+    assert part.expires == 0
 
 
 @pytest.mark.parametrize("status", [Status.SERVFAIL, Status.TIMEOUT])

@@ -223,11 +223,16 @@ EXISTING = "v=DMARC1; p=none; sp=quarantine; np=reject"
 
 
 async def test_a_domain_exists_unless_it_is_nxdomain() -> None:
-    """Np is for names that give NXDOMAIN; no data is existence (RFC 9989 3.2.13)."""
+    """Np is for names that give NXDOMAIN to each question; no data is existence (RFC 9989 3.2.13)."""
     zone = txt(example_com=EXISTING)
     dmarc, asked = await run("a.example.com", zone)
     assert dmarc.policy is Disposition.REJECT
-    assert asked[-1] == "a.example.com A"
+    assert asked[-3:] == ["a.example.com A", "a.example.com MX", "a.example.com AAAA"]
+    for broken in ({"A": "NXDOMAIN", "MX": "10 mx.example.com"}, {"A": "NXDOMAIN", "MX": "NXDOMAIN", "TXT": "x"}):
+        dmarc, _ = await run("a.example.com", {**zone, "a.example.com": broken})
+        assert dmarc.policy is Disposition.QUARANTINE, "NXDOMAIN to one type of question"
+    dmarc, _ = await run("a.example.com", {**zone, "a.example.com": {"A": "NXDOMAIN", "MX": "SERVFAIL"}})
+    assert (dmarc.result, dmarc.disposition) == (DmarcResult.TEMPERROR, Disposition.NONE)
     dmarc, _ = await run("a.example.com", {**zone, "a.example.com": {"MX": "10 mx.example.com"}})
     assert dmarc.policy is Disposition.QUARANTINE
     dmarc, _ = await run("a.example.com", {**zone, "b.a.example.com": {"A": "192.0.2.1"}})
@@ -386,7 +391,7 @@ async def test_whatever_is_published_the_result_is_one_of_the_rfc(
     resolver = Resolver(zone)
     signatures = dkim(*others[1:])
     dmarc = await evaluate(author, spf(others[0]) if others else None, signatures, TreeWalks(resolver))
-    assert len(resolver.asked) <= 8 * (1 + len(others)) + 1
+    assert len(resolver.asked) <= 8 * (1 + len(others)) + 3
     assert len(set(resolver.asked)) == len(resolver.asked)
     assert (dmarc.policy is None) is (dmarc.result is DmarcResult.NONE or dmarc.record_domain is None)
     if dmarc.result is not DmarcResult.FAIL:

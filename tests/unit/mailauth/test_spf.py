@@ -300,11 +300,15 @@ async def test_the_first_name_that_can_not_be_told_is_the_reason() -> None:
     )
 
 
-async def test_a_name_that_does_not_exist_is_not_asked_for_again() -> None:
-    """NXDOMAIN says that it has no address of the other family either (RFC 8020)."""
+async def test_a_name_that_does_not_exist_is_asked_for_the_other_family_too() -> None:
+    """Broken name servers say NXDOMAIN of one type though there is another; asked only where the limit would end it."""
     cold = ColdZone(txt("v=spf1 a:x.example a:y.example a:z.example -all"))
     assert (await check(cold, address="2001:db8::1")).result is SpfResult.PERMERROR
-    assert cold.asked == ["example.com TXT", "x.example AAAA", "y.example AAAA", "z.example AAAA"]
+    assert cold.asked[:4] == ["example.com TXT", "x.example AAAA", "y.example AAAA", "z.example AAAA"]
+    assert sorted(cold.asked[4:]) == ["x.example A", "y.example A", "z.example A"]
+    broken = txt("v=spf1 a:x.example a:y.example a:z.example -all")
+    broken["y.example"] = {"A": "192.0.2.9", "AAAA": "NXDOMAIN"}
+    assert (await check(broken, address="2001:db8::1")).result is SpfResult.FAIL
 
 
 @pytest.mark.parametrize("term", ["include:%{d1}", "redirect=%{d1}"])

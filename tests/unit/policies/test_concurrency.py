@@ -69,3 +69,15 @@ async def test_clients_of_an_organization_are_counted_together() -> None:
         ("exceeded", "client_domain=example.co.uk"),
         ("within", "client_domain=other.co.uk"),
     ]
+
+
+@pytest.mark.parametrize("fault", ["SERVFAIL", "TIMEOUT"])
+async def test_a_client_whose_name_might_be_allowed_is_put_off(fault: str) -> None:
+    """A name that the DNS does not tell may be one of ``allow_names``: too many is then no refusal that one can set."""
+    site = Site(zone={"1.2.0.192.in-addr.arpa": fault})
+    policy = site.policy(Concurrency, {"limit": 1, "allow_names": [".partner.example"]})
+    findings = [await run(policy, Stage.CONNECT, site.session(f"192.0.2.{last}")) for last in (1, 1, 2, 2)]
+    assert [finding and finding.outcome for finding in findings] == [
+        Concurrency.within, Concurrency.unverifiable, Concurrency.within, Concurrency.exceeded,
+    ]  # fmt: skip
+    assert Concurrency.unverifiable.action is Action.DEFER

@@ -285,3 +285,16 @@ async def test_allowed_recipients_are_not_counted() -> None:
         policy.on_refusal(transaction.session, transaction, postmaster, "recipient")
         assert await run(policy, Stage.RCPT, transaction, postmaster) is None
     assert await subjects(at) == {}
+
+
+@pytest.mark.parametrize("fault", ["SERVFAIL", "TIMEOUT"])
+async def test_a_client_whose_name_might_be_allowed_is_put_off(fault: str) -> None:
+    """A name that the DNS does not tell may be one of ``allow_names``: too much is then no refusal that one can set."""
+    at = Site(zone={"1.2.0.192.in-addr.arpa": fault})
+    policy = at.policy(RateLimit, {"limit": "1/h", "allow_names": [".partner.example"]})
+    found = []
+    for last in (1, 1, 2, 2):
+        transaction = at.transaction("a@example.net", session=at.session(f"192.0.2.{last}"))
+        found.append(await mail(policy, transaction))
+    assert found == ["within", "unverifiable", "within", "exceeded"]
+    assert RateLimit.unverifiable.action is Action.DEFER

@@ -20,7 +20,8 @@ def found(ttl: float = 300.0, *records: str) -> Answer:
         (found(0), 10),
         (found(9), 10),
         (found(1001), 1000),
-        (Answer(Status.NXDOMAIN, (), 0), 10),
+        (Answer(Status.NXDOMAIN, (), 0), 3),
+        (Answer(Status.NXDOMAIN, (), 1), 10),
         (Answer(Status.NXDOMAIN, (), 99), 99),
         (Answer(Status.NO_DATA, (), 101), 100),
         (Answer(Status.SERVFAIL, (), 500), 3),
@@ -28,7 +29,10 @@ def found(ttl: float = 300.0, *records: str) -> Answer:
     ],
 )
 def test_lifetimes(answer: Answer, seconds: float) -> None:
-    """Answers are kept as they say between floor and cap, negative ones by a cap of their own, failures shortly."""
+    """Answers are kept as they say between floor and cap, negative ones by a cap of their own; failures shortly.
+
+    A negative answer that does not say how long it holds is kept no longer than a failure.
+    """
     assert Lifetimes(floor=10, cap=1000, negative_cap=100, failure=3).of(answer) == seconds
 
 

@@ -7,6 +7,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import dns.message
+import dns.rcode
+import dns.rdatatype
 import pytest
 
 from gateway.adapters.dns.cache import Lifetimes
@@ -165,6 +168,15 @@ async def test_the_systems_servers_are_used(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
     path.write_text("search example.com\nnameserver 192.0.2.53\nnameserver 2001:db8::53\n")
     assert DnsResolver(resolv_conf=path).servers == ("192.0.2.53:53", "[2001:db8::53]:53")
+
+
+@pytest.mark.parametrize("half", ["nameserver\n", "nameserver 192.0.\n", "nameserver 2001:db8::zz\n", "nam"])
+async def test_half_a_line_of_resolv_conf_hides_no_server(tmp_path: Path, half: str) -> None:
+    """A line that is no name server, at the begin or at the end, leaves the others in use."""
+    path = tmp_path / "resolv.conf"
+    for text in (f"{half}\nnameserver 192.0.2.53\n", f"nameserver 192.0.2.53\n{half}"):
+        path.write_text(text)
+        assert DnsResolver(resolv_conf=path).servers == ("192.0.2.53:53",)
 
 
 async def test_answers_are_kept_for_their_ttl(make: Make) -> None:
@@ -343,3 +355,51 @@ def test_what_is_no_server_address(text: str) -> None:
     """Anything else is refused with words for the administrator."""
     with pytest.raises(ValueError, match=r"name server|port"):
         parse_server(text)
+
+
+def _without_target(octets: bytes) -> bytes:
+    """What a forwarder makes of an answer that follows an alias no further, and has no SOA."""
+    answer = dns.message.from_wire(octets)
+    answer.answer = [each for each in answer.answer if each.name == answer.question[0].name]
+    answer.authority = []
+    for each in answer.answer:
+        if each.rdtype == dns.rdatatype.CNAME:
+            each.ttl = 20
+    answer.set_rcode(dns.rcode.NOERROR)
+    return answer.to_wire()
+
+
+async def test_an_alias_alone_is_followed(make: Make) -> None:
+    """Its target is asked for, at the same server; the answer holds no longer than the alias."""
+    zone: Zone = {
+        "www.example": {"CNAME": ["host.example."]},
+        "host.example": {"CNAME": ["deep.example."]},
+        "deep.example": {"A": ["192.0.2.1"]},
+        "dead.example": {"CNAME": ["empty.example."]},
+        "empty.example": {"TXT": ['"x"']},
+    }
+    async with DnsServer(zone) as server:
+        server.rewrite = _without_target
+        resolver = make([server.address], lifetimes=Lifetimes(floor=0.0, failure=7.0))
+        answer = await resolver.lookup("www.example", RecordType.A)
+        assert (answer.status, answer.records, answer.ttl) == (Status.FOUND, ("192.0.2.1",), 20)
+        assert [name for _, name, _ in server.questions] == ["www.example", "host.example", "deep.example"]
+        assert resolver.known("www.example", RecordType.A) is not None
+        assert (await resolver.lookup("dead.example", RecordType.A)).status is Status.NO_DATA
+
+
+async def test_an_unknown_version_of_edns_is_asked_without(make: Make) -> None:
+    """BADVERS to a question with EDNS leads to the same without, and to its answer."""
+
+    def badvers(octets: bytes) -> bytes:
+        answer = dns.message.from_wire(octets)
+        if answer.edns >= 0:
+            answer.set_rcode(dns.rcode.BADVERS)
+            answer.answer = []
+        return answer.to_wire()
+
+    async with DnsServer({"example.com": {"A": ["192.0.2.1"]}}) as server:
+        server.rewrite = badvers
+        answer = await make([server.address]).lookup("example.com", RecordType.A)
+        assert answer.records == ("192.0.2.1",)
+        assert len(server.questions) == 2

@@ -59,7 +59,7 @@ def _quoted(string: bytes) -> str:
 def message(
     *records: str, authority: tuple[str, ...] = (), name: str = NAME, record_type: str = "A", **more: Any
 ) -> bytes:
-    """A server's answer to a question: records as ``owner TTL type data``."""
+    """A server's answer to a question: records as ``owner TTL type data``; ``extended`` is its OPT's reply code."""
     made = dns.message.make_response(dns.message.make_query(name, record_type), recursion_available=True)
     made.id = NUMBER
     for section, lines in ((made.answer, records), (made.authority, authority)):
@@ -70,8 +70,25 @@ def message(
     made.set_rcode(more.pop("rcode", dns.rcode.NOERROR))
     made.flags |= more.pop("flags", 0)
     made.flags &= ~more.pop("without", 0)
+    additional, extended, options = more.pop("additional", ()), more.pop("extended", None), more.pop("options", ())
     assert not more
-    return made.to_wire(max_size=65_535)
+    octets: bytes = made.to_wire(max_size=65_535)
+    beside = [_record(line) for line in additional]
+    if extended is not None:
+        octets = octets[:3] + bytes((octets[3] | extended & 0xF,)) + octets[4:]
+        opt = b"".join(options)
+        beside.insert(len(beside) // 2, struct.pack("!BHHBBHH", 0, 41, 1232, extended >> 4, 0, 0, len(opt)) + opt)
+    return octets[:10] + struct.pack("!H", len(beside)) + octets[12:] + b"".join(beside)
+
+
+def _record(line: str) -> bytes:
+    owner, ttl, code, data = line.split(maxsplit=3)
+    written = dns.rrset.from_text(f"{owner}.", int(ttl), "IN", code, data)
+    name: bytes | None = dns.name.from_text(owner).to_wire()
+    content: bytes | None = written[0].to_wire()
+    assert name is not None
+    assert content is not None
+    return name + struct.pack("!HHIH", written.rdtype, written.rdclass, int(ttl), len(content)) + content
 
 
 def answer(octets: bytes, name: str = NAME, record_type: RecordType = RecordType.A) -> Answer:
@@ -175,7 +192,7 @@ def test_names_that_can_not_be(name: str) -> None:
             ),
             Answer(Status.FOUND, ("192.0.2.1",), 300),
         ),
-        (message("b.example 300 A 192.0.2.2"), Answer(Status.NO_DATA, (), 0)),
+        (message(), Answer(Status.NO_DATA, (), 0)),
         (message(authority=(f"example 300 SOA {SOA}",)), Answer(Status.NO_DATA, (), 60)),
         (message(authority=(f"example 30 SOA {SOA}",)), Answer(Status.NO_DATA, (), 30)),
         (
@@ -187,8 +204,6 @@ def test_names_that_can_not_be(name: str) -> None:
             Answer(Status.NXDOMAIN, (), 60),
         ),
         (message(rcode=dns.rcode.NXDOMAIN), Answer(Status.NXDOMAIN, (), 0)),
-        (message("a.example 300 A 192.0.2.1", rcode=dns.rcode.NXDOMAIN), Answer(Status.NXDOMAIN, (), 0)),
-        (message(authority=("example 300 NS ns.example.",)), Answer(Status.NO_DATA, (), 0)),
     ],
 )
 def test_answers(octets: bytes, expected: Answer) -> None:
@@ -202,12 +217,78 @@ def test_a_ttl_that_is_too_large_is_none() -> None:
     assert answer(octets).ttl == 0
 
 
-def test_a_referral_is_no_answer() -> None:
-    """A server that does not ask others and names the servers to ask instead can't tell (RFC 2308 2.2.1)."""
-    octets = message(authority=("example 300 NS ns.example.",), without=dns.flags.RA)
+@pytest.mark.parametrize(
+    "octets",
+    [
+        message(authority=("example 300 NS ns.example.",)),
+        message(authority=("example 300 NS ns.example.",), without=dns.flags.RA),
+        message("b.example 300 A 192.0.2.2"),
+        message("b.example 300 A 192.0.2.2", authority=(f"example 300 SOA {SOA}",)),
+        message("a.example 300 TXT x", rcode=dns.rcode.NXDOMAIN),
+        message("b.example 300 CNAME c.example."),
+        message("a.example 300 A 192.0.2.1", rcode=dns.rcode.NXDOMAIN),
+        message(rcode=dns.rcode.YXDOMAIN),
+        message("a.example 300 A 192.0.2.1", extended=dns.rcode.BADCOOKIE),
+        message(extended=0x20),
+        message(extended=4095),
+        message(authority=(f"example 300 SOA {SOA}",), rcode=dns.rcode.NXDOMAIN, extended=0x13),
+    ],
+)
+def test_what_says_nothing_about_the_name(octets: bytes) -> None:
+    """Referrals, answers to other questions, contradictions and other reply codes are failures, and no "no data"."""
     reply = hostile(octets)
     assert reply is not None
     assert (reply.kind, reply.answer) == (Kind.FAILURE, None)
+    assert reply.problem
+
+
+@pytest.mark.parametrize("records", [(), ("a.example 300 A 192.0.2.1",)])
+@pytest.mark.parametrize("options", [(), (b"\0\x0a\0\x08cookieab",)])
+@pytest.mark.parametrize("beside", [(), ("x.example 300 A 192.0.2.9", "a.example 300 A 192.0.2.8")])
+def test_an_unknown_version_of_edns_is_asked_without(
+    records: tuple[str, ...], options: tuple[bytes, ...], beside: tuple[str, ...]
+) -> None:
+    """BADVERS, wherever its OPT record stands, leads to the question without EDNS, and never to "no data"."""
+    reply = hostile(message(*records, extended=dns.rcode.BADVERS, options=options, additional=beside))
+    assert reply is not None
+    assert (reply.kind, reply.answer, reply.problem) == (Kind.NO_EDNS, None, "BADVERS")
+
+
+def test_an_alias_alone_is_half_an_answer() -> None:
+    """Aliases of whose end nothing is said lead to a question for that end; an SOA tells that there is none."""
+    reply = hostile(message("a.example 300 CNAME b.example.", "b.example 20 CNAME c.example."))
+    assert reply is not None
+    assert reply.kind is Kind.ALIAS
+    assert (reply.question, reply.ttl) == (encode_question("c.example", RecordType.A), 20)
+    told = message("a.example 20 CNAME b.example.", authority=(f"example 300 SOA {SOA}",))
+    assert answer(told) == Answer(Status.NO_DATA, (), 20)
+    referred = hostile(message("a.example 20 CNAME b.other.", authority=("other 300 NS ns.other.",)))
+    assert referred is not None
+    assert referred.kind is Kind.ALIAS
+
+
+def test_a_text_record_without_strings_hides_no_other() -> None:
+    """A TXT record of no octets is an empty text, and the records beside it count."""
+    question = encode_question(NAME, RecordType.TXT)
+    header = struct.pack("!HHHHHH", NUMBER, 0x8180, 1, 3, 0, 0)
+    texts = (b"", b"\0", b"\6v=spf1")
+    records = [b"\xc0\x0c" + question[-4:] + struct.pack("!IH", 300, len(data)) + data for data in texts]
+    found = answer(header + question + b"".join(records), record_type=RecordType.TXT)
+    assert found == Answer(Status.FOUND, ("", "v=spf1"), 300)
+
+
+def test_no_part_of_an_answer_is_taken_for_the_whole() -> None:
+    """An answer that was cut anywhere is none, whatever it holds, also where only what stands beside it is cut."""
+    whole = [
+        message("a.example 300 A 192.0.2.1", "a.example 300 A 192.0.2.2", additional=("n.example 300 A 192.0.2.3",)),
+        message("a.example 300 A 192.0.2.1", authority=("example 300 NS n.example.",), extended=0),
+        message("a.example 300 CNAME b.example.", "b.example 300 A 192.0.2.1", extended=0),
+        message(authority=(f"example 300 SOA {SOA}",), rcode=dns.rcode.NXDOMAIN, extended=0),
+        message(extended=0, options=(b"\0\x0a\0\x08cookieab",)),
+    ]
+    for octets in whole:
+        assert hostile(octets) is not None
+        assert [size for size in range(len(octets)) if hostile(octets[:size]) is not None] == []
 
 
 def test_equal_records_count_once() -> None:
@@ -223,7 +304,6 @@ def test_equal_records_count_once() -> None:
         (RecordType.A, b"\1\2\3"),
         (RecordType.A, b"\1\2\3\4\5"),
         (RecordType.AAAA, b"\1\2\3\4"),
-        (RecordType.TXT, b""),
         (RecordType.TXT, b"\5abc"),
         (RecordType.MX, b"\0"),
         (RecordType.MX, b"\0\x0a"),
