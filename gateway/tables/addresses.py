@@ -16,7 +16,8 @@ part that needs quotes is written with or without them. The narrowest entry is n
 
 import re
 import unicodedata
-from typing import ClassVar
+from collections.abc import Set as AbstractSet
+from typing import Any, ClassVar
 
 from gateway.smtp.path import Mailbox, NullReversePath, ReversePath
 from gateway.tables.names import Domains, read_domain
@@ -69,6 +70,13 @@ class Addresses:
             self.local_parts.add(read_local_part(local_part, entry))
         else:
             self.addresses.add((read_local_part(local_part, entry), read_domain(domain, entry)))
+
+    def groups(self) -> dict[str, AbstractSet[Any]]:
+        """All entries by their form."""
+        null = {"<>"} if self.null else set[str]()
+        return {
+            "addresses": self.addresses, "local_parts": self.local_parts, "null": null, **self.domains.groups()
+        }  # fmt: skip
 
 
 class AddressTable(Table[Addresses]):

@@ -63,6 +63,10 @@ class Domains:
         else:
             self.exact.add(read_domain(entry, entry))
 
+    def groups(self) -> dict[str, set[str]]:
+        """All names, and all domains whose subdomains are meant."""
+        return {"exact": self.exact, "parents": self.parents}
+
     def find(self, domain: str) -> str | None:
         """The entry that a normalized domain matches, the narrowest first."""
         if len(domain) > MAX_NAME:
