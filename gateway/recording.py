@@ -54,13 +54,12 @@ _VERDICTS: Final[Mapping[RecipientState | None, RecipientVerdict]] = {
 def decision_of(result: Result, verdict: Verdict | None, backend: BackendRecord | None) -> DecisionPart:
     """Who decided: the verdict's policy, or without one the backend, if it was asked, or the protocol."""
     if verdict is not None:
-        return DecisionPart(
-            result=result, policy=decider_text(verdict.by), stage=verdict.stage, outcome=verdict.outcome
-        )
+        by = decider_text(verdict.by)
+        return DecisionPart(result=result, policy=by, stage=verdict.stage, outcome=verdict.outcome)
     if result in {"aborted", "none"} or (result == "accepted" and backend is None):
         return DecisionPart(result=result, policy=None, stage=None, outcome=None)
-    by = PROTOCOL if backend is None else BACKEND
-    return DecisionPart(result=result, policy=decider_text(by), stage=None, outcome=None)
+    by = decider_text(PROTOCOL if backend is None else BACKEND)
+    return DecisionPart(result=result, policy=by, stage=None, outcome=None)
 
 
 def record_of(

@@ -77,11 +77,8 @@ class Shelf:
         try:
             self.accept(place, text)
         except OSError as error:
-            _log.warning(
-                "accepted content is not kept: a restart forgets it",
-                path=str(place),
-                reason=error.strerror or str(error),
-            )
+            reason = error.strerror or str(error)
+            _log.warning("accepted content is not kept: a restart forgets it", path=str(place), reason=reason)
 
     def accept(self, place: Path, text: str) -> None:
         """Write what is accepted, whole or not at all, for whoever the folder belongs to.
@@ -130,7 +127,7 @@ class ListStatus:
         accept = f"run 'lychgate recipients accept {self.file}' if that is right"
         if not self.is_known:
             return (
-                f"{str(self.file)!r} has no entries, and none were ever accepted: its recipients are deferred; {accept}"
+                f"{str(self.file)!r} has no entries, and none were ever accepted: recipients are deferred; {accept}"
             )
         if self.held is None:
             return None
