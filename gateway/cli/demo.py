@@ -112,7 +112,7 @@ async def _demo(config: Config, folder: Path, console: Console) -> None:
     )
     config = _in_front_of(config, server.sockets[0].getsockname()[1])
     sockets = [bind(listener.smtp) for listener in config.listeners]
-    worker = Worker(config, sockets, sink=_Teller(console))
+    worker = Worker(config, sockets, sink=_Teller(console), accepts_lists=False)
     await worker.start()
     _welcome(console, config, folder)
     stopping = asyncio.Event()

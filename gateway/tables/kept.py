@@ -41,17 +41,18 @@ class Shelf:
     Args:
         folder: Where; it is made when it is needed.
         losses: Which losses are held back.
-        writes: Whether what is accepted is written; without it one only looks.
+        writes: Whether what is accepted is written, and the log told; without it one only looks.
 
     Attributes:
         losses: Which losses are held back.
+        writes: Whether it is the service's own.
     """
 
-    __slots__ = ("_folder", "_writes", "losses")
+    __slots__ = ("_folder", "losses", "writes")
 
     def __init__(self, folder: Path, losses: Losses | None = None, *, writes: bool = True) -> None:
         self._folder = folder
-        self._writes = writes
+        self.writes = writes
         self.losses = losses or Losses()
 
     def place(self, file: Path, kind: str) -> Path:
@@ -66,13 +67,13 @@ class Shelf:
         try:
             return read_text(place)
         except ValueError as error:
-            if place.exists():
+            if self.writes and place.exists():
                 _log.warning("accepted content can't be used", reason=str(error))
             return None
 
     def keep(self, place: Path, text: str) -> None:
         """Write what was accepted, unless one only looks; that it can't be written is told in the log."""
-        if not self._writes:
+        if not self.writes:
             return
         try:
             self.accept(place, text)
@@ -126,9 +127,7 @@ class ListStatus:
         """What is wrong, and what to do."""
         accept = f"run 'lychgate recipients accept {self.file}' if that is right"
         if not self.is_known:
-            return (
-                f"{str(self.file)!r} has no entries, and none were ever accepted: recipients are deferred; {accept}"
-            )
+            return f"{str(self.file)!r} has no entries, and none were ever accepted: recipients are deferred; {accept}"
         if self.held is None:
             return None
         lost = f"has lost {self.held.went} of {self.held.had} entries" if self.held.has else "has no entries any more"
@@ -214,10 +213,11 @@ class KeptTable(Table[IndexT]):
             if self._shelf.losses.are_too_many(change):
                 self._hold(change)
                 return accepted
-            _log.info("list read", **self._told(change))
-        elif kept is None and count(index) == 0:
+            self._tell("list read", change)
+        elif kept != text and count(index) == 0:
             self._is_known = False
-            _log.warning("list is empty, and no content was ever accepted", file=str(self._file))
+            if self._shelf.writes:
+                _log.warning("list is empty, and no content was ever accepted", file=str(self._file))
         if self._is_known and kept != text:
             self._keep(self._shelf, self._place, text)
         return index
@@ -241,6 +241,7 @@ class KeptTable(Table[IndexT]):
             if not change.has and not self._is_known:
                 return
             self._keep(self._shelf, self._place, text)
+        self._copy = signature_of(self._place)
         self._take(index)
 
     def _newest(self, place: Path, kept: str | None) -> IndexT:
@@ -260,7 +261,8 @@ class KeptTable(Table[IndexT]):
         try:
             return self._build(kept)
         except ValueError as error:
-            _log.warning("accepted content can't be used", file=str(self._place), reason=str(error))
+            if self._shelf is not None and self._shelf.writes:
+                _log.warning("accepted content can't be used", file=str(self._place), reason=str(error))
             return None
 
     def _keep(self, shelf: Shelf, place: Path, text: str) -> None:
@@ -274,12 +276,15 @@ class KeptTable(Table[IndexT]):
         self._index = index
         self._held = self._doubted = None
         self._is_known = True
-        _log.info("list read again", **self._told(change))
+        self._tell("list read again", change)
 
     def _hold(self, change: Change) -> None:
         """What is accepted goes on to hold."""
         self._held = change
-        _log.warning("list keeps its last accepted content", **self._told(change))
+        self._tell("list keeps its last accepted content", change, "warning")
 
-    def _told(self, change: Change) -> dict[str, object]:
-        return {"file": str(self._file), "entries": change.has, "came": change.came, "went": change.went}
+    def _tell(self, event: str, change: Change, level: str = "info") -> None:
+        """Tell the log, where the service is what looks."""
+        if self._shelf is not None and self._shelf.writes:
+            told = {"entries": change.has, "came": change.came, "went": change.went}
+            getattr(_log, level)(event, file=str(self._file), **told)

@@ -20,7 +20,7 @@ MAX_NAME: Final = 255
 
 # Host names, more freely than RFC 5321's Domain: underscores occur, and an entry must be able to name what clients say.
 _NAME = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
-_LITERAL = re.compile(r"\[[0-9a-z.:-]+\]")
+_MAX_LABEL: Final = 63  # RFC 1035 2.3.4
 
 
 def normalize_domain(name: str) -> str:
@@ -41,9 +41,22 @@ def read_domain(text: str, entry: str) -> str:
         ValueError: It is no domain.
     """
     domain = normalize_domain(text)
-    if len(domain) > MAX_NAME or (_NAME.fullmatch(domain) is None and _LITERAL.fullmatch(domain) is None):
+    if len(domain) > MAX_NAME or not (_is_literal(domain) if domain.startswith("[") else _is_name(domain)):
         raise ValueError(f"{entry!r}: {text!r} is not a domain name")
     return domain
+
+
+def _is_name(domain: str) -> bool:
+    return _NAME.fullmatch(domain) is not None and max(map(len, domain.split("."))) <= _MAX_LABEL
+
+
+def _is_literal(domain: str) -> bool:
+    """Whether an address stands in the brackets (RFC 5321 4.1.3)."""
+    try:
+        parse_mailbox(f"postmaster@{domain}")
+    except GrammarError:
+        return False
+    return True
 
 
 class Domains:
