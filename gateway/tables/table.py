@@ -201,12 +201,13 @@ class Table(Generic[IndexT]):
         except ValueError as error:
             _log.error("table kept its old content", file=str(file), reason=str(error))
 
-    def _renew(self, text: str, index: IndexT) -> None:  # noqa: ARG002 - what is kept is kept as text
+    def _renew(self, text: str, index: IndexT) -> None:
         """Put a new index in the place of the old one."""
         change = Change.between(self._index, index)
         self._index = index
         told = {"file": str(self._file), "entries": change.has, "came": change.came, "went": change.went}
-        if Losses().are_too_many(change):
+        is_emptied = change.went > 0 and next(self._lines(text), None) is None  # entries written inline stay
+        if is_emptied or Losses().are_too_many(change):
             _log.warning("table has lost many entries", **told)
         else:
             _log.info("table read again", **told)

@@ -52,7 +52,7 @@ class SqlLookup:
                 raise UnverifiableError(f"the database answered: {error}") from error
         if row is None:
             return Answer(False, "no row")
-        return Answer(is_true(row[0]), f"a row that begins with {row[0]!r}")
+        return Answer(says_yes(row[0], local_part), f"a row that begins with {row[0]!r}")
 
     async def _first(self, parameters: dict[str, str]) -> Any:
         async with self._engine.connect() as connection:
@@ -99,8 +99,15 @@ _NO: Final = frozenset({"", "f", "false", "n", "no", "off"})
 """Texts that say no, as databases without truth values have them; so do numbers that are 0."""
 
 
-def is_true(value: object) -> bool:
-    """Whether a value says yes. Flags are often text; MariaDB's BIT is octets, and so is the text of some drivers."""
+def says_yes(value: object, local_part: str) -> bool:
+    """Whether the first column of a row means that the address exists.
+
+    Flags are often text; MariaDB's BIT is octets, and so is the text of some drivers.
+
+    Args:
+        value: What the database gave.
+        local_part: Who was asked about: a query may give the name of the user, and somebody may be called ``no``.
+    """
     if isinstance(value, bytes | bytearray | memoryview):
         octets = bytes(value)
         if not any(octets):
@@ -109,4 +116,4 @@ def is_true(value: object) -> bool:
     if not isinstance(value, str):
         return bool(value)
     text = value.strip().lower()
-    return text not in _NO and _ZERO.fullmatch(text) is None
+    return text == local_part.lower() != "" or (text not in _NO and _ZERO.fullmatch(text) is None)
