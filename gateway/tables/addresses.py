@@ -25,6 +25,7 @@ from gateway.tables.table import Table
 
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')  # RFC 5321 4.1.2: Quoted-string
 _PAIR = re.compile(r"\\(.)")
+_PLAIN = re.compile(r"[A-Za-z0-9._+=-]{1,64}")  # what nearly all are: there may be millions
 _SPECIAL = re.compile(r'[\x00-\x20\x7f()<>\[\]:;,\\"@\s]')  # RFC 5321 4.1.2: what atoms lack
 _MAX_LOCAL_PART: Final = 253  # octets: a path has at most 256 with its brackets and the @ (RFC 5321 4.5.3.1.3)
 
@@ -41,6 +42,8 @@ def read_local_part(text: str, entry: str) -> str:
         ValueError: No address has it: it has white space or special characters outside quotes, it is meant as a
             pattern, or it is too long.
     """
+    if _PLAIN.fullmatch(text) is not None:
+        return text.lower()
     quoted = _QUOTED.fullmatch(text)
     if not text or (quoted is None and any(character.isspace() for character in text)):
         raise ValueError(f"{entry!r} is not an address; one entry a line, with nothing behind it")

@@ -8,6 +8,7 @@ A look-up costs one hash look-up for each label of the name asked for, however m
 """
 
 import re
+from functools import lru_cache
 from typing import ClassVar, Final
 
 import idna
@@ -40,9 +41,18 @@ def read_domain(text: str, entry: str) -> str:
     Raises:
         ValueError: It is no domain.
     """
+    domain = _checked(text)
+    if domain is None:
+        raise ValueError(f"{entry!r}: {text!r} is not a domain name")
+    return domain
+
+
+@lru_cache(maxsize=1024)  # a million addresses are of a few domains
+def _checked(text: str) -> str | None:
+    """The domain normalized, None if it is none."""
     domain = normalize_domain(text)
     if len(domain) > MAX_NAME or not (_is_literal(domain) if domain.startswith("[") else _is_name(domain)):
-        raise ValueError(f"{entry!r}: {text!r} is not a domain name")
+        return None
     return domain
 
 
