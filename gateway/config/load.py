@@ -161,7 +161,8 @@ class _Loader:
         ]
         for parts, use, path in named(options, self._document.path.parent):
             place = self._root.down(parts)
-            found.append(NamedFile(path=path, use=use, where=place.where, position=place.position))
+            where = place.where or ".".join(map(str, parts))  # of a default that is not written
+            found.append(NamedFile(path=path, use=use, where=where, position=place.position))
         found += [file for builder in builders for file in builder.files]
         if not any(file.use is FileUse.RECIPIENTS for file in found):
             found = [file for file in found if file.use is not FileUse.LISTS]

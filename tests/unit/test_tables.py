@@ -1,5 +1,6 @@
 """The look-up tables: what each kind of entry matches, what is refused, what a look-up costs, how files reload."""
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from structlog.testing import capture_logs
@@ -224,6 +225,13 @@ def test_address_table_finds_postmaster_without_a_domain() -> None:
         ("@", "not a domain name"),
         ("user@exa mple.com", "not a domain name"),
         ('"a"b c@example.com', "is not an address"),
+        ("SMTP:user@example.com", "':' stands in none without quotes"),
+        ("<user@example.com>", "'<' stands in none without quotes"),
+        ("<>@example.com", "'<' stands in none without quotes"),
+        ("*@example.com", "is a pattern"),
+        ("news-*@", "is a pattern"),
+        ("user@example.com:25", "not a domain name"),
+        ("user@[example]", "not a domain name"),
     ],
 )
 def test_address_table_refuses_what_is_no_address(entry: str, reason: str) -> None:
@@ -320,6 +328,25 @@ def test_address_list_refuses_malformed_entries(entries: list[str], aliases: lis
     else:
         with pytest.raises(ValueError, match=reason):
             AddressList(entries, aliases=aliases)
+
+
+@given(st.text('ab1*@.:;<>()[]"\\ ,-=!ü\t', max_size=12))
+@example("SMTP:a@b.example")
+@example("*@b.example")
+@example("a@[1]")
+@example("a@[1.2.3.4]")
+def test_an_entry_that_is_taken_matches_an_address(entry: str) -> None:
+    """Whatever stands in a list of recipients is refused, or there is an address that a client can send."""
+    try:
+        table = AddressList([entry])
+    except ValueError:
+        return
+    local_part, at, domain = (
+        entry.rpartition("@") if "@" in entry and not entry.endswith('"') else (entry, "@", "x.example")
+    )
+    text = local_part if local_part.startswith('"') else f'"{local_part or "anybody"}"'
+    sent = parse_mailbox(f"{text}{at}{domain.removesuffix('.')}")
+    assert asyncio.run(table.find(sent.local_part, sent.domain))
 
 
 def test_options_take_lists_files_and_both(tmp_path: Path) -> None:
