@@ -26,7 +26,8 @@ from gateway.tables.table import Table
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')  # RFC 5321 4.1.2: Quoted-string
 _PAIR = re.compile(r"\\(.)")
 _PLAIN = re.compile(r"[A-Za-z0-9._+=-]{1,64}")  # what nearly all are: there may be millions
-_SPECIAL = re.compile(r'[\x00-\x20\x7f()<>\[\]:;,\\"@\s]')  # RFC 5321 4.1.2: what atoms lack
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # RFC 5321 4.1.2: in no form of an address
+_SPECIAL = re.compile(r'[()<>\[\]:;,\\"@\s]')  # RFC 5321 4.1.2: what atoms lack
 _MAX_LOCAL_PART: Final = 253  # octets: a path has at most 256 with its brackets and the @ (RFC 5321 4.5.3.1.3)
 
 
@@ -49,6 +50,8 @@ def read_local_part(text: str, entry: str) -> str:
         raise ValueError(f"{entry!r} is not an address; one entry a line, with nothing behind it")
     if len(text.encode("utf-8", "surrogatepass")) > _MAX_LOCAL_PART:
         raise ValueError(f"{entry[:40]!r}... is longer than an address can be")
+    if _CONTROL.search(text) is not None:
+        raise ValueError(f"{entry!r} matches no address: it has a control character")
     if quoted is not None:
         return normalize_local_part(_PAIR.sub(r"\1", quoted[1]))
     special = _SPECIAL.search(text)

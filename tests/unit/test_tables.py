@@ -308,7 +308,7 @@ async def test_address_list_knows_recipients_and_aliases(
         (["user;other@example.com"], [], "';' stands in none"),
         (["user@example.com@example.org"], [], "'@' stands in none"),
         (["(comment)user"], [], r"'\(' stands in none"),
-        (["us\x07er"], [], "stands in none"),
+        (["us\x07er"], [], "has a control character"),
         ([f"{'u' * 254}@example.com"], [], "is longer than an address can be"),
         (["user@example.com other"], [], "is not a domain name"),
         ([], ["<info>: target"], "'<' stands in none"),
@@ -334,6 +334,7 @@ def test_address_list_refuses_malformed_entries(entries: list[str], aliases: lis
 @example("SMTP:a@b.example")
 @example("*@b.example")
 @example("a@[1]")
+@example('"\t"')
 @example("a@[1.2.3.4]")
 def test_an_entry_that_is_taken_matches_an_address(entry: str) -> None:
     """Whatever stands in a list of recipients is refused, or there is an address that a client can send."""
