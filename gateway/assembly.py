@@ -13,6 +13,7 @@ from gateway.adapters.state.redis import RedisState
 from gateway.backend import ServerGroup
 from gateway.backend.probe import BackendProbe
 from gateway.chain import Chain
+from gateway.config.lists import shelf
 from gateway.config.model import ChainSettings, Config, DomainOptions, Listener
 from gateway.form import HeaderReader
 from gateway.policy import Clock, Context
@@ -28,16 +29,20 @@ def build_groups(config: Config, resolver: Resolver) -> dict[str, ServerGroup]:
     return {name: ServerGroup(name, options, resolver, config.hostname) for name, options in config.backends.items()}
 
 
-def build_sources(config: Config, groups: Mapping[str, ServerGroup] | None = None) -> RecipientSources:
+def build_sources(
+    config: Config, groups: Mapping[str, ServerGroup] | None = None, *, accepts: bool = False
+) -> RecipientSources:
     """What is asked about recipients.
 
     Args:
         config: The configuration.
         groups: The backends that may be asked; without them none is, and what only a backend knows is taken.
+        accepts: Whether the content of files that is accepted is written, for the next start.
     """
+    kept = shelf(config.recipient_lists, writes=accepts)
     if groups is None:
-        return RecipientSources(config.folder)
-    return RecipientSources(config.folder, lambda backend, options: BackendProbe(groups[backend], options))
+        return RecipientSources(config.folder, shelf=kept)
+    return RecipientSources(config.folder, lambda backend, options: BackendProbe(groups[backend], options), kept)
 
 
 def our_domains(config: Config, sources: RecipientSources) -> Callable[[str], Domain | None]:

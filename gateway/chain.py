@@ -29,6 +29,7 @@ from gateway.session import Domain, Message, Recipient, Session, Transaction
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, ReversePath
 from gateway.state import Asking, StateUnavailableError
+from gateway.tables.addresses import normalize_local_part
 from gateway.units import format_duration
 from gateway.verdict import Action, Check, Finding, Outcome, Response, Stage
 
@@ -78,7 +79,7 @@ def _matches(path: ReversePath | None, pattern: str) -> bool:
     if not isinstance(path, Mailbox):
         return path is not None and pattern == "<>"
     local_part, _, domain = pattern.rpartition("@")
-    return path.domain == domain and local_part in {"", path.local_part.lower()}
+    return path.domain == domain and local_part in {"", normalize_local_part(path.local_part)}
 
 
 @dataclass(slots=True, kw_only=True)

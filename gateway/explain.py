@@ -20,7 +20,7 @@ from gateway.form import IN_WORDS
 from gateway.header import HeaderField
 from gateway.policy import Clock
 from gateway.reception import Reception, Rules
-from gateway.recording import PROTOCOL, RESULTS
+from gateway.recording import RESULTS
 from gateway.records import DecisionRecord
 from gateway.resolver import Answer, RecordType, Resolver, SessionResolver, client_name
 from gateway.session import Message, Recipient, Session, new_id
@@ -30,7 +30,7 @@ from gateway.smtp.reply import Reply
 from gateway.smtp.server import ServerConnection, TlsState
 from gateway.spool import Spool
 from gateway.units import counted
-from gateway.verdict import Action, Check, Verdict
+from gateway.verdict import PROTOCOL, Action, Check, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from gateway.address import address_text
 from gateway.chain import Chain, Found, Ruling, Seen, Variant, applied, recipient_seen
 from gateway.policy import Clock
-from gateway.recording import PROTOCOL, RESULTS, decision_of, outcome_of, record_of
+from gateway.recording import RESULTS, decision_of, outcome_of, record_of
 from gateway.records import BackendRecord, DecisionPart, RecordSink, Result
 from gateway.session import Domain, Message, Recipient, RecipientState, Session, Transaction
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import MAX_REPLY_LINE, Reply
 from gateway.trace import Identity, received, sender_authentication
-from gateway.verdict import GO_ON, Action, Check, Stage, Verdict
+from gateway.verdict import GO_ON, PROTOCOL, Action, ByPolicy, Check, Stage, Verdict
 
 if TYPE_CHECKING:
     from gateway.mailauth.results import Spf
@@ -170,7 +170,7 @@ class Reception:
             reason: Why.
             left: Whether the client closed the connection, and not the gateway.
         """
-        check = Check(policy=PROTOCOL, stage=_CONNECT, recipient=None)
+        check = Check(policy=PROTOCOL.value, stage=_CONNECT, recipient=None)
         check.outcome, check.action = "tls_handshake_failed", Action.DISCONNECT
         check.evidence["reason"] = reason
         self.session.checks.append(check)
@@ -208,8 +208,8 @@ class Reception:
         self._spf = transaction.spf
         if verdict.reply is not None:
             session.refusals += 1
-            if verdict.action is Action.REJECT:
-                self.chain.refused(transaction, None, verdict.policy)
+            if verdict.action is Action.REJECT and isinstance(verdict.by, ByPolicy):
+                self.chain.refused(transaction, None, verdict.by.id)
             self.finish(RESULTS[verdict.action], verdict, verdict.reply)
         return verdict
 
@@ -339,9 +339,9 @@ class Reception:
             reply: The last reply to the client.
             backend: The backend's part in an open transaction.
         """
-        if self._refused is not None and (verdict is None or verdict.policy == PROTOCOL):
+        if self._refused is not None and (verdict is None or verdict.by is PROTOCOL):
             verdict, reply = self._refused, self._refused.reply
-        by_policy = verdict is not None and verdict.policy != PROTOCOL
+        by_policy = verdict is not None and isinstance(verdict.by, ByPolicy)
         if self.transaction is not None:
             result, decided, last = outcome_of(self.transaction)
             if verdict is not None and (by_policy or result == "aborted"):
@@ -426,7 +426,7 @@ class Reception:
             elif action is Action.DISCONNECT:
                 reply = reply.as_disconnection()
             reply = reply.with_reference(self.reference)
-        return Verdict(action, reply, ruling.step.id, ruling.finding.outcome.name, ruling.stage)
+        return Verdict(action, reply, ByPolicy(ruling.step.id), ruling.finding.outcome.name, ruling.stage)
 
     @property
     def reference(self) -> str:
@@ -436,13 +436,14 @@ class Reception:
     def _refuse(self, recipient: Recipient, verdict: Verdict) -> Verdict:
         if verdict.action is Action.DISCARD:
             recipient.state = RecipientState.DISCARDED
-            verdict = Verdict(Action.DISCARD, replies.RECIPIENT_OK, verdict.policy, verdict.outcome, verdict.stage)
+            verdict = Verdict(Action.DISCARD, replies.RECIPIENT_OK, verdict.by, verdict.outcome, verdict.stage)
         else:
             rejected = verdict.action is Action.REJECT
             recipient.state = RecipientState.REJECTED if rejected else RecipientState.DEFERRED
-            self.session.refusals += verdict.policy != PROTOCOL
-            if rejected and verdict.policy != PROTOCOL:
-                self.chain.refused(self._open(), recipient, verdict.policy)
+            if isinstance(verdict.by, ByPolicy):
+                self.session.refusals += 1
+                if rejected:
+                    self.chain.refused(self._open(), recipient, verdict.by.id)
         recipient.reply = verdict.reply
         recipient.verdict = verdict
         return verdict

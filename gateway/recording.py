@@ -32,10 +32,7 @@ from gateway.records import (
 )
 from gateway.session import Recipient, RecipientState, Session, Transaction
 from gateway.smtp.reply import Reply
-from gateway.verdict import Action, Verdict
-
-PROTOCOL: Final = "smtp"
-"""Who decided, where it was not a policy but the protocol: in the place of a policy's id."""
+from gateway.verdict import BACKEND, PROTOCOL, Action, Verdict, decider_text
 
 _REMOVED: Final = 20
 """How many removed fields a record names, so that no sender makes it grow."""
@@ -57,10 +54,11 @@ _VERDICTS: Final[Mapping[RecipientState | None, RecipientVerdict]] = {
 def decision_of(result: Result, verdict: Verdict | None, backend: BackendRecord | None) -> DecisionPart:
     """Who decided: the verdict's policy, or without one the backend, if it was asked, or the protocol."""
     if verdict is not None:
-        return DecisionPart(result=result, policy=verdict.policy, stage=verdict.stage, outcome=verdict.outcome)
+        by = decider_text(verdict.by)
+        return DecisionPart(result=result, policy=by, stage=verdict.stage, outcome=verdict.outcome)
     if result in {"aborted", "none"} or (result == "accepted" and backend is None):
         return DecisionPart(result=result, policy=None, stage=None, outcome=None)
-    by = PROTOCOL if backend is None else "backend"
+    by = decider_text(PROTOCOL if backend is None else BACKEND)
     return DecisionPart(result=result, policy=by, stage=None, outcome=None)
 
 
@@ -160,7 +158,7 @@ def _recipient_record(recipient: Recipient) -> RecipientRecord:
     return RecipientRecord(
         address=recipient.path.text,
         verdict=_VERDICTS[recipient.state],
-        decided_by=recipient.decided_by,
+        decided_by=decider_text(recipient.decided_by),
         reply=reply_record(recipient.reply),
     )
 

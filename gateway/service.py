@@ -40,6 +40,7 @@ from gateway.adapters.metrics import SharedFolder
 from gateway.config import reach
 from gateway.config.access import Account
 from gateway.config.advice import file_problems
+from gateway.config.lists import named_lists
 from gateway.config.load import load
 from gateway.config.model import Config, Endpoint
 from gateway.config.problems import ConfigError
@@ -92,6 +93,23 @@ def make_runtime_folder(config: Config) -> None:
     with suppress(OSError):
         config.runtime_folder.mkdir(mode=0o700)
         os.chown(config.runtime_folder, account.uid, account.gid)
+
+
+def make_lists_folder(config: Config) -> None:
+    """Make the folder of accepted lists while this process still may, and give it to whom the workers will be.
+
+    One that is there is left as it is. That it can't be made keeps no mail up: each worker says so in the log.
+
+    Raises:
+        ServiceError: The configured user or group does not exist.
+    """
+    account = _account(config.user, config.group)
+    folder = config.recipient_lists.folder
+    if os.geteuid() != 0 or folder.exists() or not named_lists(config):
+        return  # the workers make it themselves
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True)
+        os.chown(folder, account.uid, account.gid)
 
 
 def drop_privileges(user: str | None, group: str | None) -> None:
@@ -198,6 +216,7 @@ class Supervisor:
             self._pid_file = _write_pid_file(config.pid_file)
         raise_descriptor_limit(config)
         make_runtime_folder(config)
+        make_lists_folder(config)
         drop_privileges(config.user, config.group)
         _warn(config)
         if not self._start(self._current):

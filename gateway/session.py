@@ -25,7 +25,7 @@ from gateway.mailauth.results import Arc, DkimSignature, Dmarc, Spf
 from gateway.resolver import ClientName, NameStatus, Resolver
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import Reply
-from gateway.verdict import Check, Verdict
+from gateway.verdict import BACKEND, Check, Decider, Verdict
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -197,11 +197,11 @@ class Recipient(msgspec.Struct, kw_only=True, eq=False):
     verdict: Verdict | None = None
 
     @property
-    def decided_by(self) -> str | None:
-        """Who refused it: a policy's id, ``smtp`` (the protocol) or ``backend``; None when it was not refused."""
+    def decided_by(self) -> Decider | None:
+        """Who refused it; None when it was not refused."""
         if self.state is None or self.state is _ACCEPTED:
             return None
-        return "backend" if self.verdict is None else self.verdict.policy
+        return BACKEND if self.verdict is None else self.verdict.by
 
 
 class Content(Protocol):

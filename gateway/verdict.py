@@ -7,7 +7,7 @@ decision record. Nothing here does anything: these are values.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -89,6 +89,51 @@ class Response:
     header: str | None = None
 
 
+class Party(Enum):
+    """Who decides besides policies; the values are the words of the decision record, and no policy has them as its id.
+
+    Attributes:
+        PROTOCOL: SMTP itself: its rules, the gateway's limits and its own faults.
+        BACKEND: The mail server.
+    """
+
+    PROTOCOL = "smtp"
+    BACKEND = "backend"
+
+
+PROTOCOL: Final = Party.PROTOCOL  # members of an enum are slow to find before Python 3.12
+BACKEND: Final = Party.BACKEND
+
+RESERVED_IDS: Final = frozenset(party.value for party in Party)
+"""What no policy may have as its id: the record would not tell it from a ``Party``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByPolicy:
+    """A policy decided.
+
+    Attributes:
+        id: The policy's id.
+    """
+
+    id: str
+
+
+Decider: TypeAlias = Party | ByPolicy
+"""Who decided: the protocol, the backend, or a policy."""
+
+
+def decider_text(decider: Decider | None) -> str | None:
+    """Who decided, in the words of the decision record."""
+    match decider:
+        case None:
+            return None
+        case ByPolicy(id=policy):
+            return policy
+        case Party():
+            return str(decider.value)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a stage came to.
@@ -96,14 +141,14 @@ class Verdict:
     Attributes:
         action: The action to carry out; ``PASS`` when the client may go on.
         reply: The reply to the client, None for ``PASS``.
-        policy: The id of the policy that decided, None for ``PASS``.
+        by: Who decided, None for ``PASS``.
         outcome: The outcome's name, or ``error`` when the policy could not run.
         stage: The stage at which the policy ran (earlier than the present one for a delayed refusal).
     """
 
     action: Action
     reply: Reply | None = None
-    policy: str | None = None
+    by: Decider | None = None
     outcome: str | None = None
     stage: Stage | None = None
 

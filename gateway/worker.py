@@ -60,6 +60,7 @@ class Worker:
         sink: Takes the records; what the configuration names by default.
         resolver: Asks the DNS; the name servers of the configuration by default.
         clock: Tells the time; the system's by default.
+        accepts_lists: Whether the accepted content of files of recipients is written, for the next start.
 
     Attributes:
         doors: The open doors.
@@ -75,6 +76,7 @@ class Worker:
         sink: RecordSink | None = None,
         resolver: Resolver | None = None,
         clock: Clock | None = None,
+        accepts_lists: bool = True,
     ) -> None:
         self._config = config
         self._sink = sink or build_sink(config)
@@ -85,7 +87,7 @@ class Worker:
         self._resolver = resolver or self._dns
         clock = clock or SystemClock()
         self._groups = build_groups(config, self._resolver)
-        self._sources = build_sources(config, self._groups)
+        self._sources = build_sources(config, self._groups, accepts=accepts_lists)
         domain = our_domains(config, self._sources)
         self._state = build_state(config, clock)
         self._control = None if config.runtime_folder is None else ControlDoor(config.runtime_folder, self._commands())
@@ -157,6 +159,7 @@ class Worker:
                     for name, group in self._groups.items()
                     for server in group.servers
                 },
+                lists=self._sources.lists,
                 lanes=self._state.lanes.values() if isinstance(self._state, RedisState) else (),
             )
             await asyncio.sleep(INTERVAL)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from gateway.adapters.state.lane import Lane
 from gateway.records import DecisionRecord, RecordSink
+from gateway.tables import ListStatus
 
 _VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -81,6 +82,10 @@ class Metrics:
         known = "Whether a server takes mail, as far as every worker knows"
         self._server_up = gauge("backend_server_up", known, "backend", "server", mode="livemin")
         self._state_up = gauge("state_up", "Whether the shared state answers", "server", mode="livemin")
+        entries = "Entries of a file of recipients that are in force"
+        self._list_entries = gauge("list_entries", entries, "list", "kind", mode="livemin")
+        held = "Whether a file of recipients is held back, or empty and never accepted, for any worker"
+        self._list_held = gauge("list_held", held, "list", "kind", mode="livemax")
         self._outages = counter("state_outages", "How often the shared state was away, for a worker", "server")
         self._failed = counter("state_calls_failed", "Calls that the shared state did not answer", "server")
         self._told: dict[Any, int] = {}
@@ -118,6 +123,7 @@ class Metrics:
         connections: Mapping[str, int],
         servers: Mapping[tuple[str, str], bool],
         lanes: Iterable[Lane],
+        lists: Iterable[ListStatus] = (),
     ) -> None:
         """Take what other parts know.
 
@@ -125,12 +131,16 @@ class Metrics:
             connections: By listener.
             servers: Whether a server is up, by backend and its name.
             lanes: The ways to the servers of the shared state.
+            lists: The files of recipients.
         """
         self._tell(self._lost, self.lost)
         for listener, count in connections.items():
             self._connections.labels(listener).set(count)
         for (backend, server), is_up in servers.items():
             self._server_up.labels(backend, server).set(is_up)
+        for each in lists:
+            self._list_entries.labels(str(each.file), each.kind).set(each.entries)
+            self._list_held.labels(str(each.file), each.kind).set(each.problem is not None)
         for lane in lanes:
             health = lane.breaker.health
             self._state_up.labels(lane.name).set(lane.is_open)

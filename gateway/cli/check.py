@@ -15,7 +15,7 @@ from rich.text import Text
 
 from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, ExitCode, console, print_json, print_problems, table
 from gateway.cli.common import problem_json as as_data
-from gateway.config import reach
+from gateway.config import lists, reach
 from gateway.config.advice import file_problems, warnings
 from gateway.config.backend import BackendOptions
 from gateway.config.effective import differences, effective, policy, stages
@@ -50,7 +50,7 @@ def check(
         names = listed((known.name for known in loaded.listeners), last="and")
         typer.echo(f"lychgate: there is no listener {listener!r}; there are {names}", err=True)
         raise typer.Exit(ExitCode.USAGE)
-    told = [*warnings(loaded, datetime.now(UTC).date()), *reach.warnings(loaded)]
+    told = [*warnings(loaded, datetime.now(UTC).date()), *lists.warnings(loaded), *reach.warnings(loaded)]
     if as_json:
         told_data = [as_data(warning) for warning in told]
         head = {"file": str(loaded.path), "valid": True, "problems": [], "warnings": told_data}

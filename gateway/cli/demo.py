@@ -26,6 +26,7 @@ from gateway.config.model import Config
 from gateway.doors.listening import ListenError, bind
 from gateway.log import configure, printable
 from gateway.records import DecisionRecord
+from gateway.verdict import Party
 from gateway.worker import Worker
 
 _LOOPBACK: Final = "127.0.0.1"
@@ -91,7 +92,7 @@ class _Teller:
         style = _STYLES.get(decision.result, "dim")
         who = f"<{record.reverse_path}>" if record.reverse_path is not None else record.client.address
         whom = ", ".join(f"<{recipient.address}>" for recipient in record.recipients)
-        by = "" if decision.policy in {None, "backend"} else f" by {decision.policy}: {decision.outcome}"
+        by = "" if decision.policy in {None, Party.BACKEND.value} else f" by {decision.policy}: {decision.outcome}"
         line = f"[{style}]{decision.result:<9}[/{style}] {escape(printable(f'{who} -> {whom}{by}'))}"
         self._console.print(f"{record.time[11:19]} {line}")
         if record.reply is not None:
@@ -111,7 +112,7 @@ async def _demo(config: Config, folder: Path, console: Console) -> None:
     )
     config = _in_front_of(config, server.sockets[0].getsockname()[1])
     sockets = [bind(listener.smtp) for listener in config.listeners]
-    worker = Worker(config, sockets, sink=_Teller(console))
+    worker = Worker(config, sockets, sink=_Teller(console), accepts_lists=False)
     await worker.start()
     _welcome(console, config, folder)
     stopping = asyncio.Event()

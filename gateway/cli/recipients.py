@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -11,16 +12,18 @@ from rich.text import Text
 
 from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.recipients.cache import CachedSource
-from gateway.adapters.recipients.sources import RecipientSources, address_list
+from gateway.adapters.recipients.sources import InOrder, RecipientSources
 from gateway.assembly import build_groups, build_sources
-from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, console, load_config, print_json, table
+from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, ExitCode, console, load_config, print_json, table
 from gateway.cli.control import ask_workers
+from gateway.config.lists import named_lists, shelf
 from gateway.config.model import Config, DomainOptions
 from gateway.log import printable
 from gateway.lookup.answer import UnverifiableError
 from gateway.session import without_detail
 from gateway.smtp.grammar import GrammarError, parse_domain, parse_mailbox
 from gateway.smtp.path import Mailbox
+from gateway.tables import KeptTable, ListStatus, RecipientFile
 from gateway.units import counted, rough_duration
 
 recipients = typer.Typer(
@@ -123,6 +126,83 @@ def check(
     raise typer.Exit(EXIT[found])
 
 
+@recipients.command()
+def lists(config: ConfigPath = DEFAULT_CONFIG, *, json: AsJson = False) -> None:
+    """Show the files of recipients: how many entries are in force, and what is held back until it is accepted."""
+    found = [_status(source.table) for source in _files(load_config(config))]
+    if json:
+        print_json([_as_data(status) for status in found])
+        return
+    listing = table("List", "Kind", "In force", "In the file", "State")
+    for status in found:
+        state = "held back" if status.held is not None else "in force" if status.is_known else "empty, never accepted"
+        inside = status.entries if status.held is None else status.held.has
+        colour = "green" if status.problem is None else "yellow"
+        listing.add_row(str(status.file), status.kind, str(status.entries), str(inside), Text(state, style=colour))
+    console().print(listing)
+
+
+@recipients.command()
+def accept(
+    name: Annotated[str, typer.Argument(help="The file of a list, by its path or its name.")],
+    config: ConfigPath = DEFAULT_CONFIG,
+    *,
+    json: AsJson = False,
+) -> None:
+    """Accept a file of recipients as it is now, also if it is empty or has lost many entries.
+
+    Workers that run notice within seconds. Needs the service's user or root.
+    """
+    chosen = [source.table for source in _files(load_config(config)) if _is_meant(source.table, name)]
+    if not chosen:
+        raise typer.BadParameter(f"the configuration names no file of recipients {name!r}", param_hint="NAME")
+    if len({status.file for status in map(_status, chosen)}) > 1:
+        paths = ", ".join(str(_status(each).file) for each in chosen)
+        raise typer.BadParameter(f"there is more than one list {name!r}: {paths}", param_hint="NAME")
+    accepted = []
+    for each in chosen:
+        try:
+            change = each.accept()
+        except (OSError, ValueError) as error:
+            told = f"{error.strerror or error}: {error.filename}" if isinstance(error, OSError) else str(error)
+            typer.echo(f"lychgate: the list can't be accepted: {told}", err=True)
+            raise typer.Exit(ExitCode.CONFIG) from None
+        accepted.append(_as_data(_status(each)) | {"came": change.came, "went": change.went})
+    if json:
+        print_json(accepted)
+        return
+    for data in accepted:
+        came_and_went = f"{data['came']} came, {data['went']} went"
+        entries = counted(data["entries"], "entry", "entries")
+        console().print(f"{data['list']} ({data['kind']}): accepted, {entries}; {came_and_went}", soft_wrap=True)
+
+
+def _files(config: Config) -> list[RecipientFile]:
+    kept = shelf(config.recipient_lists, writes=False)
+    return [RecipientFile(file, kind, kept) for file, kind in named_lists(config)]
+
+
+def _status(kept: KeptTable[Any]) -> ListStatus:
+    assert kept.status is not None  # noqa: S101 - it has a file
+    return kept.status
+
+
+def _is_meant(kept: KeptTable[Any], name: str) -> bool:
+    file = _status(kept).file
+    return name in {str(file), file.name} or Path(name).absolute() == file.absolute()
+
+
+def _as_data(status: ListStatus) -> dict[str, Any]:
+    held = status.held
+    return {
+        "list": str(status.file),
+        "kind": status.kind,
+        "entries": status.entries,
+        "known": status.is_known,
+        "held": None if held is None else {"entries": held.has, "came": held.came, "went": held.went},
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class _Said:
     """What one source said of one address; ``exists`` is None when it could not tell."""
@@ -141,7 +221,7 @@ async def _ask(config: Config, domain: DomainOptions, mailbox: Mailbox) -> list[
     if asks_backend:
         await groups[domain.backend].start()
     try:
-        return [said async for said in _answers(config, sources, domain, mailbox)]
+        return [said async for said in _answers(sources, domain, mailbox)]
     finally:
         await sources.close()
         if asks_backend:
@@ -149,9 +229,7 @@ async def _ask(config: Config, domain: DomainOptions, mailbox: Mailbox) -> list[
         await resolver.close()
 
 
-async def _answers(
-    config: Config, sources: RecipientSources, domain: DomainOptions, mailbox: Mailbox
-) -> AsyncIterator[_Said]:
+async def _answers(sources: RecipientSources, domain: DomainOptions, mailbox: Mailbox) -> AsyncIterator[_Said]:
     """What each source says, in order, up to the first yes; with and then without the detail of a subaddress."""
     if domain.recipients is None or any(section.any for section in domain.recipients):
         return
@@ -159,16 +237,23 @@ async def _answers(
     for local_part in [mailbox.local_part] if plain is None else [mailbox.local_part, plain]:
         for section in domain.recipients:
             if section.has_tables:
-                listed = address_list(section, config.folder, domain.alias_of)
-                exists = await listed.find(local_part, mailbox.domain)
-                yield _Said("tables", f"{local_part}@{mailbox.domain}", exists)
-                if exists:
+                said = await _listed(InOrder(sources.tables(section, domain)), local_part, mailbox.domain)
+                yield said
+                if said.exists:
                     return
             for source, name in sources.asked(section, domain, mailbox.domain):
                 said = await _said(source, local_part, name)
                 yield said
                 if said.exists:
                     return
+
+
+async def _listed(tables: InOrder, local_part: str, domain: str) -> _Said:
+    address = f"{local_part}@{domain}"
+    try:
+        return _Said("tables", address, await tables.find(local_part, domain))
+    except UnverifiableError as error:
+        return _Said("tables", address, None, str(error))
 
 
 async def _said(source: CachedSource, local_part: str, domain: str) -> _Said:

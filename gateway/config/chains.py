@@ -23,7 +23,7 @@ from gateway.config.translate import Place, problems_of
 from gateway.policy import OnError, Options, Policy
 from gateway.smtp.reply import Reply
 from gateway.units import Duration
-from gateway.verdict import Action, Response
+from gateway.verdict import RESERVED_IDS, Action, Party, Response
 
 _HEADER: Final = re.compile(r"[!-9;-~]+:[ \t]?[ -~]*")  # RFC 5322 2.2: printable US-ASCII but the colon, a colon, text
 _MAX_HEADER: Final = 998  # RFC 5322 2.1.1
@@ -44,7 +44,7 @@ class CommonSettings(Section):
 
     id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Its name in records, exceptions and `domains:`; the policy's name without it. A policy that stands in the chain
-    twice needs it."""
+    twice needs it. `smtp` and `backend` are taken: records name the protocol and the mail server so."""
     on: dict[str, Any] = Field(default={})
     """What is done about an outcome: `OUTCOME: ACTION`, or
     `OUTCOME: {action: ACTION, reply: "550 5.7.1 Text", header: "X-Name: text"}`."""
@@ -155,6 +155,10 @@ class ChainBuilder:
             place = written.down([index])
             entry = self._entry(place)
             if entry is None:
+                continue
+            if entry.id in RESERVED_IDS:
+                told = f"the id {entry.id!r} is reserved: records call the {Party(entry.id).name.lower()} so"
+                self._note(entry.settings.at("id") or place, f"{told}; give the policy another 'id'")
                 continue
             entry = replace(entry, before=tuple(before.policy.name for before in entries))
             known = ids.setdefault(entry.id, place)

@@ -33,6 +33,7 @@ class FileUse(StrEnum):
     VALUE = "value"
     TABLE = "table"
     RECIPIENTS = "recipients"
+    LISTS = "accepted lists"
     CERTIFICATE = "certificate"
     AUTHORITIES = "authorities"
     DATABASE = "database"
@@ -81,6 +82,7 @@ _USES: Final[Mapping[tuple[str, str], FileUse]] = {
     (BackendTls.__name__, "ca"): FileUse.AUTHORITIES,
     (HttpOptions.__name__, "ca"): FileUse.AUTHORITIES,
     (LdapOptions.__name__, "tls_ca_cert_file"): FileUse.AUTHORITIES,
+    ("RecipientListOptions", "folder"): FileUse.LISTS,
     ("RecordOptions", "file"): FileUse.RECORDS,
     ("SpoolOptions", "directory"): FileUse.SPOOL,
     ("FileOptions", "runtime_folder"): FileUse.RUNTIME,

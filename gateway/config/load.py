@@ -24,8 +24,8 @@ from gateway.config.registry import Registry
 from gateway.config.translate import Place
 
 _TAKEN_OVER: Final = (
-    "exceptions", "mode", "delay_reject", "state", "dns", "authentication_results", "records", "limits", "timeouts",
-    "spool", "log", "workers", "user", "group", "pid_file", "runtime_folder", "metrics",
+    "exceptions", "mode", "delay_reject", "state", "dns", "authentication_results", "records", "recipient_lists",
+    "limits", "timeouts", "spool", "log", "workers", "user", "group", "pid_file", "runtime_folder", "metrics",
 )  # fmt: skip
 """What stands in the ``Config`` just as it stands in the file."""
 
@@ -161,8 +161,11 @@ class _Loader:
         ]
         for parts, use, path in named(options, self._document.path.parent):
             place = self._root.down(parts)
-            found.append(NamedFile(path=path, use=use, where=place.where, position=place.position))
+            where = place.where or ".".join(map(str, parts))  # of a default that is not written
+            found.append(NamedFile(path=path, use=use, where=where, position=place.position))
         found += [file for builder in builders for file in builder.files]
+        if not any(file.use is FileUse.RECIPIENTS for file in found):
+            found = [file for file in found if file.use is not FileUse.LISTS]
         return tuple({(file.path, file.use): file for file in reversed(found)}.values())[::-1]
 
     def _positions(self) -> dict[str, Position]:

@@ -26,6 +26,7 @@ from gateway.config.options import (
     Mode,
     Network,
     ProxyOptions,
+    RecipientListOptions,
     RecordOptions,
     SpoolOptions,
     Timeouts,
@@ -58,6 +59,7 @@ __all__ = [
     "Network",
     "PolicySettings",
     "ProxyOptions",
+    "RecipientListOptions",
     "RecipientOptions",
     "RecordOptions",
     "SpoolOptions",
@@ -194,6 +196,7 @@ class Config:
     dns: DnsOptions
     authentication_results: AuthenticationResultsOptions
     records: RecordOptions
+    recipient_lists: RecipientListOptions
     limits: Limits
     timeouts: Timeouts
     spool: SpoolOptions

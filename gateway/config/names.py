@@ -15,6 +15,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.address import address_text
+from gateway.tables.addresses import read_local_part
 
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)  # RFC 1035 2.3.1, and "_" because it occurs
 _MAX_PORT: Final = 65535
@@ -69,9 +70,9 @@ def address_pattern(text: str) -> str:
     if text == "<>":
         return text
     local_part, at, domain = text.rpartition("@")
-    if not at or any(character.isspace() or character in "<>" for character in local_part):
+    if not at:
         raise ValueError(f"{text!r} is not an address such as user@example.com, @example.com or <>")
-    return f"{local_part.lower()}@{domain_name(domain)}"
+    return f"{read_local_part(local_part, text) if local_part else ''}@{domain_name(domain)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,6 +268,18 @@ def _records(value: object) -> object:
     return {"stdout": True} if value == "stdout" else value
 
 
+class RecipientListOptions(Section):
+    """What keeps files of recipients from coming out empty by a slip: what was accepted last goes on to hold."""
+
+    folder: File = Path("/var/lib/lychgate/lists")
+    """The folder of the service's own where accepted content survives restarts, as plain copies."""
+    max_loss: Annotated[int, Field(ge=0, le=100)] = 50
+    """The largest share of its entries that a file may lose at once, in percent. More is held back until
+    `lychgate recipients accept` says that it is right, and so is a file that has no entries any more."""
+    few: Count = 10
+    """Of so many entries any share may go, as long as some stay."""
+
+
 class Limits(Section):
     """Limits of every listener. They hold in each worker, but for `connections`, which is of all workers together."""
 
@@ -392,6 +404,8 @@ class FileOptions(Section):
     """The Authentication-Results field."""
     records: Annotated[RecordOptions, BeforeValidator(_records)] = RecordOptions(stdout=True)
     """Where decision records go: `{file: PATH}`, `{stdout: true}` or just `stdout`."""
+    recipient_lists: RecipientListOptions = RecipientListOptions()
+    """What keeps files of recipients from coming out empty by a slip."""
     limits: Limits = Limits()
     """Limits."""
     timeouts: Timeouts = Timeouts()

@@ -47,6 +47,7 @@ _NEEDS: Final[Mapping[FileUse, _Need]] = {
     FileUse.VALUE: _Need("read", "every reload is refused"),
     FileUse.TABLE: _Need("read", "changes of it are not noticed, and every reload is refused"),
     FileUse.RECIPIENTS: _Need("read", "the workers can't start", is_vital=True),
+    FileUse.LISTS: _Need("write to", "a restart forgets which recipients were accepted last"),
     FileUse.CERTIFICATE: _Need("read", "a renewed one is not noticed, and every reload is refused"),
     FileUse.AUTHORITIES: _Need("read", "no certificate can be verified", is_vital=True),
     FileUse.DATABASE: _Need("read", "the database can't be asked", is_vital=True),
@@ -165,7 +166,10 @@ def _question(file: NamedFile, account: Account) -> Question:
             return path, os.W_OK
         case FileUse.RUNTIME if is_missing(path):
             return folder, MAKE if account.is_own else os.X_OK  # root makes it before
-        case FileUse.RUNTIME | FileUse.SPOOL:
+        case FileUse.LISTS if is_missing(path):
+            there = next(parent for parent in path.parents if not is_missing(parent))
+            return there, MAKE if account.is_own else os.X_OK  # root makes it before
+        case FileUse.RUNTIME | FileUse.SPOOL | FileUse.LISTS:
             return path, MAKE
         case FileUse.SOCKET:
             return path, os.X_OK if path.is_dir() else CONNECT  # libpq is given the socket's folder
@@ -176,7 +180,7 @@ def _question(file: NamedFile, account: Account) -> Question:
 def _remedy(file: NamedFile, hindrance: Hindrance, account: Account) -> str:
     """What to do; a folder of the system's, such as /run or /var/log, is not made the user's."""
     if (
-        file.use is FileUse.RUNTIME
+        file.use in {FileUse.RUNTIME, FileUse.LISTS}
         and hindrance.mode == MAKE
         and hindrance.path != file.path
         and not hindrance.is_above

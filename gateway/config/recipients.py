@@ -189,7 +189,7 @@ class SqlOptions(AskedOptions):
     """The password, if it does not stand in the URL: `${file:PATH}` or `${env:NAME}`."""
     query: Annotated[str, AfterValidator(_query)]
     """With the parameters `:address`, `:local_part` and `:domain`. The address exists if the first column of the first
-    row is neither NULL nor false nor 0; without a row it does not."""
+    row is neither NULL nor false nor 0, nor text such as `no` or `N`; without a row it does not."""
     connections: Positive = 2
     """The most connections, in each worker."""
 
@@ -364,7 +364,8 @@ class RecipientOptions(Section):
     entries: tuple[Annotated[str, AfterValidator(_recipient)], ...] = Field(default=(), alias="list")
     """Addresses: `user`, `user@example.com`, or `@example.com` for all of a domain."""
     file: Annotated[File, AfterValidator(_recipients_file)] | None = None
-    """A file with one address a line; `#` begins a comment. It is read again when it changes."""
+    """A file with one address a line; `#` begins a comment. It is read again when it changes; one that has come out
+    empty, or has lost most of its entries, has to be accepted (`recipient_lists`)."""
     aliases: Annotated[AliasOptions, BeforeValidator(_aliases)] | None = None
     """Further addresses that are taken: a list, or `{file: PATH}`."""
     any: bool = False

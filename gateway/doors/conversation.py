@@ -23,7 +23,7 @@ from gateway.doors.authentication import Authentication
 from gateway.doors.link import ClientLink, SessionEnd, protocol_end
 from gateway.doors.tls import tls_info
 from gateway.reception import Reception
-from gateway.recording import PROTOCOL, RESULTS, reply_record
+from gateway.recording import RESULTS, reply_record
 from gateway.records import BackendRecord, Result
 from gateway.session import Address, Session, new_id
 from gateway.smtp import reply as replies
@@ -47,7 +47,7 @@ from gateway.smtp.events import (
     StartTls,
 )
 from gateway.smtp.reply import Reply
-from gateway.verdict import Action, Verdict
+from gateway.verdict import PROTOCOL, Action, Verdict
 
 if TYPE_CHECKING:
     from gateway.doors.smtp import SmtpDoor

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Final, cast
 from gateway.address import address_text
 from gateway.bell import Bell
 from gateway.doors.listening import endpoint_name
-from gateway.recording import PROTOCOL
 from gateway.smtp import reply as replies
 from gateway.smtp.events import Event
 from gateway.smtp.reply import Reply
 from gateway.smtp.server import ServerConnection, State
-from gateway.verdict import Action, Verdict
+from gateway.verdict import PROTOCOL, Action, Verdict
 
 if TYPE_CHECKING:
     from gateway.doors.proxy_protocol import Addresses

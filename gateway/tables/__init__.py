@@ -11,9 +11,22 @@ However many entries a table has, a look-up costs the same: a fixed number of ha
 """
 
 from gateway.tables.addresses import AddressTable
+from gateway.tables.kept import KeptTable, ListStatus, Shelf
 from gateway.tables.names import NameTable
 from gateway.tables.networks import NetworkTable
-from gateway.tables.recipients import AddressList
-from gateway.tables.table import Table
+from gateway.tables.recipients import AddressList, ListKind, RecipientFile
+from gateway.tables.table import Losses, Table
 
-__all__ = ["AddressList", "AddressTable", "NameTable", "NetworkTable", "Table"]
+__all__ = [
+    "AddressList",
+    "AddressTable",
+    "KeptTable",
+    "ListKind",
+    "ListStatus",
+    "Losses",
+    "NameTable",
+    "NetworkTable",
+    "RecipientFile",
+    "Shelf",
+    "Table",
+]

@@ -16,7 +16,8 @@ part that needs quotes is written with or without them. The narrowest entry is n
 
 import re
 import unicodedata
-from typing import ClassVar
+from collections.abc import Set as AbstractSet
+from typing import Any, ClassVar, Final
 
 from gateway.smtp.path import Mailbox, NullReversePath, ReversePath
 from gateway.tables.names import Domains, read_domain
@@ -24,6 +25,10 @@ from gateway.tables.table import Table
 
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')  # RFC 5321 4.1.2: Quoted-string
 _PAIR = re.compile(r"\\(.)")
+_PLAIN = re.compile(r"[A-Za-z0-9._+=-]{1,64}")  # what nearly all are: there may be millions
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # RFC 5321 4.1.2: in no form of an address
+_SPECIAL = re.compile(r'[()<>\[\]:;,\\"@\s]')  # RFC 5321 4.1.2: what atoms lack
+_MAX_LOCAL_PART: Final = 253  # octets: a path has at most 256 with its brackets and the @ (RFC 5321 4.5.3.1.3)
 
 
 def normalize_local_part(local_part: str) -> str:
@@ -35,13 +40,25 @@ def read_local_part(text: str, entry: str) -> str:
     """Normalize the local part of an entry.
 
     Raises:
-        ValueError: It has white space outside quotes, most often because something follows the address.
+        ValueError: No address has it: it has white space or special characters outside quotes, it is meant as a
+            pattern, or it is too long.
     """
+    if _PLAIN.fullmatch(text) is not None:
+        return text.lower()
     quoted = _QUOTED.fullmatch(text)
+    if not text or (quoted is None and any(character.isspace() for character in text)):
+        raise ValueError(f"{entry!r} is not an address; one entry a line, with nothing behind it")
+    if len(text.encode("utf-8", "surrogatepass")) > _MAX_LOCAL_PART:
+        raise ValueError(f"{entry[:40]!r}... is longer than an address can be")
+    if _CONTROL.search(text) is not None:
+        raise ValueError(f"{entry!r} matches no address: it has a control character")
     if quoted is not None:
         return normalize_local_part(_PAIR.sub(r"\1", quoted[1]))
-    if not text or any(character.isspace() for character in text):
-        raise ValueError(f"{entry!r} is not an address; one entry a line, with nothing behind it")
+    special = _SPECIAL.search(text)
+    if special is not None:
+        raise ValueError(f"{entry!r} matches no address: {special[0]!r} stands in none without quotes")
+    if "*" in text:
+        raise ValueError(f"{entry!r} is a pattern, and none are taken here; @example.com is every address of a domain")
     return normalize_local_part(text)
 
 
@@ -69,6 +86,13 @@ class Addresses:
             self.local_parts.add(read_local_part(local_part, entry))
         else:
             self.addresses.add((read_local_part(local_part, entry), read_domain(domain, entry)))
+
+    def groups(self) -> dict[str, AbstractSet[Any]]:
+        """All entries by their form."""
+        null = {"<>"} if self.null else set[str]()
+        return {
+            "addresses": self.addresses, "local_parts": self.local_parts, "null": null, **self.domains.groups()
+        }  # fmt: skip
 
 
 class AddressTable(Table[Addresses]):

@@ -8,6 +8,7 @@ A look-up costs one hash look-up for each label of the name asked for, however m
 """
 
 import re
+from functools import lru_cache
 from typing import ClassVar, Final
 
 import idna
@@ -20,7 +21,7 @@ MAX_NAME: Final = 255
 
 # Host names, more freely than RFC 5321's Domain: underscores occur, and an entry must be able to name what clients say.
 _NAME = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
-_LITERAL = re.compile(r"\[[0-9a-z.:-]+\]")
+_MAX_LABEL: Final = 63  # RFC 1035 2.3.4
 
 
 def normalize_domain(name: str) -> str:
@@ -40,10 +41,32 @@ def read_domain(text: str, entry: str) -> str:
     Raises:
         ValueError: It is no domain.
     """
-    domain = normalize_domain(text)
-    if len(domain) > MAX_NAME or (_NAME.fullmatch(domain) is None and _LITERAL.fullmatch(domain) is None):
+    domain = _checked(text)
+    if domain is None:
         raise ValueError(f"{entry!r}: {text!r} is not a domain name")
     return domain
+
+
+@lru_cache(maxsize=1024)  # a million addresses are of a few domains
+def _checked(text: str) -> str | None:
+    """The domain normalized, None if it is none."""
+    domain = normalize_domain(text)
+    if len(domain) > MAX_NAME or not (_is_literal(domain) if domain.startswith("[") else _is_name(domain)):
+        return None
+    return domain
+
+
+def _is_name(domain: str) -> bool:
+    return _NAME.fullmatch(domain) is not None and max(map(len, domain.split("."))) <= _MAX_LABEL
+
+
+def _is_literal(domain: str) -> bool:
+    """Whether an address stands in the brackets (RFC 5321 4.1.3)."""
+    try:
+        parse_mailbox(f"postmaster@{domain}")
+    except GrammarError:
+        return False
+    return True
 
 
 class Domains:
@@ -62,6 +85,10 @@ class Domains:
             self.parents.add(read_domain(parent[1:], entry))
         else:
             self.exact.add(read_domain(entry, entry))
+
+    def groups(self) -> dict[str, set[str]]:
+        """All names, and all domains whose subdomains are meant."""
+        return {"exact": self.exact, "parents": self.parents}
 
     def find(self, domain: str) -> str | None:
         """The entry that a normalized domain matches, the narrowest first."""

@@ -58,6 +58,11 @@ class _Networks:
         prefixes.append((shift, {number >> shift}))
         prefixes.sort(key=lambda pair: pair[0])
 
+    def groups(self) -> dict[tuple[int, int], set[int]]:
+        return {
+            (version, shift): numbers for version, prefixes in self.by_version.items() for shift, numbers in prefixes
+        }
+
 
 class NetworkTable(Table[_Networks]):
     """A table of networks."""

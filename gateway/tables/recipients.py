@@ -9,19 +9,25 @@ address of that domain). A list or file of aliases is what Postfix reads: ``alia
 ``alias target`` (virtual(5)); that the alias exists is all that counts here, its targets are the mail server's
 business. A line that begins with white space continues the one before. Both may be written inline, in files, or both
 ways. Case does not matter.
+
+``AddressList`` is what is written, ``RecipientFile`` a file that is kept by what of it was accepted (``kept``).
 """
 
 import re
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
+from gateway.lookup.answer import UnverifiableError
 from gateway.tables.addresses import normalize_local_part, read_local_part
+from gateway.tables.kept import KeptTable, Shelf
 from gateway.tables.names import read_domain
-from gateway.tables.table import Table, folder_of, read_setting
+from gateway.tables.table import folder_of, read_setting
 
 # The left-hand side of an alias: up to a colon or white space outside quotes.
 _ALIAS = re.compile(r'((?:"(?:[^"\\]|\\.)*"|[^\s:"])+)\s*(?::|\s|$)')
@@ -33,7 +39,7 @@ class _Recipients:
     __slots__ = ("addresses", "domains", "local_parts")
 
     def __init__(self) -> None:
-        self.addresses: set[tuple[str, str]] = set()
+        self.addresses: set[str] = set()  # one text each: a pair would take twice the memory
         self.local_parts: set[str] = set()
         self.domains: set[str] = set()
 
@@ -46,7 +52,14 @@ class _Recipients:
         elif not domain:
             raise ValueError(f"{entry!r} has no domain; write the user alone for whichever domain asks")
         else:
-            self.addresses.add((read_local_part(local_part, entry), read_domain(domain, entry)))
+            self.addresses.add(f"{read_local_part(local_part, entry)}@{read_domain(domain, entry)}")
+
+    def groups(self) -> dict[str, set[str]]:
+        return {"addresses": self.addresses, "local_parts": self.local_parts, "domains": self.domains}
+
+    def has(self, local_part: str, domain: str) -> bool:
+        """Whether an address, its local part or its domain is there, all of them normalized."""
+        return local_part in self.local_parts or domain in self.domains or f"{local_part}@{domain}" in self.addresses
 
 
 class _Aliases(_Recipients):
@@ -61,9 +74,10 @@ class _Aliases(_Recipients):
         super().add(match[1])
 
 
-class _RecipientTable(Table[_Recipients]):
+class _RecipientTable(KeptTable[_Recipients]):
     """A table of recipients."""
 
+    kind: ClassVar[str] = "recipients"
     index_type: ClassVar[type[_Recipients]] = _Recipients
     entry_help: ClassVar[str] = (
         "Recipients: user@example.com, user alone, or @example.com for every address of the domain."
@@ -72,9 +86,10 @@ class _RecipientTable(Table[_Recipients]):
     __slots__ = ()
 
 
-class _AliasTable(Table[_Aliases]):
+class _AliasTable(KeptTable[_Aliases]):
     """A table of aliases."""
 
+    kind: ClassVar[str] = "aliases"
     index_type: ClassVar[type[_Aliases]] = _Aliases
     entry_help: ClassVar[str] = "Aliases as in Postfix's files: 'alias: target' or 'alias target'."
 
@@ -84,6 +99,58 @@ class _AliasTable(Table[_Aliases]):
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip() and not line[0].isspace() and not line.startswith("#"):
                 yield number, line.rstrip()
+
+
+class ListKind(StrEnum):
+    """What a file is a list of."""
+
+    RECIPIENTS = "recipients"
+    ALIASES = "aliases"
+
+
+class RecipientFile:
+    """Knows the recipients that a file names (a ``gateway.session.RecipientSource``), by what of it is accepted.
+
+    Args:
+        file: The file.
+        kind: How it is read.
+        shelf: Where accepted content is; without one every content is accepted.
+        monotonic: Tells seconds that never go back.
+
+    Attributes:
+        table: What it has.
+
+    Raises:
+        ValueError: The file can't be read, or has a bad line.
+    """
+
+    __slots__ = ("table",)
+
+    def __init__(
+        self,
+        file: Path,
+        kind: ListKind,
+        shelf: Shelf | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.table: KeptTable[_Recipients] | KeptTable[_Aliases] = (
+            _RecipientTable(file=file, shelf=shelf, monotonic=monotonic)
+            if kind is ListKind.RECIPIENTS
+            else _AliasTable(file=file, shelf=shelf, monotonic=monotonic)
+        )
+
+    async def find(self, local_part: str, domain: str) -> bool:
+        """Whether the address exists; see ``AddressList.find``.
+
+        Raises:
+            UnverifiableError: The file has no entries, and none were ever accepted.
+        """
+        if self.table.current().has(normalize_local_part(local_part), domain):
+            return True
+        if not self.table.is_known:
+            raise UnverifiableError("the list of recipients is empty, and no content of it was ever accepted")
+        return False
 
 
 class AddressList:
@@ -156,10 +223,7 @@ class AddressList:
         return self._has(local_part, domain) or (self._also is not None and self._has(local_part, self._also))
 
     def _has(self, local_part: str, domain: str) -> bool:
-        for index in (self._recipients.current(), self._aliases.current()):
-            if local_part in index.local_parts or domain in index.domains or (local_part, domain) in index.addresses:
-                return True
-        return False
+        return self._recipients.current().has(local_part, domain) or self._aliases.current().has(local_part, domain)
 
     def __repr__(self) -> str:
         return f"AddressList({self.to_config()})"

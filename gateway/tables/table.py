@@ -9,6 +9,9 @@ old content meanwhile. A file that has vanished or has a bad line changes nothin
 in the log says so. Replace a file by renaming the new one over it: of a file that is written in place, half of it may
 be read. One that ends within a line is probably being written, and is taken when it is the same at the next look.
 
+The log says how many entries came and went each time, and warns of a file that has none left or has lost a good part of
+them (``Losses``). Lists of recipients are kept then (``kept``): an empty one would refuse everybody.
+
 Raises ``ValueError`` when it is made of a bad entry or a file that can't be read; the text names the file and the line.
 """
 
@@ -16,7 +19,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeAlias, TypeVar
 
@@ -35,7 +40,7 @@ _PROBLEMS: Final = 10
 
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 
-_Signature: TypeAlias = tuple[int, int, int]
+Signature: TypeAlias = tuple[int, int, int]
 
 _log = structlog.get_logger("lychgate.tables")
 
@@ -50,6 +55,59 @@ class Index(Protocol):
             ValueError: It is malformed.
         """
         ...
+
+    def groups(self) -> Mapping[Any, AbstractSet[Any]]:
+        """All entries, in sets by what they are; two of one kind with the same key can be compared."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What has become of entries.
+
+    Attributes:
+        had: How many there were.
+        has: How many there are.
+        came: How many of these are new.
+        went: How many of the old ones are gone.
+    """
+
+    had: int
+    has: int
+    came: int
+    went: int
+
+    @classmethod
+    def between(cls, before: Index, after: Index) -> Self:
+        """What is different in another index of the same kind; takes no memory for it."""
+        old, new = before.groups(), after.groups()
+        had, has = count(before), count(after)
+        stayed = sum(sum(map(new[key].__contains__, entries)) for key, entries in old.items() if key in new)
+        return cls(had=had, has=has, came=has - stayed, went=had - stayed)
+
+
+def count(index: Index) -> int:
+    """How many entries an index has."""
+    return sum(map(len, index.groups().values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """Which losses are probably not meant: of all entries, or of more than a share of more than a few.
+
+    Attributes:
+        share: The largest share that may go, in percent.
+        few: So many entries may go, whatever their share, as long as some stay.
+    """
+
+    share: int = 50
+    few: int = 10
+
+    def are_too_many(self, change: Change) -> bool:
+        """Whether this is such a loss."""
+        if change.has == 0:
+            return change.had > 0
+        return change.had > self.few and change.went * 100 > change.had * self.share
 
 
 IndexT = TypeVar("IndexT", bound=Index)
@@ -76,10 +134,11 @@ class Table(Generic[IndexT]):
         self._file = file
         self._monotonic = monotonic
         self._loading: threading.Thread | None = None
-        self._seen = None if file is None else _signature(file)
+        self._seen = self._signatures()
         self._next_look = monotonic() + LOOK_EVERY
         self._unfinished = None if file is None else _unfinished(file)
-        self._index: IndexT = self._build()
+        text = None if file is None else read_text(file)
+        self._index: IndexT = self._begin(text, self._build(text))
 
     @property
     def is_empty(self) -> bool:
@@ -98,6 +157,11 @@ class Table(Generic[IndexT]):
                 self._unfinished = unfinished
         return self._index
 
+    @property
+    def entries(self) -> int:
+        """How many entries it has now."""
+        return count(self._index)
+
     def named_files(self) -> tuple[Path, ...]:
         """The file that it is read from, where there is one."""
         return () if self._file is None else (self._file,)
@@ -110,29 +174,53 @@ class Table(Generic[IndexT]):
     def _look(self, file: Path) -> None:
         if self._loading is not None and self._loading.is_alive():
             return
-        signature = _signature(file)
-        if signature == self._seen:
+        signatures = self._signatures()
+        if signatures == self._seen:
             return
-        self._seen = signature
-        if signature is None or signature[1] <= _SMALL_FILE:
-            self._reload()
+        self._seen = signatures
+        if all(signature is None or signature[1] <= _SMALL_FILE for signature in signatures):
+            self._reload(file)
         else:
-            self._loading = threading.Thread(target=self._reload, name=f"reading {file.name}", daemon=True)
+            self._loading = threading.Thread(
+                target=self._reload, args=(file,), name=f"reading {file.name}", daemon=True
+            )
             self._loading.start()
 
-    def _reload(self) -> None:
-        try:
-            self._index = self._build()
-        except ValueError as error:
-            _log.error("table kept its old content", file=str(self._file), reason=str(error))
-        else:
-            _log.info("table read again", file=str(self._file))
+    def _signatures(self) -> tuple[Signature | None, ...]:
+        """What changes when the table has to be read again."""
+        return tuple(map(signature_of, self._watched()))
 
-    def _build(self) -> IndexT:
+    def _watched(self) -> tuple[Path, ...]:
+        """The files that are looked at."""
+        return self.named_files()
+
+    def _begin(self, text: str | None, index: IndexT) -> IndexT:  # noqa: ARG002 - what is kept is kept as text
+        """What holds at first."""
+        return index
+
+    def _reload(self, file: Path) -> None:
+        try:
+            text = read_text(file)
+            self._renew(text, self._build(text))
+        except ValueError as error:
+            _log.error("table kept its old content", file=str(file), reason=str(error))
+
+    def _renew(self, text: str, index: IndexT) -> None:
+        """Put a new index in the place of the old one."""
+        change = Change.between(self._index, index)
+        self._index = index
+        told = {"file": str(self._file), "entries": change.has, "came": change.came, "went": change.went}
+        is_emptied = change.went > 0 and next(self._lines(text), None) is None  # entries written inline stay
+        if is_emptied or Losses().are_too_many(change):
+            _log.warning("table has lost many entries", **told)
+        else:
+            _log.info("table read again", **told)
+
+    def _build(self, text: str | None) -> IndexT:
         index: IndexT = self.index_type()
         problems: list[str] = []
         count = 0
-        for place, entry in self._places():
+        for place, entry in self._places(text):
             try:
                 index.add(entry)
             except ValueError as error:
@@ -145,11 +233,11 @@ class Table(Generic[IndexT]):
             raise ValueError("; ".join(problems))
         return index
 
-    def _places(self) -> Iterator[tuple[str, str]]:
+    def _places(self, text: str | None) -> Iterator[tuple[str, str]]:
         for number, entry in enumerate(self._entries, 1):
             yield f"entry {number}", entry
-        if self._file is not None:
-            for line, entry in self._lines(read_text(self._file)):
+        if text is not None:
+            for line, entry in self._lines(text):
                 yield f"{self._file}:{line}", entry
 
     def _lines(self, text: str) -> Iterator[tuple[int, str]]:
@@ -257,7 +345,7 @@ def read_text(file: Path) -> str:
         raise ValueError(f"{file}:{line}: not UTF-8") from None
 
 
-def _signature(file: Path) -> _Signature | None:
+def signature_of(file: Path) -> Signature | None:
     """What changes when the file does; None when there is none."""
     try:
         status = os.stat(file)  # noqa: PTH116 - Path.stat builds more objects for the same call

@@ -4,13 +4,14 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.adapters.recipients.cache import CachedSource
-from gateway.adapters.recipients.sql import SqlLookup
+from gateway.adapters.recipients.sql import SqlLookup, says_yes
 from gateway.config.recipients import SqlOptions
 from gateway.lookup.answer import UnverifiableError
 from tests.support.databases import PASSWORD, Database, MariaDb, PostgreSql
@@ -114,6 +115,36 @@ async def test_the_first_column_says_whether_it_is_one(place: dict[str, Any]) ->
     ):
         async with asking(place, query) as lookup:
             assert await answers(lookup, "alice", "nobody") == [True, False]
+
+
+NO = ("", " ", "0", "00", "0.0", "-0", "f", "False", "FALSE", "n", "N ", "no", "No", "off")
+YES = ("1", "-1", "0.5", "10", "t", "true", "Y", "yes", "on", "0x", "nobody", "alice", "N/A")
+
+
+@pytest.mark.parametrize("said", NO + YES)
+async def test_text_that_says_no_is_a_no(place: dict[str, Any], said: str) -> None:
+    """Flags are text in many a database."""
+    query = f"SELECT '{said}' FROM users WHERE address = :address"  # noqa: S608 - one of these
+    async with asking(place, query) as lookup:
+        assert await answers(lookup, "alice", "nobody") == [said in YES, False]
+
+
+@pytest.mark.parametrize(
+    ("value", "exists"),
+    [
+        *((value, False) for value in (None, False, 0, 0.0, Decimal("0.00"))),
+        *((value, False) for value in (b"", b"\0\0", b"0", b"N", bytearray(b"no"), memoryview(b"\0"))),
+        *((value, True) for value in (True, 2, Decimal("0.01"), b"\1", b"\0\1", b"Y", memoryview(b"1"))),
+    ],
+)
+def test_values_of_any_driver_say_yes_or_no(value: object, exists: bool) -> None:  # noqa: FBT001 - a column of the table
+    """Numbers, truth values, and octets that hold a bit or a text."""
+    assert says_yes(value, "alice") is exists
+
+
+def test_somebody_may_be_called_no() -> None:
+    """A query that gives the user's own name finds the user."""
+    assert [says_yes(name, name) for name in ("no", "N", "off", "0", "")] == [True, True, True, True, False]
 
 
 @pytest.mark.parametrize("user", ["' OR '1'='1", "x'; DROP TABLE users; --", "%", "\\", ":address", "ä'ö", 'a"b'])

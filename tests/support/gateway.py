@@ -282,6 +282,7 @@ class Gateway:
             "dns": {"client_names": False},
             "policies": ["limits", "relay", "recipient", "size", "loop"],
             "records": {"file": "records.jsonl"},
+            "recipient_lists": {"folder": "lists"},
             "pid_file": str(self.folder / "lychgate.pid"),
             "log": {"format": "json", "level": "info"},
         }

@@ -72,6 +72,7 @@ _COMMON: Final[dict[str, Any]] = {
     "policies": [],
     "listeners": [{}],
     "records": {"stdout": False},
+    "recipient_lists": {"folder": "lists"},
 }
 _WITHIN: Final = 20.0
 _ID: Final = re.compile(r'\b[0-9A-HJKMNP-TV-Z]{14}(?=[.\]\s;"]|$)')

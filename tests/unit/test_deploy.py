@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.load import load
+from gateway.config.options import RecipientListOptions
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -51,6 +52,13 @@ def _uncommented(line: str) -> str:
     ):
         return line
     return indent + rest
+
+
+def test_the_unit_makes_the_folder_of_accepted_lists() -> None:
+    """The one that holds without a setting."""
+    unit = (DEPLOY / "lychgate.service").read_text("utf-8")
+    made = next(line.split("=", 1)[1].split() for line in unit.splitlines() if line.startswith("StateDirectory="))
+    assert str(RecipientListOptions().folder) in {f"/var/lib/{name}" for name in made}
 
 
 @pytest.mark.peer("systemd-analyze")

@@ -8,7 +8,7 @@ from gateway.smtp import reply as replies
 from gateway.smtp.grammar import parse_mail, parse_rcpt
 from gateway.testing import NOON, Site, message
 from gateway.trace import Identity
-from gateway.verdict import Action, Verdict
+from gateway.verdict import Action, ByPolicy, Party, Verdict
 
 
 class Desk:
@@ -98,11 +98,11 @@ async def test_recipients_over_the_limit_are_not_noted() -> None:
 
 async def test_a_policy_that_ends_the_connection_later_leaves_a_record_of_its_own() -> None:
     """Behind a transaction that has its record already; the protocol's end of an idle session leaves no second one."""
-    for policy, count in (("limits", 2), ("smtp", 1)):
+    for by, count in ((ByPolicy("limits"), 2), (Party.PROTOCOL, 1)):
         desk = Desk()
         await desk.mail()
         desk.reception.abort()
-        verdict = Verdict(Action.DISCONNECT, replies.TIMEOUT, policy, "why")
+        verdict = Verdict(Action.DISCONNECT, replies.TIMEOUT, by, "why")
         await desk.reception.close(verdict, replies.TIMEOUT)
         assert [record.kind for record in desk.records] == ["transaction", "connection"][:count]
     assert desk.records[0].decision.result == "aborted"

@@ -5,7 +5,7 @@ import pytest
 from gateway.session import RecipientState, TlsInfo
 from gateway.smtp.reply import Reply
 from gateway.testing import Site, message
-from gateway.verdict import Action, Verdict
+from gateway.verdict import Action, ByPolicy, Party, Verdict
 
 TLS = TlsInfo(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", bits=256)
 
@@ -58,8 +58,8 @@ def test_a_refused_recipient_names_who_refused_it() -> None:
     decided = [recipient.decided_by]
     recipient.state = RecipientState.REJECTED
     decided.append(recipient.decided_by)
-    recipient.verdict = Verdict(Action.REJECT, Reply(550, "5.1.1", "No"), "relay", "denied")
+    recipient.verdict = Verdict(Action.REJECT, Reply(550, "5.1.1", "No"), ByPolicy("relay"), "denied")
     decided.append(recipient.decided_by)
     recipient.state = RecipientState.ACCEPTED
     decided.append(recipient.decided_by)
-    assert decided == [None, "backend", "relay", None]
+    assert decided == [None, Party.BACKEND, ByPolicy("relay"), None]

@@ -1,5 +1,6 @@
 """The look-up tables: what each kind of entry matches, what is refused, what a look-up costs, how files reload."""
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from structlog.testing import capture_logs
@@ -224,6 +225,13 @@ def test_address_table_finds_postmaster_without_a_domain() -> None:
         ("@", "not a domain name"),
         ("user@exa mple.com", "not a domain name"),
         ('"a"b c@example.com', "is not an address"),
+        ("SMTP:user@example.com", "':' stands in none without quotes"),
+        ("<user@example.com>", "'<' stands in none without quotes"),
+        ("<>@example.com", "'<' stands in none without quotes"),
+        ("*@example.com", "is a pattern"),
+        ("news-*@", "is a pattern"),
+        ("user@example.com:25", "not a domain name"),
+        ("user@[example]", "not a domain name"),
     ],
 )
 def test_address_table_refuses_what_is_no_address(entry: str, reason: str) -> None:
@@ -280,6 +288,37 @@ async def test_address_list_knows_recipients_and_aliases(
         ([], ['"open: target'], "is not an alias"),
         ([], ["user@bad domain"], None),
         (["user@bad domain"], [], "not a domain name"),
+        (["SMTP:user@example.com"], [], "':' stands in none without quotes"),
+        (["smtp:user"], [], "':' stands in none without quotes"),
+        (["mailto:user@example.com"], [], "':' stands in none"),
+        (["<user@example.com>"], [], "'<' stands in none"),
+        (["user@example.com:25"], [], "is not a domain name"),
+        (["user@example.com,"], [], "is not a domain name"),
+        (["user@example..com"], [], "is not a domain name"),
+        (["user@-example.com"], [], "is not a domain name"),
+        (["user@.example.com"], [], "is not a domain name"),
+        ([f"user@{'a' * 64}.com"], [], "is not a domain name"),
+        (["user@[example]"], [], "is not a domain name"),
+        (["user@[192.0.2.256]"], [], "is not a domain name"),
+        (["*@example.com"], [], "is a pattern, and none are taken here"),
+        (["*"], [], "is a pattern"),
+        (["sales-*@example.com"], [], "is a pattern"),
+        (["user@*.example.com"], [], "is not a domain name"),
+        (["@*.example.com"], [], "is not a domain name"),
+        (["user;other@example.com"], [], "';' stands in none"),
+        (["user@example.com@example.org"], [], "'@' stands in none"),
+        (["(comment)user"], [], r"'\(' stands in none"),
+        (["us\x07er"], [], "has a control character"),
+        ([f"{'u' * 254}@example.com"], [], "is longer than an address can be"),
+        (["user@example.com other"], [], "is not a domain name"),
+        ([], ["<info>: target"], "'<' stands in none"),
+        ([], ["*@example.com target"], "is a pattern"),
+        (
+            ['"*"@example.com', '"smtp:user"@example.com', "user@[192.0.2.1]", "a..b@example.com", "a_b@c_d.example"],
+            [],
+            None,
+        ),
+        (["ü@example.com", "o'neil/x=y@example.com", "user%host", "user!host", "user+x", "first.last"], [], None),
     ],
 )
 def test_address_list_refuses_malformed_entries(entries: list[str], aliases: list[str], reason: str | None) -> None:
@@ -289,6 +328,26 @@ def test_address_list_refuses_malformed_entries(entries: list[str], aliases: lis
     else:
         with pytest.raises(ValueError, match=reason):
             AddressList(entries, aliases=aliases)
+
+
+@given(st.text('ab1*@.:;<>()[]"\\ ,-=!ü\t', max_size=12))
+@example("SMTP:a@b.example")
+@example("*@b.example")
+@example("a@[1]")
+@example('"\t"')
+@example("a@[1.2.3.4]")
+def test_an_entry_that_is_taken_matches_an_address(entry: str) -> None:
+    """Whatever stands in a list of recipients is refused, or there is an address that a client can send."""
+    try:
+        table = AddressList([entry])
+    except ValueError:
+        return
+    local_part, at, domain = (
+        entry.rpartition("@") if "@" in entry and not entry.endswith('"') else (entry, "@", "x.example")
+    )
+    text = local_part if local_part.startswith('"') else f'"{local_part or "anybody"}"'
+    sent = parse_mailbox(f"{text}{at}{domain.removesuffix('.')}")
+    assert asyncio.run(table.find(sent.local_part, sent.domain))
 
 
 def test_options_take_lists_files_and_both(tmp_path: Path) -> None:

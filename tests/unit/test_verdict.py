@@ -1,7 +1,7 @@
 """Outcomes and findings are values."""
 
 from gateway.smtp.reply import Reply
-from gateway.verdict import Action, Outcome, Stage
+from gateway.verdict import RESERVED_IDS, Action, ByPolicy, Outcome, Party, Stage, decider_text
 
 REPLY = Reply(550, "5.7.1", "No")
 FOUND = Outcome("found", Action.REJECT, REPLY, "It is there.")
@@ -22,3 +22,9 @@ def test_pass_and_tag_let_the_stage_go_on() -> None:
 def test_stages_stand_in_the_order_of_a_session() -> None:
     """Their order is that of the record and of the documentation."""
     assert [stage.value for stage in Stage] == ["connect", "helo", "mail", "rcpt", "data", "message", "close"]
+
+
+def test_who_decided_is_a_word_of_the_record() -> None:
+    """The protocol and the backend have words of their own, a policy its id."""
+    assert [decider_text(each) for each in (None, *Party, ByPolicy("relay"))] == [None, "smtp", "backend", "relay"]
+    assert {decider_text(party) for party in Party} == RESERVED_IDS

@@ -28,7 +28,7 @@ from gateway.lookup.answer import Lookup
 from gateway.lookup.socketmap import Socketmap
 from gateway.lookup.tcp_table import TcpTable
 from gateway.session import RecipientSource
-from gateway.tables import AddressList
+from gateway.tables import AddressList, ListKind, ListStatus, RecipientFile, Shelf
 
 MakeProbe: TypeAlias = Callable[[str, ProbeOptions], Lookup]
 """Makes what asks a backend, by its name."""
@@ -85,20 +85,33 @@ class RecipientSources:
     Args:
         folder: The folder of the configuration.
         probe: Makes what asks a backend; without it no backend is asked, and what only a backend knows is taken.
+        shelf: Where the accepted content of files is; without one every content is accepted.
 
     Attributes:
         caches: Those that are asked, in the order in which the configuration first names them.
     """
 
-    def __init__(self, folder: Path, probe: MakeProbe | None = None) -> None:
+    def __init__(self, folder: Path, probe: MakeProbe | None = None, shelf: Shelf | None = None) -> None:
         self._folder = folder
         self._probe = probe
+        self._shelf = shelf
+        self._files: dict[tuple[Path, ListKind], RecipientFile] = {}
         self._made: list[tuple[AskedOptions, str | None, CachedSource]] = []
 
     @property
     def caches(self) -> list[CachedSource]:
         """The sources that are asked."""
         return [source for _, _, source in self._made]
+
+    @property
+    def lists(self) -> list[ListStatus]:
+        """How it stands with the files; looks whether they have changed."""
+        found: list[ListStatus] = []
+        for file in self._files.values():
+            file.table.current()
+            if file.table.status is not None:
+                found.append(file.table.status)
+        return found
 
     def of(self, domain: DomainOptions) -> RecipientSource | None:
         """What knows the recipients of a domain; None when all are taken."""
@@ -119,19 +132,44 @@ class RecipientSources:
             if also is not None:
                 yield source, also
 
+    def tables(self, section: RecipientOptions, domain: DomainOptions) -> Iterator[RecipientSource]:
+        """What a section of a domain lists, here and in files; a file is read once for all domains that name it.
+
+        Raises:
+            ValueError: An entry or a file is wrong.
+        """
+        aliases = section.aliases
+        written = () if aliases is None else aliases.entries
+        if section.entries or written:
+            yield AddressList(section.entries, aliases=written, also=domain.alias_of)
+        for file, kind in (
+            (section.file, ListKind.RECIPIENTS),
+            (None if aliases is None else aliases.file, ListKind.ALIASES),
+        ):
+            if file is not None:
+                source = self._file(file, kind)
+                yield source
+                if domain.alias_of is not None:
+                    yield OfDomain(source, domain.alias_of)
+
     async def close(self) -> None:
         """Close them all."""
         await asyncio.gather(*(source.close() for source in self.caches))
 
     def _of_section(self, section: RecipientOptions, domain: DomainOptions) -> Iterable[RecipientSource]:
-        if section.has_tables:
-            yield address_list(section, self._folder, domain.alias_of)
+        yield from self.tables(section, domain)
         for key, options in section.asked.items():
             source = self._cached(key, options, domain)
             yield source
             also = _also(key, domain)
             if also is not None:
                 yield OfDomain(source, also)
+
+    def _file(self, file: Path, kind: ListKind) -> RecipientFile:
+        known = self._files.get((file, kind))
+        if known is None:
+            known = self._files[file, kind] = RecipientFile(file, kind, self._shelf)
+        return known
 
     def _cached(self, key: str, options: AskedOptions, domain: DomainOptions) -> CachedSource:
         """The source of these options; the same one for all domains with the same."""
@@ -183,24 +221,3 @@ def _also(key: str, domain: DomainOptions) -> str | None:
     """The domain about which a source is asked, too: the target of an alias, but for a backend, which knows both."""
     target = domain.alias_of
     return None if key == "probe" or target is None or target.startswith(".") else target
-
-
-def address_list(section: RecipientOptions, folder: Path, also: str | None) -> AddressList:
-    """The lists and files of a section.
-
-    Raises:
-        ValueError: An entry or a file is wrong.
-    """
-    return AddressList.from_config(_as_table(section), folder, also=also)
-
-
-def _as_table(section: RecipientOptions) -> dict[str, object]:
-    written: dict[str, object] = {}
-    if section.entries:
-        written["list"] = list(section.entries)
-    if section.file is not None:
-        written["file"] = str(section.file)
-    if section.aliases is not None:
-        aliases = section.aliases
-        written["aliases"] = {"list": list(aliases.entries)} | ({"file": str(aliases.file)} if aliases.file else {})
-    return written

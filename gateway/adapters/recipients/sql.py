@@ -5,6 +5,7 @@ file of SQLite is opened for reading only, so that a wrong name makes no empty d
 while unused is replaced once, unseen.
 """
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gateway.config.recipients import SQL_DRIVERS, SqlOptions
 from gateway.lookup.answer import Answer, UnverifiableError
+
+_ZERO: Final = re.compile(r"[+-]?0+(?:\.0*)?|[+-]?\.0+")
 
 RECYCLE: Final = 1800
 """Seconds after which a connection is replaced: firewalls and servers forget those that are older."""
@@ -49,7 +52,7 @@ class SqlLookup:
                 raise UnverifiableError(f"the database answered: {error}") from error
         if row is None:
             return Answer(False, "no row")
-        return Answer(_is_true(row[0]), f"a row that begins with {row[0]!r}")
+        return Answer(says_yes(row[0], local_part), f"a row that begins with {row[0]!r}")
 
     async def _first(self, parameters: dict[str, str]) -> Any:
         async with self._engine.connect() as connection:
@@ -92,6 +95,25 @@ def _read_only(url: URL, folder: Path) -> URL:
     return url.set(database=path.as_uri(), query={"mode": "ro", "uri": "true"})
 
 
-def _is_true(value: object) -> bool:
-    """Whether a value says yes; MariaDB's BIT comes as octets."""
-    return any(value) if isinstance(value, bytes) else bool(value)
+_NO: Final = frozenset({"", "f", "false", "n", "no", "off"})
+"""Texts that say no, as databases without truth values have them; so do numbers that are 0."""
+
+
+def says_yes(value: object, local_part: str) -> bool:
+    """Whether the first column of a row means that the address exists.
+
+    Flags are often text; MariaDB's BIT is octets, and so is the text of some drivers.
+
+    Args:
+        value: What the database gave.
+        local_part: Who was asked about: a query may give the name of the user, and somebody may be called ``no``.
+    """
+    if isinstance(value, bytes | bytearray | memoryview):
+        octets = bytes(value)
+        if not any(octets):
+            return False
+        value = octets.decode("latin-1")
+    if not isinstance(value, str):
+        return bool(value)
+    text = value.strip().lower()
+    return text == local_part.lower() != "" or (text not in _NO and _ZERO.fullmatch(text) is None)

@@ -75,6 +75,14 @@ def test_a_reply_of_its_own_keeps_the_default_action(tmp_path: Path) -> None:
         ("[sise]", "3:12: policies[0]: there is no policy 'sise' (did you mean 'size'?); installed are: relay, size. "),
         ("[size, size]", "3:18: policies[1]: the chain has a policy 'size' already, in line 3; give one of them an id"),
         (
+            "[size: {id: smtp}]",
+            "3:23: policies[0].size.id: the id 'smtp' is reserved: records call the protocol so; give the policy",
+        ),
+        (
+            "[relay, size: {id: backend}]",
+            "3:30: policies[1].size.id: the id 'backend' is reserved: records call the backend so; give the policy",
+        ),
+        (
             "[{size: {}, relay: {}}]",
             "3:12: policies[0]: an entry names one policy, and this has size and relay; indent",
         ),

@@ -156,10 +156,11 @@ CASES = [
     Case("whole", "state: unix://{0}", FileUse.SOCKET, "state"),
     Case("whole", "state: {{url: 'rediss://h', ca: {0}}}", FileUse.AUTHORITIES, "state.ca"),
     Case("whole", "records: {{file: {0}}}", FileUse.RECORDS, "records.file"),
+    Case("whole", "recipient_lists: {{folder: {0}}}", FileUse.LISTS, "recipient_lists.folder"),
     Case("whole", "spool: {{directory: {0}}}", FileUse.SPOOL, "spool.directory"),
     Case("whole", "runtime_folder: {0}", FileUse.RUNTIME, "runtime_folder"),
 ]
-FOLDERS = {FileUse.SPOOL, FileUse.RUNTIME}
+FOLDERS = {FileUse.SPOOL, FileUse.RUNTIME, FileUse.LISTS}
 VITAL = {FileUse.RECIPIENTS, FileUse.AUTHORITIES, FileUse.DATABASE}
 
 
@@ -208,6 +209,9 @@ def config_of(folder: Path, case: Case, path: Path, user: str = NOBODY) -> Confi
     settings = {
         "listener": "", "backend": "{servers: [h]}", "domain": "{}", "policy": "lists", "whole": "", "user": user,
     }  # fmt: skip
+    if case.use is FileUse.LISTS:  # which are written for files of recipients alone
+        (folder / "people.txt").write_text("alice\n")
+        settings["domain"] = "{recipients: {file: people.txt}}"
     settings[case.setting] = case.text.format(path, str(path).replace("/", "%2F"))
     text = BASE.format_map(settings)
     (folder / "lychgate.yaml").write_text(text)
@@ -300,6 +304,14 @@ def test_a_runtime_folder_that_root_makes_before_is_no_problem(folder: Path) -> 
     """Where it is not there yet, in a folder of root's such as /run."""
     case = Case("whole", "runtime_folder: {0}", FileUse.RUNTIME, "runtime_folder")
     assert reach.warnings(config_of(folder, case, folder / "run")) == []
+
+
+@needs_root
+@pytest.mark.parametrize("user", [NOBODY, ""])
+def test_the_folder_of_accepted_lists_that_is_made_later_is_no_problem(folder: Path, user: str) -> None:
+    """Root makes it before the service becomes another user, and whoever may write above it makes it then."""
+    case = Case("whole", "recipient_lists: {{folder: {0}}}", FileUse.LISTS, "recipient_lists.folder")
+    assert reach.warnings(config_of(folder, case, folder / "state" / "lists", user)) == []
 
 
 @needs_root

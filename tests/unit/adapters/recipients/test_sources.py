@@ -8,6 +8,7 @@ from gateway.adapters.recipients.sources import InOrder, OfDomain, RecipientSour
 from gateway.config.model import DomainOptions
 from gateway.config.recipients import ProbeOptions
 from gateway.lookup.answer import Answer, UnverifiableError
+from gateway.tables import RecipientFile
 from tests.support.configuring import loaded
 
 CONFIG = """\
@@ -115,6 +116,37 @@ async def test_domains_with_the_same_source_share_it(
     sources.of(domains["d.test"])
     sources.of(domains["e.test"])
     assert [source.name for source in sources.caches] == ["probe one", "probe two", "probe one", "tcp 127.0.0.1:1"]
+
+
+async def test_a_file_is_read_once_for_all_domains_that_name_it(tmp_path: Path) -> None:
+    """One domain has its recipients, another the same as aliases, an alias of the first those of both names."""
+    (tmp_path / "list").write_text("alice\nbob@a.test\n")
+    text = CONFIG.replace(
+        "domains:",
+        "domains:\n  file.test: {recipients: {file: list}}\n  more.test: {recipients: {list: [carol], file: list}}\n"
+        "  alias.test: {alias_of: file.test}\n"
+        "  other.test: {recipients: {aliases: {file: list}}}",
+    )
+    domains = loaded(tmp_path, text).domains
+    sources = RecipientSources(tmp_path)
+    first, second, alias, other = (
+        sources.of(domains[name]) for name in ("file.test", "more.test", "alias.test", "other.test")
+    )
+    assert isinstance(first, RecipientFile)
+    assert isinstance(second, InOrder)
+    assert isinstance(alias, InOrder)
+    assert second.sources[1] is alias.sources[0] is first
+    assert [(status.kind, status.entries) for status in sources.lists] == [("recipients", 2), ("aliases", 2)]
+    assert other is not None
+    for source, user, domain, exists in (
+        (first, "alice", "file.test", True),
+        (first, "carol", "file.test", False),
+        (second, "carol", "more.test", True),
+        (second, "bob", "a.test", True),
+        (alias, "alice", "alias.test", True),
+        (other, "bob", "a.test", True),
+    ):
+        assert await source.find(user, domain) is exists
 
 
 async def test_open_domains_have_no_source(sources: RecipientSources, domains: dict[str, DomainOptions]) -> None:

@@ -1,0 +1,290 @@
+"""Lists that must not come out empty by a slip: what holds of such a file is its last accepted content.
+
+Content is accepted when it is the first that is known and has entries, when it has not lost too much (``Losses``), or
+when somebody says so (``Shelf.accept``). Anything else changes nothing: the accepted content goes on to hold, and the
+log says so. While none was ever accepted an empty file says nothing about anybody (``KeptTable.is_known``).
+
+The accepted content lies in a folder, the ``Shelf``, as a plain copy of the file: it survives restarts, and can be
+compared with the file by ``diff``. Several processes share the folder. Each decides by itself, and comes to the same;
+what one of them, or a command, writes there the others notice at their next look, within a second of being asked.
+
+Of a file that is being written in place a part may be read. So what has lost entries is taken, or held back, only when
+the file is still the same at the next look.
+
+A folder that can't be written keeps no mail up: what was accepted holds until the process ends, and the log says so.
+"""
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final
+from urllib.parse import quote
+
+import structlog
+
+from gateway.tables.table import Change, IndexT, Losses, Table, count, read_text, signature_of
+
+_LONGEST_NAME: Final = 200
+"""Octets of a copy's name before its kind: file systems take 255."""
+
+_log = structlog.get_logger("lychgate.tables")
+
+
+class Shelf:
+    """The folder of accepted contents.
+
+    Args:
+        folder: Where; it is made when it is needed.
+        losses: Which losses are held back.
+        writes: Whether what is accepted is written, and the log told; without it one only looks.
+
+    Attributes:
+        losses: Which losses are held back.
+        writes: Whether it is the service's own.
+    """
+
+    __slots__ = ("_folder", "losses", "writes")
+
+    def __init__(self, folder: Path, losses: Losses | None = None, *, writes: bool = True) -> None:
+        self._folder = folder
+        self.writes = writes
+        self.losses = losses or Losses()
+
+    def place(self, file: Path, kind: str) -> Path:
+        """Where the accepted content of a file lies: its whole path is the name."""
+        name = quote(str(file), safe="")
+        if len(name) > _LONGEST_NAME:
+            name = f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{name[17 - _LONGEST_NAME :]}"
+        return self._folder / f"{name}.{kind}"
+
+    def read(self, place: Path) -> str | None:
+        """The accepted content; None where there is none, or where it can't be read, which the log tells."""
+        try:
+            return read_text(place)
+        except ValueError as error:
+            if self.writes and place.exists():
+                _log.warning("accepted content can't be used", reason=str(error))
+            return None
+
+    def keep(self, place: Path, text: str) -> None:
+        """Write what was accepted, unless one only looks; that it can't be written is told in the log."""
+        if not self.writes:
+            return
+        try:
+            self.accept(place, text)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            _log.warning("accepted content is not kept: a restart forgets it", path=str(place), reason=reason)
+
+    def accept(self, place: Path, text: str) -> None:
+        """Write what is accepted, whole or not at all, for whoever the folder belongs to.
+
+        Raises:
+            OSError: It can't be written.
+        """
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".new-", dir=self._folder)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+                if os.geteuid() == 0:  # the service must read and replace it
+                    owner = self._folder.stat()
+                    os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            os.replace(name, place)  # noqa: PTH105 - the pair of mkstemp
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)  # noqa: PTH108 - the same
+            raise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListStatus:
+    """How it stands with a list.
+
+    Attributes:
+        file: The file.
+        kind: What it is a list of.
+        entries: How many of its entries are in force.
+        is_known: Whether content was ever accepted.
+        held: What the file has become, where that is held back.
+    """
+
+    file: Path
+    kind: str
+    entries: int
+    is_known: bool
+    held: Change | None
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong, and what to do."""
+        accept = f"run 'lychgate recipients accept {self.file}' if that is right"
+        if not self.is_known:
+            return f"{str(self.file)!r} has no entries, and none were ever accepted: recipients are deferred; {accept}"
+        if self.held is None:
+            return None
+        lost = f"has lost {self.held.went} of {self.held.had} entries" if self.held.has else "has no entries any more"
+        return f"{str(self.file)!r} {lost}: its last accepted content goes on to hold; {accept}"
+
+
+class KeptTable(Table[IndexT]):
+    """A table whose file is kept by what of it was accepted.
+
+    Args:
+        entries: Those written in the configuration.
+        file: A file of more of them.
+        shelf: Where accepted content is; without one every content is accepted.
+        monotonic: Tells seconds that never go back.
+    """
+
+    kind: ClassVar[str]
+
+    __slots__ = ("_copy", "_doubted", "_held", "_is_known", "_place", "_shelf")
+
+    def __init__(
+        self,
+        entries: Iterable[str] = (),
+        file: Path | None = None,
+        *,
+        shelf: Shelf | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._shelf = shelf
+        self._place = None if shelf is None or file is None else shelf.place(file, self.kind)
+        self._held: Change | None = None
+        self._is_known = True
+        self._doubted: object = None  # a state of the file that has lost entries, and may still be being written
+        self._copy: object = None  # the state of the accepted content that is in the index
+        super().__init__(entries, file, monotonic=monotonic)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it can be told who is on the list."""
+        return self._is_known
+
+    @property
+    def status(self) -> ListStatus | None:
+        """How it stands with the file, None without one."""
+        if self._file is None:
+            return None
+        return ListStatus(
+            file=self._file, kind=self.kind, entries=self.entries, is_known=self._is_known, held=self._held
+        )
+
+    def accept(self) -> Change:
+        """Accept the file as it is now; every process that uses it notices.
+
+        Returns:
+            What is different from what held before.
+
+        Raises:
+            ValueError: The file can't be read, or has a bad line.
+            OSError: The content can't be kept.
+        """
+        if self._file is None or self._place is None or self._shelf is None:
+            raise ValueError("nothing is kept of this list")
+        text = read_text(self._file)
+        index = self._build(text)
+        change = Change.between(self._index, index)
+        if self._shelf.read(self._place) != text:
+            self._shelf.accept(self._place, text)
+        self._take(index)
+        return change
+
+    def _watched(self) -> tuple[Path, ...]:
+        files = super()._watched()
+        return files if self._place is None else (*files, self._place)
+
+    def _begin(self, text: str | None, index: IndexT) -> IndexT:
+        if text is None or self._shelf is None or self._place is None:
+            return index
+        self._copy = signature_of(self._place)
+        kept = self._shelf.read(self._place)
+        accepted = None if kept is None or kept == text else self._read(kept)
+        if accepted is not None:
+            change = Change.between(accepted, index)
+            if self._shelf.losses.are_too_many(change):
+                self._hold(change)
+                return accepted
+            self._tell("list read", change)
+        elif kept != text and count(index) == 0:
+            self._is_known = False
+            if self._shelf.writes:
+                _log.warning("list is empty, and no content was ever accepted", file=str(self._file))
+        if self._is_known and kept != text:
+            self._keep(self._shelf, self._place, text)
+        return index
+
+    def _renew(self, text: str, index: IndexT) -> None:
+        if self._shelf is None or self._place is None:
+            super()._renew(text, index)
+            return
+        seen = self._seen
+        kept = self._shelf.read(self._place)
+        if kept != text:
+            self._index = self._newest(self._place, kept)
+            change = Change.between(self._index, index)
+            if (change.went or not change.has) and seen != self._doubted:
+                self._doubted = seen
+                self._seen = ()  # the next look tells whether it is still being written
+                return
+            if self._shelf.losses.are_too_many(change):
+                self._hold(change)
+                return
+            if not change.has and not self._is_known:
+                return
+            self._keep(self._shelf, self._place, text)
+        self._copy = signature_of(self._place)
+        self._take(index)
+
+    def _newest(self, place: Path, kept: str | None) -> IndexT:
+        """What is accepted: what this process has, or what another one has written since."""
+        copy = signature_of(place)
+        if kept is None or copy == self._copy:
+            return self._index
+        self._copy = copy
+        accepted = self._read(kept)
+        if accepted is None:
+            return self._index
+        self._is_known = True
+        return accepted
+
+    def _read(self, kept: str) -> IndexT | None:
+        """The index of accepted content; None if a line is bad, as it may be for a later version."""
+        try:
+            return self._build(kept)
+        except ValueError as error:
+            if self._shelf is not None and self._shelf.writes:
+                _log.warning("accepted content can't be used", file=str(self._place), reason=str(error))
+            return None
+
+    def _keep(self, shelf: Shelf, place: Path, text: str) -> None:
+        shelf.keep(place, text)
+        self._copy = signature_of(place)
+        self._seen = (*self._seen[:1], self._copy)  # what one wrote oneself is no news
+
+    def _take(self, index: IndexT) -> None:
+        """From now on this holds."""
+        change = Change.between(self._index, index)
+        self._index = index
+        self._held = self._doubted = None
+        self._is_known = True
+        self._tell("list read again", change)
+
+    def _hold(self, change: Change) -> None:
+        """What is accepted goes on to hold."""
+        self._held = change
+        self._tell("list keeps its last accepted content", change, "warning")
+
+    def _tell(self, event: str, change: Change, level: str = "info") -> None:
+        """Tell the log, where the service is what looks."""
+        if self._shelf is not None and self._shelf.writes:
+            told = {"entries": change.has, "came": change.came, "went": change.went}
+            getattr(_log, level)(event, file=str(self._file), **told)
