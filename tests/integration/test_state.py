@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import count
 from typing import Any
@@ -408,7 +408,7 @@ def _connections(server: RedisServer) -> int:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(Counting),
+        st.sampled_from([Counting.TAKE, Counting.LOOK, Counting.ADD]),
         st.integers(1, 6),
         st.sampled_from([0.0, 0.0, 0.25, 0.5, 1.0, 3.0, 10.0]),
         st.sampled_from([0.0, 2.0]),
@@ -459,6 +459,77 @@ def test_a_bucket_is_the_model(
         await state.stop()
 
     asyncio.run(run())
+
+
+def exact(takes: Sequence[tuple[float, float]], now: float, rate: float) -> float:
+    """What a bucket holds in which only these were counted, each a time and a cost, in order."""
+    held, last = 0.0, 0.0
+    for at, cost in takes:
+        held, last = max(0.0, held - (at - last) * rate) + cost, at
+    return max(0.0, held - (now - last) * rate)
+
+
+ATTEMPTS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.25, 0.5, 1.0, 3.0]),
+        st.one_of(st.integers(1, 4), st.integers(0, 3).map(lambda index: -1 - index)),
+    ),
+    max_size=25,
+)
+"""A pause and what follows it: a cost that is taken, or, below 0, which of those that are open is given back."""
+
+
+@pytest.mark.peer("redis-server")
+@pytest.mark.parametrize("kind", ["memory", "server"])
+@given(steps=ATTEMPTS, rate=st.sampled_from([0.25, 0.5, 1.0, 4.0]), one=st.booleans())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_never_is_more_given_back_than_is_left(
+    servers: Callable[[str], str], kind: str, steps: list[tuple[float, int]], rate: float, *, one: bool
+) -> None:
+    """A bucket holds at least what was kept, and at most as much more as it lost in the time of what was given back.
+
+    With one attempt at a time it holds exactly what it would if those that were given back had never come.
+    """
+
+    async def run() -> None:
+        clock = SettableClock()
+        start = clock.now()
+        state = _made(kind, servers, clock)
+        kept: list[tuple[float, float]] = []
+        opened: list[tuple[Take, Answer, tuple[float, float]]] = []
+        more = 0.0
+        for pause, what in steps:
+            clock.advance(pause)
+            now = clock.now() - start
+            if what > 0:
+                operation = take(rate=rate, burst=1000.0, cost=float(what))
+                (answer,) = await ask(state, operation)
+                kept.append((now, float(what)))
+                if one:
+                    opened.clear()  # it is kept
+                opened.append((operation, answer, kept[-1]))
+            elif len(opened) > -what - 1:
+                operation, answer, counted = opened.pop(-what - 1)
+                state.give_back(operation, answer)
+                kept.remove(counted)
+                more += 0.0 if one else min(counted[1], (now - counted[0]) * rate)
+            wanted = exact(kept, now, rate)
+            assert wanted - 0.002 <= await level(state, take(rate=rate, burst=1000.0)) <= wanted + more + 0.002
+        await state.stop()
+
+    asyncio.run(run())
+
+
+async def test_what_is_given_back_makes_room_at_once(state: State, clock: SettableClock) -> None:
+    """All that was taken is given back, and once; a bucket that is empty is gone."""
+    answers = [await ask(state, take()) for _ in range(3)]
+    assert await granted(state, take()) == [False]
+    state.give_back(take(), answers[1][0])
+    assert [await granted(state, take()) for _ in range(2)] == [[True], [False]]
+    clock.advance(3)
+    state.give_back(take(), answers[0][0])
+    assert await level(state, take()) == 0.0
+    assert [entry async for entry in state.entries(Kind.RATE)] == []
 
 
 @given(st.lists(st.text(), min_size=1, max_size=3), st.lists(st.text(), min_size=1, max_size=3))

@@ -42,6 +42,9 @@ ROUNDING: Final = 1e-9
 """What sums of fractions may be off; a millionth of what any limit counts."""
 
 
+LARGEST: Final = 1000
+"""How many times what it holds a bucket's level may be, before its time is set anew and the level with it."""
+
 _ALWAYS: Final = frozenset({Counting.ADD, Counting.BACK})
 """What is never refused."""
 
@@ -181,8 +184,8 @@ class MemoryState:
             level, low = level - back, max(0.0, low - back)
         elif counts and operation.counting is Counting.TAKE:
             level, at = level + operation.cost, now
-            if low < operation.cost:
-                low, before = level, 0.0
+            if low < operation.cost or bucket.level > LARGEST * operation.burst:
+                before = 0.0
         elif not answer.granted and operation.hold and held <= now:
             held = now + operation.hold
         else:

@@ -6,7 +6,8 @@ units a microsecond. What is kept:
 * a bucket, packed (``BUCKET``: text costs Redis twice as much), gone when it is empty and nothing is held: the level
   that it had at a time, that time, until when it is held, its rate; the least that it has held since that time, and
   burst, both as floats, because 4 octets more would cost 16. The time is that of the last taking that found less in
-  the bucket than it took, so what is taken afterwards is in the level, but leaves the time as it is;
+  the bucket than it took, so what is taken afterwards is in the level, but leaves the time as it is (until the level is
+  so large that fractions would suffer);
 * a room of connections: a sorted set of sessions, scored by the time until which each is counted, beside ``limit``
   in the score of the member ``''``;
 * a triplet: ``first passes last envelope``; a client of the greylist: ``passes last``.
@@ -96,7 +97,7 @@ for i = 1, #KEYS do
       low = max(0, low - back)
     elseif counts and what == 't' then
       level = level + cost
-      if low < cost then low, before = level, 0 end
+      if low < cost or base > 1000 * burst then before = 0 end
       wait = now
     else
       changed = not grants and hold > 0 and held <= now
