@@ -148,7 +148,12 @@ class RedisState:
             found = await self._lane(call.keys[0]).call(call)
         except StateUnavailableError as error:
             return self._approximated(operations, error)
-        return [_answer(*found[at : at + 3]) for at in range(0, len(found), 3)]
+        return [
+            Answer(True, found[at + 1] / 1000, 0.0, False, found[at + 2] / MICRO)
+            if found[at]
+            else Answer(False, found[at + 1] / 1000, found[at + 2] / MICRO)
+            for at in range(0, len(found), 3)
+        ]
 
     async def _ask_apart(self, operations: Sequence[Operation]) -> Sequence[Answer | StateUnavailableError]:
         """Ask for operations of several slots at the same time, and give back what was counted if one refuses."""
@@ -360,13 +365,6 @@ class RedisState:
 def _packed(what: bytes, binds: bool, one: float, two: float, three: float = 0, four: float = 0) -> bytes:  # noqa: FBT001 - by place
     """An operation as ``ASK`` takes it; remembered, because a policy asks for little else than the key anew."""
     return struct.pack(OPERATION, what, b"1" if binds else b"0", one, two, three, four)
-
-
-def _answer(granted: int, level: int, third: int) -> Answer:
-    """An answer of ``ASK``."""
-    if granted:
-        return Answer(True, level / 1000, 0.0, False, third / MICRO)
-    return Answer(False, level / 1000, third / MICRO)
 
 
 def is_refused(operations: Iterable[Operation], answers: Iterable[Answer | StateUnavailableError]) -> bool:

@@ -43,12 +43,11 @@ ASK: Final = (
 """
     + _NOW
     + """
-local call, unpack, max, min, ceil = redis.call, struct.unpack, math.max, math.min, math.ceil
-local levels, waits, helds, granted, refused = {}, {}, {}, {}, false
-local bases, times, lows = {}, {}, {}
+local call, parse, spread, max, min, ceil = redis.call, struct.unpack, unpack, math.max, math.min, math.ceil
+local rows, refused = {}, false
 for i = 1, #KEYS do
-  local what, binds, rate, burst, cost = unpack('<c1c1ddd', ARGV[i + 1])
-  local level, wait, held, grants = 0, 0, 0, true
+  local what, binds, rate, burst, cost, hold = parse('<c1c1dddd', ARGV[i + 1])
+  local level, wait, held, grants, base, at, low, _ = 0, 0, 0, true, 0, now, 0
   if what == 'e' then
     call('ZREMRANGEBYSCORE', KEYS[i], '(0', now)
     level = call('ZCOUNT', KEYS[i], '(0', '+inf')
@@ -57,10 +56,8 @@ for i = 1, #KEYS do
   else
     local kept = call('GET', KEYS[i])
     if kept then
-      local was, at, low, _
-      was, at, held, _, low = unpack('<ddddf', kept)
-      level = max(0, was - max(0, now - at) * rate)
-      bases[i], times[i], lows[i] = was, at, low
+      base, at, held, _, low = parse('<ddddf', kept)
+      level = max(0, base - max(0, now - at) * rate)
     end
     if what == 't' or what == 'l' then
       local excess = level + min(cost, burst) - burst
@@ -71,12 +68,11 @@ for i = 1, #KEYS do
     end
   end
   if not grants and binds == '1' then refused = true end
-  levels[i], waits[i], helds[i], granted[i] = level, wait, held, grants
+  rows[i] = {what, rate, burst, cost, hold, level, wait, held, grants, base, at, low}
 end
 local answer, n = {}, 0
 for i = 1, #KEYS do
-  local what, _, rate, burst, cost, hold = unpack('<c1c1dddd', ARGV[i + 1])
-  local level, wait, grants = levels[i], waits[i], granted[i]
+  local what, rate, burst, cost, hold, level, wait, held, grants, base, at, low = spread(rows[i])
   local counts = grants and not refused
   if what == 'e' then
     if counts then
@@ -86,19 +82,19 @@ for i = 1, #KEYS do
       level = call('ZCARD', KEYS[i]) - 1
     end
   else
-    local held, changed, before = helds[i], true, level
-    local base, at, low = bases[i] or 0, times[i] or now, min(lows[i] or 0, level)
-    if what == 'a' then
+    local changed, before = true, level
+    low = min(low, level)
+    if what == 't' and counts then
+      level = level + cost
+      if low < cost or base > 1000 * burst then before = 0 end
+      wait = now
+    elseif what == 'a' then
       level = max(0, min(level + cost, max(level, burst)))
     elseif what == 'b' then
       local back = max(0, cost - max(0, now - hold) * rate)
       if at <= hold then back = max(back, min(cost, low)) end
       level = max(0, level - back)
       low = max(0, low - back)
-    elseif counts and what == 't' then
-      level = level + cost
-      if low < cost or base > 1000 * burst then before = 0 end
-      wait = now
     else
       changed = not grants and hold > 0 and held <= now
       if changed then
