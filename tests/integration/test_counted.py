@@ -204,6 +204,26 @@ async def test_what_is_counted_is_what_happened(tmp_path: Path, state: str, end:
         assert await levels(site) == wanted
 
 
+async def test_a_gateway_that_stops_before_the_backend_has_answered_keeps_what_it_counted(tmp_path: Path) -> None:
+    """Nobody knows what became of the message; that of a client who was still speaking is given back."""
+    async with FaultServer({"end": stall(accept=True)}) as backend:
+        servers = {"backend": {"servers": [f"127.0.0.1:{backend.port}"]}}
+        config = {"state": "memory:", "policies": LIMITS, "backends": servers}
+        async with serving(tmp_path, config, registry=REGISTRY) as site, site.client() as one, site.client() as other:
+            await other.begin()
+            await one.begin()
+            assert (await one.say("DATA")).startswith("354")
+            one.writer.write(f"{TEXT}\r\n.\r\n".encode())
+            async with asyncio.timeout(20):
+                while not backend.messages:  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0)
+            await asyncio.gather(*(door.drain(0.1) for door in site.worker.doors))
+            found = await levels(site)
+            assert found == {
+                "connections": 2, "attempts": 2, "messages": 1, "recipients": 1, "each": 1, "octets": SIZE,
+            }  # fmt: skip
+
+
 SHY: Mapping[str, Any] = {"greylist": {"delay": "5m", "clients_after": 0}}
 
 

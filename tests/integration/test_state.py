@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import count
@@ -20,6 +21,7 @@ from gateway import gathering
 from gateway.adapters.state.lane import TURNS
 from gateway.adapters.state.memory import MemoryState
 from gateway.adapters.state.redis import RedisState
+from gateway.adapters.state.scripts import BUCKET
 from gateway.config.state import StateOptions
 from gateway.state import (
     Answer,
@@ -530,6 +532,51 @@ async def test_what_is_given_back_makes_room_at_once(state: State, clock: Settab
     state.give_back(take(), answers[0][0])
     assert await level(state, take()) == 0.0
     assert [entry async for entry in state.entries(Kind.RATE)] == []
+
+
+@pytest.mark.peer("redis-server")
+@pytest.mark.parametrize("kind", ["memory", "server"])
+async def test_a_bucket_that_never_runs_out_stays_exact(servers: Callable[[str], str], kind: str) -> None:
+    """However much has gone through it, its level is a small number, so that fractions do not suffer."""
+    clock = SettableClock()
+    state = _made(kind, servers, clock)
+    one = take(burst=2.0)
+    assert await granted(state, one) == [True]
+    largest = 0.0
+    for _ in range(2500):
+        assert await granted(state, one) == [True]
+        clock.advance(1.0)
+        largest = max(largest, await kept(state))
+    assert 1000 < largest < 2100
+    assert await level(state, one) == 1.0
+    await state.stop()
+
+
+async def kept(state: State) -> float:
+    """The level of the only bucket, as it is kept."""
+    if isinstance(state, MemoryState):
+        (bucket,) = state._buckets.values()
+        return bucket.level
+    assert isinstance(state, RedisState)
+    (call,) = [state._call([take(burst=2.0)])]
+    with redis.Redis.from_url(state._name) as client:
+        value: Any = client.get(call.keys[0])
+    return float(struct.unpack(BUCKET, value)[0])
+
+
+@pytest.mark.peer("redis-server")
+async def test_what_a_worker_gave_back_last_is_given_back(servers: Callable[[str], str]) -> None:
+    """Who stops sends first what waits to be sent."""
+    clock = SettableClock()
+    state = _made("server", servers, clock)
+    await state.start()
+    answers = [await ask(state, take(name=f"limit{number}", burst=1.0)) for number in range(100)]
+    for number, (answer,) in enumerate(answers):
+        state.give_back(take(name=f"limit{number}", burst=1.0), answer)
+    await state.stop()
+    other = RedisState(StateOptions(url=servers("server"), prefix=state._prefix.split(":")[0]), clock=clock)
+    assert [entry async for entry in other.entries(Kind.RATE)] == []
+    await other.stop()
 
 
 @given(st.lists(st.text(), min_size=1, max_size=3), st.lists(st.text(), min_size=1, max_size=3))
