@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from redis.exceptions import ResponseError
@@ -484,6 +484,11 @@ ATTEMPTS = st.lists(
 @pytest.mark.peer("redis-server")
 @pytest.mark.parametrize("kind", ["memory", "server"])
 @given(steps=ATTEMPTS, rate=st.sampled_from([0.25, 0.5, 1.0, 4.0]), one=st.booleans())
+@example(steps=[(0.0, 4), (3.0, 1), (0.0, -1)], rate=1.0, one=False).via("less was in it in the meantime")
+@example(steps=[(0.0, 1), (1.0, 1), (0.0, -1)], rate=1.0, one=False).via("it was empty in the meantime")
+@example(steps=[(0.0, 1), (0.0, 1), (1.0, 1), (0.0, -1), (0.0, -1)], rate=1.0, one=False).via(
+    "two that share the least"
+)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_never_is_more_given_back_than_is_left(
     servers: Callable[[str], str], kind: str, steps: list[tuple[float, int]], rate: float, *, one: bool
