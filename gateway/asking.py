@@ -2,7 +2,7 @@
 
 A hook that needs to know of limits returns an ``Asking``. The chain gathers those of policies that stand next to one
 another and hands them here: their operations are asked together, so that all are counted or none, and each policy makes
-its finding of its own answers.
+its finding of its own answers. What was counted in advance is noted with the transaction.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gateway.state import Answer, Asking, Operation, State, StateUnavailableError
+from gateway.state import Answer, Asking, Operation, Reservation, State, StateUnavailableError, Take
 from gateway.verdict import Finding
 
 
@@ -44,8 +44,30 @@ async def ask(state: State, questions: Sequence[Question]) -> list[Finding | Exc
     for asking, _ in questions:
         end = start + len(asking.operations)
         found.append(_concluded(asking, answers[start:end]))
+        if asking.reservations is not None and not _is_refused(operations, answers):
+            _reserve(asking, asking.reservations, operations[start:end], answers[start:end])
         start = end
     return found
+
+
+def _is_refused(operations: Sequence[Operation], answers: Sequence[Answer | StateUnavailableError]) -> bool:
+    """Whether one that binds is not granted, so that none was counted."""
+    for operation, answer in zip(operations, answers, strict=True):
+        if operation.binding and isinstance(answer, Answer) and not answer.granted:
+            return True
+    return False
+
+
+def _reserve(
+    asking: Asking,
+    reservations: list[Reservation],
+    operations: Sequence[Operation],
+    answers: Sequence[Answer | StateUnavailableError],
+) -> None:
+    """Note what was counted in advance."""
+    for operation, answer in zip(operations, answers, strict=True):
+        if isinstance(operation, Take) and isinstance(answer, Answer) and answer.granted and answer.at:
+            reservations.append(Reservation(operation, answer, asking.recipient))
 
 
 def _concluded(asking: Asking, answers: Sequence[Answer | StateUnavailableError]) -> Finding | Exception | None:

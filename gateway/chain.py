@@ -402,6 +402,20 @@ class Chain:
             except Exception:  # the refusal stands, whatever a policy makes of it
                 log.exception("policy failed", policy=step.id, stage="refusal")
 
+    def give_back(self, transaction: Transaction, recipient: Recipient | None = None) -> None:
+        """Give back what was counted in advance: for a recipient that is refused, or all that there is. Does not wait.
+
+        What is given back is no longer among the reservations, so it is given back once.
+        """
+        reservations = transaction.reservations
+        back = [each for each in reservations if recipient is None or each.recipient is recipient]
+        reservations[:] = [each for each in reservations if recipient is not None and each.recipient is not recipient]
+        for each in back:
+            try:
+                self._context.state.give_back(each.operation, each.answer)
+            except Exception:  # what was decided stands; the bucket loses it by and by
+                log.exception("not given back", subject=each.operation.subject)
+
     def is_final(self, ruling: Ruling) -> bool:
         """Whether a refusal stands for every recipient: none has settings or exceptions that could lift it."""
         return ruling.applies and ruling.response.action.ends_stage and ruling.step.id not in self._varied

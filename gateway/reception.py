@@ -2,11 +2,14 @@
 
 It knows no socket and no backend: the SMTP door walks a connection through it, ``explain`` an imagined one. Each step
 updates the ``Session`` or ``Transaction``, runs the chain's stage and gives the ``Verdict``; a verdict with a reply is
-what the client is told. Here live the two rules that span stages:
+what the client is told. Here live the three rules that span stages:
 
 * ``delay_reject``: refusals at connect, helo and mail are held back and given to each recipient, so that the record has
   the envelope, and a recipient's own settings and exceptions have their say. ``disconnect`` is not held back: it
   protects.
+* What limits count in advance is given back when the mail does not come through: for a recipient when it is refused,
+  for the message at the end of its transaction. What was accepted or discarded stays counted, and what may have been
+  accepted, too.
 * Recipients whose settings behind the data or whose backends differ are split: the later ones get ``452 4.5.3``,
   because the end of data has one answer for all; the sender brings them in a transaction of their own (RFC 5321
   4.5.3.1.10).
@@ -98,6 +101,7 @@ class Reception:
         chain: The listener's chain.
         transaction: The open transaction, None between them.
         latest: The open transaction, or the last one.
+        in_doubt: Whether the backend may have accepted the message, because it was handed over and no answer is known.
     """
 
     __slots__ = (
@@ -118,6 +122,7 @@ class Reception:
         "_tags",
         "_written",
         "chain",
+        "in_doubt",
         "latest",
         "session",
         "transaction",
@@ -128,6 +133,7 @@ class Reception:
         self.chain = rules.chain
         self.transaction: Transaction | None = None
         self.latest: Transaction | None = None
+        self.in_doubt = False
         self._rules = rules
         self._client = client or address_text(session.client_address)
         self._held: list[Ruling] = []
@@ -257,6 +263,8 @@ class Reception:
             return
         recipient.state = RecipientState.DEFERRED if reply.is_transient else RecipientState.REJECTED
         self.session.refusals += 1
+        if self._open().reservations:
+            self.chain.give_back(self._open(), recipient)
         if not reply.is_transient:
             self.chain.refused(self._open(), recipient, None)
 
@@ -320,6 +328,9 @@ class Reception:
         self._tags = []
         if result == "accepted":
             self.session.messages += 1
+        elif transaction.reservations and result != "discarded" and not self.in_doubt:
+            self.chain.give_back(transaction)
+        self.in_doubt = False
         decision = decision_of(result, verdict, backend)
         self._write(transaction, decision, reply, backend)
 
@@ -444,6 +455,8 @@ class Reception:
                 self.session.refusals += 1
                 if rejected:
                     self.chain.refused(self._open(), recipient, verdict.by.id)
+            if self._open().reservations:
+                self.chain.give_back(self._open(), recipient)
         recipient.reply = verdict.reply
         recipient.verdict = verdict
         return verdict

@@ -25,6 +25,7 @@ from gateway.mailauth.results import Arc, DkimSignature, Dmarc, Spf
 from gateway.resolver import ClientName, NameStatus, Resolver
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import Reply
+from gateway.state import Reservation
 from gateway.verdict import BACKEND, Check, Decider, Verdict
 
 Address: TypeAlias = IPv4Address | IPv6Address
@@ -319,6 +320,7 @@ class Transaction(msgspec.Struct, kw_only=True, eq=False):
         arc: What the chain of ARC sets came to.
         author: Who the From field says that it is, None where no policy looked.
         dmarc: What DMARC came to.
+        reservations: What was counted in advance, to be given back if the mail does not come through.
     """
 
     id: str
@@ -334,6 +336,7 @@ class Transaction(msgspec.Struct, kw_only=True, eq=False):
     arc: Arc | None = None
     author: Author | None = None
     dmarc: Dmarc | None = None
+    reservations: list[Reservation] = []
 
     @property
     def accepted(self) -> list[Recipient]:

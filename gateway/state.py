@@ -18,7 +18,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 from urllib.parse import quote
 
 import msgspec
@@ -54,11 +54,13 @@ class Counting(StrEnum):
     """How a bucket is counted in.
 
     ``TAKE`` counts if there is room, ``LOOK`` only says whether there is, ``ADD`` counts in any case, up to the brim.
+    ``BACK`` gives back what ``TAKE`` counted, as far as the bucket has not lost it in the meantime.
     """
 
     TAKE = "take"
     LOOK = "look"
     ADD = "add"
+    BACK = "back"
 
 
 def subject(**parts: object) -> str:
@@ -97,6 +99,7 @@ class Take(msgspec.Struct, frozen=True, kw_only=True):
         hold: Seconds for which nothing is granted any more once something was not.
         binding: Whether nothing else of the asking counts when this is not granted.
         approximate: Whether this worker counts by itself while the state can't be asked.
+        since: With ``BACK``: when it was taken, as ``Answer.at`` says.
     """
 
     name: str
@@ -108,6 +111,7 @@ class Take(msgspec.Struct, frozen=True, kw_only=True):
     hold: float = 0.0
     binding: bool = True
     approximate: bool = False
+    since: float = 0.0
 
 
 class Enter(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,12 +145,28 @@ class Answer(msgspec.Struct, frozen=True):
         level: What is counted now: what the bucket holds, or how many connections there are.
         wait: Seconds until it would be granted; 0 when it was, or when nobody can tell.
         approximate: Whether only this worker was asked, because the state is away.
+        at: When it was taken, by the state's clock, as UNIX time; 0 for what is not taken.
     """
 
     granted: bool
     level: float
     wait: float = 0.0
     approximate: bool = False
+    at: float = 0.0
+
+
+class Reservation(NamedTuple):
+    """What was counted in advance, and is given back if the mail does not come through.
+
+    Attributes:
+        operation: What was counted.
+        answer: What came of it.
+        recipient: For which recipient; None for the message as a whole.
+    """
+
+    operation: Take
+    answer: Answer
+    recipient: object | None = None
 
 
 class Asking(msgspec.Struct, frozen=True):
@@ -157,11 +177,16 @@ class Asking(msgspec.Struct, frozen=True):
         refusal: The outcome that ``conclude`` may give when one is not granted. Where the operator's settings let it
             pass, or only observe, the chain lets the operations bind nobody.
         conclude: Makes the finding of the answers, which come in the order of the operations.
+        reservations: Where to note what was counted, for it to be given back if the mail does not come through: those
+            of the transaction. None where what was counted stays counted.
+        recipient: For which recipient it is counted; None for the message as a whole.
     """
 
     operations: Sequence[Operation]
     refusal: Outcome
     conclude: Callable[[Sequence[Answer]], Finding | None]
+    reservations: list[Reservation] | None = None
+    recipient: object | None = None
 
 
 class Greeted(StrEnum):
@@ -298,6 +323,20 @@ class State(Protocol):
 
     def post(self, operation: Take) -> None:
         """Count without waiting for it, with ``Counting.ADD``; lost when the state is away."""
+        ...
+
+    def give_back(self, operation: Take, answer: Answer) -> None:
+        """Give back what was taken. Does not wait; nothing is given back while the state is away.
+
+        The bucket loses what is not given back as it loses all else: that is what becomes of the reservations of a
+        worker that died. Never is more given back than is still in the bucket of what was taken, so that all who were
+        granted something and kept it are no more than the limit allows. That is at least the cost less what the bucket
+        loses in the time since; it is all of it where the bucket never held less in that time.
+
+        Args:
+            operation: What was taken, once; to be given back once.
+            answer: What came of it.
+        """
         ...
 
     def leave(self, operation: Enter) -> None:

@@ -2,7 +2,8 @@
 
 A ``Key`` names a part; ``subjects`` makes the text that stands for its value in the shared state. What is not there (no
 login, no SPF pass) has no subject, and is not counted. Domains are in lower case, local parts too: few servers tell
-cases apart, and who is counted must not get another bucket by writing ``Bob@``.
+cases apart, and who is counted must not get another bucket by writing ``Bob@``. The same holds for the detail of a
+subaddress, ``bob+detail@`` (RFC 5233).
 
 The organizational domain of a client's name is that of the public suffix list (publicsuffix.org), as the installed
 ``publicsuffixlist`` has it, and not DMARC's (RFC 9989 4.10.2): to find that takes up to 8 questions for each name, and
@@ -18,12 +19,21 @@ from publicsuffixlist import PublicSuffixList
 
 from gateway.address import address_text
 from gateway.mailauth.results import DkimResult, SpfResult
-from gateway.session import Address, Recipient, Session, Transaction
+from gateway.session import Address, Recipient, Session, Transaction, without_detail
 from gateway.smtp.path import Mailbox
 from gateway.state import subject
 from gateway.verdict import Stage
 
 _IPV4: Final = 4
+
+SEPARATORS: Final = r"^[^\s@A-Za-z0-9]*$"
+"""What a setting of separators looks like: characters that part a user from a detail in a local part."""
+
+SUBADDRESS: Final = (
+    "Characters that part a user from a detail, so that `user+x` counts as `user`: in senders, and in recipients of "
+    'domains that are not ours. Ours have their own `subaddress`. With `""` each detail counts by itself, everywhere.'
+)
+"""What a setting of ``separators`` means, for its documentation."""
 
 
 class Key(StrEnum):
@@ -124,10 +134,15 @@ class Subjects:
         keys: The keys, in the order in which they stand in the text.
         ipv4_prefix: The length of the networks that IPv4 clients are counted by.
         ipv6_prefix: The same for IPv6.
+        separators: What parts a user from a detail in senders, and in recipients of domains that are not ours; empty
+            where details are counted by themselves, those of our domains, too.
     """
 
-    def __init__(self, keys: Sequence[Key], ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> None:
+    def __init__(
+        self, keys: Sequence[Key], ipv4_prefix: int = 32, ipv6_prefix: int = 64, separators: str = "+"
+    ) -> None:
         self._keys = tuple(keys)
+        self._separators = separators
         self._prefixes = (ipv4_prefix, ipv6_prefix)
         if Key.CLIENT_DOMAIN in self._keys:
             _public_suffixes()  # read at the start, not while clients wait
@@ -152,16 +167,20 @@ class Subjects:
 
     def _part(self, key: Key) -> "_Part":
         """What finds the value of a key: chosen once, because a message asks for it at each limit."""
+        separators = self._separators
         if key is Key.CLIENT_ADDRESS:
             return lambda session, _transaction, _recipient: network(session.client_address, *self._prefixes)
         if key in _OF_SESSION:
             of_session = _OF_SESSION[key]
             return lambda session, _transaction, _recipient: of_session(session)
+        if key is Key.REVERSE_PATH:
+            return lambda _session, transaction, _recipient: sender(transaction, separators) if transaction else None
+        if key is Key.RECIPIENT:
+            return lambda _session, _transaction, recipient: wanted(recipient, separators) if recipient else None
         if key in _OF_TRANSACTION:
             of_transaction = _OF_TRANSACTION[key]
             return lambda _session, transaction, _recipient: of_transaction(transaction) if transaction else None
-        of_recipient = _OF_RECIPIENT[key]
-        return lambda _session, _transaction, recipient: of_recipient(recipient.path) if recipient else None
+        return lambda _session, _transaction, recipient: recipient.path.domain if recipient else None
 
 
 @lru_cache(maxsize=4096)
@@ -179,8 +198,25 @@ def _client_domain(session: Session) -> str | None:
     return None if name is None else organizational_domain(name)
 
 
-def _address(path: Mailbox) -> str:
-    return f"{path.local_part.lower()}@{path.domain}"
+def user_address(path: Mailbox, separators: str) -> str:
+    """An address as it is compared: in lower case, and without a detail where there are separators."""
+    local_part = path.local_part.lower()
+    if separators:
+        local_part = without_detail(local_part, separators) or local_part
+    return f"{local_part}@{path.domain}"
+
+
+def sender(transaction: Transaction, separators: str) -> str:
+    """The sender as it is compared; ``<>`` for the null reverse-path."""
+    path = transaction.reverse_path
+    return user_address(path, separators) if isinstance(path, Mailbox) else "<>"
+
+
+def wanted(recipient: Recipient, separators: str) -> str:
+    """A recipient as it is compared: one of ours by its domain's separators, unless there are to be none."""
+    if separators and recipient.domain is not None:
+        separators = recipient.domain.subaddress_separators
+    return user_address(recipient.path, separators)
 
 
 _Part: TypeAlias = Callable[[Session, Transaction | None, Recipient | None], str | None]
@@ -192,12 +228,7 @@ _OF_SESSION: Final[Mapping[Key, Callable[[Session], str | None]]] = {
     Key.LOGIN: lambda session: session.login,
 }
 _OF_TRANSACTION: Final[Mapping[Key, Callable[[Transaction], str | None]]] = {
-    Key.REVERSE_PATH: lambda mail: _address(mail.reverse_path) if isinstance(mail.reverse_path, Mailbox) else "<>",
     Key.REVERSE_PATH_DOMAIN: lambda mail: mail.reverse_path.domain if isinstance(mail.reverse_path, Mailbox) else "<>",
     Key.SPF_DOMAIN: spf_domain,
     Key.DKIM_DOMAIN: dkim_domain,
-}
-_OF_RECIPIENT: Final[Mapping[Key, Callable[[Mailbox], str]]] = {
-    Key.RECIPIENT: _address,
-    Key.RECIPIENT_DOMAIN: lambda path: path.domain,
 }

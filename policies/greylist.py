@@ -11,7 +11,8 @@ message has come, and knows the domain of a DKIM signature, too; that costs the 
 all.
 
 Senders are compared without case, without a ``+detail``, and with every number as ``#``, because mailing lists and
-bounce addresses carry numbers that differ from message to message. Clients that have authenticated are never put off.
+bounce addresses carry numbers that differ from message to message; recipients without case, and without a detail where
+their domain has ``subaddress``. Clients that have authenticated are never put off.
 
 What is noted is shared by all workers and machines (``state:``): a client may come again anywhere. When the state is
 away ``on_error`` holds: by default mail passes.
@@ -28,10 +29,9 @@ from pydantic import Field, model_validator
 
 from gateway.policy import OnError, Options, Policy
 from gateway.session import Message, Recipient, Session, Transaction
-from gateway.smtp.path import Mailbox, ReversePath
 from gateway.smtp.reply import Reply
 from gateway.state import Greet, Greeted, Greeting, subject
-from gateway.subjects import dkim_domain, network, spf_domain
+from gateway.subjects import SEPARATORS, SUBADDRESS, dkim_domain, network, sender, spf_domain, wanted
 from gateway.tables import AddressTable, NameTable, NetworkTable
 from gateway.units import Duration, counted
 from gateway.verdict import Action, Finding, Outcome, Stage
@@ -70,6 +70,7 @@ class GreylistOptions(Options):
         default=24, description="The length of the networks by which IPv4 clients are known."
     )
     ipv6_prefix: Annotated[int, Field(ge=16, le=128)] = Field(default=64, description="The same for IPv6.")
+    subaddress: str = Field(default="+", pattern=SEPARATORS, description=SUBADDRESS)
     exclude_clients: NetworkTable = Field(default=NetworkTable(), description="Clients that need not wait.")
     exclude_names: NameTable = Field(default=NameTable(), description="Clients that need not wait, by their names.")
     exclude_senders: AddressTable = Field(default=AddressTable(), description="Senders that need not wait.")
@@ -141,11 +142,13 @@ class Greylist(Policy[GreylistOptions]):
 
     def _greet(self, transaction: Transaction, recipient: Recipient) -> Greet:
         options = self.options
-        path = recipient.path
-        sender, wanted = _plain(transaction.reverse_path), f"{path.local_part.lower()}@{path.domain}"
+        parts = {
+            "sender": _plain(sender(transaction, options.subaddress)),
+            "recipient": wanted(recipient, options.subaddress),
+        }
         return Greet(
             client=self._client(transaction.session, transaction),
-            envelope=subject(sender=sender, recipient=wanted),
+            envelope=subject(**parts),
             delay=options.delay,
             window=options.window,
             keep=options.keep,
@@ -176,9 +179,7 @@ class Greylist(Policy[GreylistOptions]):
         return self.greylisted(reply=told, wait=seconds, **evidence)
 
 
-def _plain(path: ReversePath) -> str:
-    """A sender as it is compared."""
-    if not isinstance(path, Mailbox):
-        return "<>"
-    local_part = path.local_part.lower().partition("+")[0]
-    return f"{_NUMBERS.sub('#', local_part)}@{path.domain}"
+def _plain(address: str) -> str:
+    """A sender with every number as ``#``, but for those in its domain."""
+    local_part, at, domain = address.rpartition("@")
+    return f"{_NUMBERS.sub('#', local_part)}{at}{domain}"

@@ -275,13 +275,16 @@ class Conversation:
             return
         delivery = self._delivery
         assert delivery is not None  # noqa: S101 - a recipient was accepted
+        reception.in_doubt = True  # if this ends without an answer nobody knows whether the backend has the message
         try:
             answer = await delivery.send(message.added, message.forwarded)
         except OSError as error:
+            reception.in_doubt = False
             log.error("spool failed", session=self._session.id, error=str(error))  # noqa: TRY400 - no programming error
             self._end_message(reception.problem(replies.INSUFFICIENT_STORAGE))
             return
         self._delivery = None
+        reception.in_doubt = answer == replies.BACKEND_UNKNOWN
         reply = reception.told(answer)
         result: Result = "accepted" if reply.is_positive else "deferred" if reply.is_transient else "rejected"
         reception.finish(result, None, reply, _backend_record(delivery, answer))

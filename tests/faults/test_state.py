@@ -200,6 +200,9 @@ async def test_a_worker_counts_its_share_while_redis_is_away() -> None:
         known = [answers[0] for answers in found if isinstance(answers[0], Answer)]
         assert [answer.granted for answer in known] == [True] * 5 + [False] * 2
         assert all(answer.approximate for answer in known)
+        state.give_back(take, known[0])
+        found = [await state.ask([take]) for _ in range(2)]
+        assert [answers[0].granted for answers in found if isinstance(answers[0], Answer)] == [True, False]
         await state.stop()
 
 

@@ -3,14 +3,15 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import count
 from typing import Any
 
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from redis.exceptions import ResponseError
@@ -20,6 +21,7 @@ from gateway import gathering
 from gateway.adapters.state.lane import TURNS
 from gateway.adapters.state.memory import MemoryState
 from gateway.adapters.state.redis import RedisState
+from gateway.adapters.state.scripts import BUCKET
 from gateway.config.state import StateOptions
 from gateway.state import (
     Answer,
@@ -408,7 +410,7 @@ def _connections(server: RedisServer) -> int:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(Counting),
+        st.sampled_from([Counting.TAKE, Counting.LOOK, Counting.ADD]),
         st.integers(1, 6),
         st.sampled_from([0.0, 0.0, 0.25, 0.5, 1.0, 3.0, 10.0]),
         st.sampled_from([0.0, 2.0]),
@@ -459,6 +461,127 @@ def test_a_bucket_is_the_model(
         await state.stop()
 
     asyncio.run(run())
+
+
+def exact(takes: Sequence[tuple[float, float]], now: float, rate: float) -> float:
+    """What a bucket holds in which only these were counted, each a time and a cost, in order."""
+    held, last = 0.0, 0.0
+    for at, cost in takes:
+        held, last = max(0.0, held - (at - last) * rate) + cost, at
+    return max(0.0, held - (now - last) * rate)
+
+
+ATTEMPTS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.25, 0.5, 1.0, 3.0]),
+        st.one_of(st.integers(1, 4), st.integers(0, 3).map(lambda index: -1 - index)),
+    ),
+    max_size=25,
+)
+"""A pause and what follows it: a cost that is taken, or, below 0, which of those that are open is given back."""
+
+
+@pytest.mark.peer("redis-server")
+@pytest.mark.parametrize("kind", ["memory", "server"])
+@given(steps=ATTEMPTS, rate=st.sampled_from([0.25, 0.5, 1.0, 4.0]), one=st.booleans())
+@example(steps=[(0.0, 4), (3.0, 1), (0.0, -1)], rate=1.0, one=False).via("less was in it in the meantime")
+@example(steps=[(0.0, 1), (1.0, 1), (0.0, -1)], rate=1.0, one=False).via("it was empty in the meantime")
+@example(steps=[(0.0, 1), (0.0, 1), (1.0, 1), (0.0, -1), (0.0, -1)], rate=1.0, one=False).via(
+    "two that share the least"
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_never_is_more_given_back_than_is_left(
+    servers: Callable[[str], str], kind: str, steps: list[tuple[float, int]], rate: float, *, one: bool
+) -> None:
+    """A bucket holds at least what was kept, and at most as much more as it lost in the time of what was given back.
+
+    With one attempt at a time it holds exactly what it would if those that were given back had never come.
+    """
+
+    async def run() -> None:
+        clock = SettableClock()
+        start = clock.now()
+        state = _made(kind, servers, clock)
+        kept: list[tuple[float, float]] = []
+        opened: list[tuple[Take, Answer, tuple[float, float]]] = []
+        more = 0.0
+        for pause, what in steps:
+            clock.advance(pause)
+            now = clock.now() - start
+            if what > 0:
+                operation = take(rate=rate, burst=1000.0, cost=float(what))
+                (answer,) = await ask(state, operation)
+                kept.append((now, float(what)))
+                if one:
+                    opened.clear()  # it is kept
+                opened.append((operation, answer, kept[-1]))
+            elif len(opened) > -what - 1:
+                operation, answer, counted = opened.pop(-what - 1)
+                state.give_back(operation, answer)
+                kept.remove(counted)
+                more += 0.0 if one else min(counted[1], (now - counted[0]) * rate)
+            wanted = exact(kept, now, rate)
+            assert wanted - 0.002 <= await level(state, take(rate=rate, burst=1000.0)) <= wanted + more + 0.002
+        await state.stop()
+
+    asyncio.run(run())
+
+
+async def test_what_is_given_back_makes_room_at_once(state: State, clock: SettableClock) -> None:
+    """All that was taken is given back, and once; a bucket that is empty is gone."""
+    answers = [await ask(state, take()) for _ in range(3)]
+    assert await granted(state, take()) == [False]
+    state.give_back(take(), answers[1][0])
+    assert [await granted(state, take()) for _ in range(2)] == [[True], [False]]
+    clock.advance(3)
+    state.give_back(take(), answers[0][0])
+    assert await level(state, take()) == 0.0
+    assert [entry async for entry in state.entries(Kind.RATE)] == []
+
+
+@pytest.mark.peer("redis-server")
+@pytest.mark.parametrize("kind", ["memory", "server"])
+async def test_a_bucket_that_never_runs_out_stays_exact(servers: Callable[[str], str], kind: str) -> None:
+    """However much has gone through it, its level is a small number, so that fractions do not suffer."""
+    clock = SettableClock()
+    state = _made(kind, servers, clock)
+    one = take(burst=2.0)
+    assert await granted(state, one) == [True]
+    largest = 0.0
+    for _ in range(2500):
+        assert await granted(state, one) == [True]
+        clock.advance(1.0)
+        largest = max(largest, await kept(state))
+    assert 1000 < largest < 2100
+    assert await level(state, one) == 1.0
+    await state.stop()
+
+
+async def kept(state: State) -> float:
+    """The level of the only bucket, as it is kept."""
+    if isinstance(state, MemoryState):
+        (bucket,) = state._buckets.values()
+        return bucket.level
+    assert isinstance(state, RedisState)
+    (call,) = [state._call([take(burst=2.0)])]
+    with redis.Redis.from_url(state._name) as client:
+        value: Any = client.get(call.keys[0])
+    return float(struct.unpack(BUCKET, value)[0])
+
+
+@pytest.mark.peer("redis-server")
+async def test_what_a_worker_gave_back_last_is_given_back(servers: Callable[[str], str]) -> None:
+    """Who stops sends first what waits to be sent."""
+    clock = SettableClock()
+    state = _made("server", servers, clock)
+    await state.start()
+    answers = [await ask(state, take(name=f"limit{number}", burst=1.0)) for number in range(100)]
+    for number, (answer,) in enumerate(answers):
+        state.give_back(take(name=f"limit{number}", burst=1.0), answer)
+    await state.stop()
+    other = RedisState(StateOptions(url=servers("server"), prefix=state._prefix.split(":")[0]), clock=clock)
+    assert [entry async for entry in other.entries(Kind.RATE)] == []
+    await other.stop()
 
 
 @given(st.lists(st.text(), min_size=1, max_size=3), st.lists(st.text(), min_size=1, max_size=3))

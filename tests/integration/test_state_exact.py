@@ -11,7 +11,7 @@ import pytest
 
 from gateway.adapters.state.redis import RedisState
 from gateway.config.state import StateOptions
-from gateway.state import Answer, Enter, Operation, Take
+from gateway.state import Answer, Enter, Kind, Operation, Take
 from tests.support.redis import ClusterSetup, RedisServer
 
 if TYPE_CHECKING:
@@ -38,7 +38,17 @@ def enter(member: str) -> list[Operation]:
     return [Enter(name="room", subject="client_address=192.0.2.1", member=member, limit=37)]
 
 
-WHAT: dict[str, Callable[[str], list[Operation]]] = {"take": take, "take_two": take_two, "enter": enter}
+def reserve(number: str) -> list[Operation]:
+    """The same, but of every second try what was taken is given back."""
+    return take(number)
+
+
+WHAT: dict[str, Callable[[str], list[Operation]]] = {
+    "take": take,
+    "take_two": take_two,
+    "enter": enter,
+    "reserve": reserve,
+}
 
 
 def hammer(url: str, number: int, barrier: Barrier, counts: "Queue[dict[str, int]]") -> None:
@@ -53,7 +63,15 @@ def hammer(url: str, number: int, barrier: Barrier, counts: "Queue[dict[str, int
         count = 0
         for turn in range(0, EACH, 12):
             asked = await asyncio.gather(*(state.ask(WHAT[what](f"{number}.{turn + at}")) for at in range(12)))
-            count += sum(all(isinstance(answer, Answer) and answer.granted for answer in answers) for answers in asked)
+            granted = [all(isinstance(each, Answer) and each.granted for each in answers) for answers in asked]
+            if what == "reserve":
+                for (answer,) in [answers for answers, was in zip(asked[::2], granted[::2], strict=True) if was]:
+                    (operation,) = reserve("")
+                    assert isinstance(operation, Take)
+                    assert isinstance(answer, Answer)
+                    state.give_back(operation, answer)
+                granted = granted[1::2]
+            count += sum(granted)
         await asyncio.to_thread(barrier.wait, 60)
         await state.stop()
         return count
@@ -76,11 +94,23 @@ def hammered(url: str) -> dict[str, int]:
     return {what: sum(one[what] for one in found) for what in WHAT}
 
 
+async def level(url: str, prefix: str) -> float:
+    """What the bucket of a prefix holds."""
+    state = RedisState(StateOptions(url=url, timeout="20s", prefix=prefix))
+    levels = [entry.level async for entry in state.entries(Kind.RATE)]
+    await state.stop()
+    return sum(levels)
+
+
 @pytest.mark.peer("redis-server")
 def test_eight_processes_get_exactly_what_one_would() -> None:
     """480 tries each of processes whose clocks are hours apart: as many pass as the limit says."""
     with RedisServer() as redis:
-        assert hammered(redis.url) == {"take": 100, "take_two": 70, "enter": 37}
+        found = hammered(redis.url)
+        kept = found.pop("reserve")
+        assert found == {"take": 100, "take_two": 70, "enter": 37}
+        assert 0 < kept <= 100
+        assert asyncio.run(level(redis.url, "reserve")) == pytest.approx(kept, abs=0.1)
 
 
 @pytest.mark.peer("redis-server")

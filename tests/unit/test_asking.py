@@ -55,10 +55,11 @@ class Rig:
         self.state = Watched()
         self.site = Site(domains=["example.com"], state=self.state)
         self.chain = Chain(policies, {}, (), self.site.context)
+        self.transaction = self.site.transaction()
 
     async def mail(self) -> list[tuple[str, str | None, Action]]:
         """What the checks of MAIL say."""
-        transaction = self.site.transaction()
+        self.transaction = transaction = self.site.transaction()
         checks: list[Check] = []
         seen = Seen(transaction.session, transaction.reverse_path)
         await self.chain.run(Stage.MAIL, self.chain.common, seen, (transaction,), checks)
@@ -133,3 +134,71 @@ async def test_one_that_fails_takes_no_other_with_it() -> None:
     with capture_logs() as lines:
         assert await rig.mail() == [("broken", "error", Action.PASS), ("b", "within", Action.PASS)]
     assert [line["event"] for line in lines] == ["policy failed"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reserved"),
+    [
+        ({}, {}, [["a", "b"], ["a", "b"], ["a", "b"]]),
+        ({}, {"limit": "1/h"}, [["a", "b"], [], []]),
+        ({"limit": "1/h"}, {}, [["a", "b"], [], []]),
+        ({"limit": "1/h", "count": "attempts"}, {}, [["b"], [], []]),
+        ({"count": "attempts"}, {"count": "bytes"}, [[], [], []]),
+        ({"limit": "1/h", "mode": Mode.OBSERVE}, {}, [["a", "b"], ["b"], ["b"]]),
+    ],
+)
+async def test_what_was_counted_in_advance_is_noted(
+    first: dict[str, Any], second: dict[str, Any], reserved: list[list[str]]
+) -> None:
+    """Only what was counted: nothing where a limit that binds refuses, and nothing that stays counted in any case."""
+    rows = []
+    for name, given in (("a", first), ("b", second)):
+        options = {"limit": "9/h", **given}
+        rows.append(settings(RateLimit, name, options, mode=options.pop("mode", Mode.ENFORCE)))
+    rig = Rig(*rows)
+    for names in reserved:
+        await rig.mail()
+        assert [each.operation.name.partition(":")[0] for each in rig.transaction.reservations] == names
+
+
+async def test_nothing_is_given_back_twice() -> None:
+    """What is given back is noted no more; what is kept of others stays."""
+    rig = Rig(settings(RateLimit, "a", {"limit": "9/h"}))
+    for _ in range(3):
+        await rig.mail()
+    for _ in range(2):
+        rig.chain.give_back(rig.transaction)
+        assert (rig.level("a"), rig.transaction.reservations) == (2.0, [])
+
+
+async def test_a_recipients_share_is_given_back_alone() -> None:
+    """What is counted for others, and for the message as a whole, stays until the end."""
+    rig = Rig(
+        settings(RateLimit, "a", {"limit": "9/h"}), settings(RateLimit, "r", {"count": "recipients", "limit": "9/h"})
+    )
+    await rig.mail()
+    recipients = [rig.site.recipient(rig.transaction, f"{name}@example.com") for name in ("bob", "alice")]
+    for recipient in recipients:
+        seen = Seen(rig.transaction.session, rig.transaction.reverse_path, recipient.path)
+        await rig.chain.run(Stage.RCPT, rig.chain.common, seen, (rig.transaction, recipient), [])
+    rig.chain.give_back(rig.transaction, recipients[0])
+    assert (rig.level("a"), rig.level("r")) == (1.0, 1.0)
+    assert [each.recipient for each in rig.transaction.reservations] == [None, recipients[1]]
+
+
+async def test_a_state_that_fails_to_give_back_ends_nothing() -> None:
+    """It is logged, and the others are given back."""
+
+    class Failing(Watched):
+        def give_back(self, operation: Take, answer: Answer) -> None:
+            if operation.name.startswith("a:"):
+                raise RuntimeError("no")
+            super().give_back(operation, answer)
+
+    rig = Rig(settings(RateLimit, "a", {"limit": "9/h"}), settings(RateLimit, "b", {"limit": "9/h"}))
+    rig.state.__class__ = Failing
+    await rig.mail()
+    with capture_logs() as lines:
+        rig.chain.give_back(rig.transaction)
+    assert [line["event"] for line in lines] == ["not given back"]
+    assert (rig.level("a"), rig.level("b")) == (1.0, 0.0)

@@ -30,7 +30,7 @@ ROWS = (
     ("gateway.mailauth",),
     ("gateway.form",),
     ("gateway.session", "gateway.verdict", "gateway.policy", "gateway.state", "gateway.subjects"),
-    ("gateway.records", "gateway.tables"),
+    ("gateway.records", "gateway.tables", "gateway.buckets"),
     ("gateway.config",),
     ("gateway.asking", "gateway.chain"),
     ("gateway.reception", "gateway.recording", "gateway.trace", "gateway.spool"),
@@ -51,6 +51,7 @@ POLICIES_MAY_USE = (
     "gateway.smtp",
     "gateway.resolver",
     "gateway.tables",
+    "gateway.buckets",
     "gateway.units",
     "gateway.address",
 )

@@ -42,9 +42,18 @@ ROUNDING: Final = 1e-9
 """What sums of fractions may be off; a millionth of what any limit counts."""
 
 
+LARGEST: Final = 1000
+"""How many times what it holds a bucket's level may be, before its time is set anew and the level with it."""
+
+_ALWAYS: Final = frozenset({Counting.ADD, Counting.BACK})
+"""What is never refused."""
+
+
 @dataclass(slots=True)
 class Bucket:
-    """What a bucket held at a time.
+    """What a bucket held at a time: of the last taking that found less in it than it took.
+
+    What is taken afterwards is in the level, but leaves the time as it is: then what was taken since has not run out.
 
     Attributes:
         level: What it held.
@@ -52,6 +61,7 @@ class Bucket:
         held: Until when nothing is granted.
         rate: What it loses a second.
         burst: What it holds.
+        low: The least that it has held since then.
     """
 
     level: float
@@ -59,10 +69,18 @@ class Bucket:
     held: float
     rate: float
     burst: float
+    low: float
 
     def now(self, now: float, rate: float) -> float:
         """What is left of it."""
         return max(0.0, self.level - max(0.0, now - self.at) * rate)
+
+    def back(self, now: float, take: Take, level: float) -> float:
+        """How much of what was taken is still in it; see ``State.give_back``."""
+        left = take.cost - max(0.0, now - take.since) * take.rate
+        if self.at <= take.since:
+            left = max(left, min(take.cost, self.low, level))
+        return min(max(0.0, left), level)
 
 
 @dataclass(slots=True)
@@ -131,7 +149,7 @@ class MemoryState:
         level = 0.0 if bucket is None else bucket.now(now, take.rate)
         excess = level + min(take.cost, take.burst) - take.burst
         held = 0.0 if bucket is None else max(0.0, bucket.held - now)
-        if take.counting is Counting.ADD or (excess <= ROUNDING and not held):
+        if take.counting in _ALWAYS or (excess <= ROUNDING and not held):
             return Answer(granted=True, level=level)
         return Answer(granted=False, level=level, wait=max(excess / take.rate, held))
 
@@ -156,24 +174,38 @@ class MemoryState:
             room.members[operation.member] = now + self._lease
             self._bound(self._rooms, key)
             return Answer(granted=True, level=len(room.members))
-        level, bucket = answer.level, self._buckets.get(key)
-        held = 0.0 if bucket is None else bucket.held
+        level, before, at = answer.level, answer.level, 0.0
+        bucket = self._buckets.get(key) or Bucket(0.0, now, 0.0, operation.rate, operation.burst, 0.0)
+        held, low = bucket.held, min(bucket.low, level)
         if operation.counting is Counting.ADD:
             level = max(0.0, min(level + operation.cost, max(level, operation.burst)))
+        elif operation.counting is Counting.BACK:
+            back = bucket.back(now, operation, level)
+            level, low = level - back, max(0.0, low - back)
         elif counts and operation.counting is Counting.TAKE:
-            level += operation.cost
+            level, at = level + operation.cost, now
+            if low < operation.cost or bucket.level > LARGEST * operation.burst:
+                before = 0.0
         elif not answer.granted and operation.hold and held <= now:
             held = now + operation.hold
         else:
             return answer
-        self._buckets[key] = Bucket(level, now, held, operation.rate, operation.burst)
+        if before > 0.0:
+            bucket = Bucket(bucket.level + level - before, bucket.at, held, operation.rate, operation.burst, low)
+        else:
+            bucket = Bucket(level, now, held, operation.rate, operation.burst, level)
+        self._buckets[key] = bucket
         self._bound(self._buckets, key)
         wait = max(answer.wait, held - now) if not answer.granted else 0.0
-        return Answer(granted=answer.granted, level=level, wait=wait)
+        return Answer(granted=answer.granted, level=level, wait=wait, at=at)
 
     def post(self, operation: Take) -> None:
         """See ``State``."""
         self.answer([replace(operation, counting=Counting.ADD)])
+
+    def give_back(self, operation: Take, answer: Answer) -> None:
+        """See ``State``."""
+        self.answer([replace(operation, counting=Counting.BACK, since=answer.at)])
 
     def leave(self, operation: Enter) -> None:
         """See ``State``."""

@@ -58,7 +58,8 @@ _GREET: Final = Script.of(GREET)
 _LEAVE: Final = Script.of(LEAVE)
 _RENEW: Final = Script.of(RENEW)
 _READ: Final = Script.of(READ)
-_LETTERS: Final = {Counting.TAKE: b"t", Counting.LOOK: b"l", Counting.ADD: b"a"}
+_LETTERS: Final = {Counting.TAKE: b"t", Counting.LOOK: b"l", Counting.ADD: b"a", Counting.BACK: b"b"}
+_BACK: Final = Counting.BACK
 _CHUNK: Final = 500
 """Sessions of one renewal, and keys that are read at a time for people."""
 
@@ -149,8 +150,12 @@ class RedisState:
             return self._approximated(operations, error)
         if not _is_whole(found, len(operations)):
             return self._approximated(operations, StateUnavailableError("the state answered by half"))
-
-        return [Answer(found[at] == 1, found[at + 1] / 1000, found[at + 2] / MICRO) for at in range(0, len(found), 3)]
+        return [
+            Answer(True, found[at + 1] / 1000, 0.0, False, found[at + 2] / MICRO)
+            if found[at]
+            else Answer(False, found[at + 1] / 1000, found[at + 2] / MICRO)
+            for at in range(0, len(found), 3)
+        ]
 
     async def _ask_apart(self, operations: Sequence[Operation]) -> Sequence[Answer | StateUnavailableError]:
         """Ask for operations of several slots at the same time, and give back what was counted if one refuses."""
@@ -178,7 +183,7 @@ class RedisState:
             if isinstance(operation, Enter):
                 self._send_leave(operation.subject, operation.name, operation.member)
             elif operation.counting is Counting.TAKE:
-                self.post(replace(operation, cost=-operation.cost))
+                self.give_back(operation, answer)
 
     def _call(self, operations: Iterable[Operation]) -> Call:
         """How operations are asked for."""
@@ -191,7 +196,11 @@ class RedisState:
             else:
                 kind = _RATE
                 what = _LETTERS[each.counting]
-                packed = _packed(what, each.binding, each.rate / MICRO, each.burst, each.cost, each.hold * MICRO)
+                if each.counting is _BACK:  # each another time, so not worth to be remembered
+                    since = round(each.since * MICRO)
+                    packed = struct.pack(OPERATION, what, b"0", each.rate / MICRO, each.burst, each.cost, since)
+                else:
+                    packed = _packed(what, each.binding, each.rate / MICRO, each.burst, each.cost, each.hold * MICRO)
             keys.append(self._prefix + entry_key(kind, each.subject, each.name))
             arguments.append(packed)
         return Call(_ASK, keys, arguments)
@@ -221,6 +230,15 @@ class RedisState:
             lane.send(call)
         elif operation.approximate:
             self._local.answer([self._share(operation)])
+
+    def give_back(self, operation: Take, answer: Answer) -> None:
+        """See ``State``."""
+        operation = replace(operation, counting=Counting.BACK, since=answer.at)
+        if answer.approximate:
+            self._local.answer([self._share(operation)])
+            return
+        call = self._call([operation])
+        self._lane(call.keys[0]).send(call)
 
     # Connections.
 
@@ -383,7 +401,7 @@ def _readable(key: str, found: Sequence[Any]) -> Entry | None:
             expires=expires, detail={"sessions": sessions},
         )  # fmt: skip
     if kind == Kind.RATE:
-        level, at, until, rate, burst = struct.unpack(BUCKET, value)
+        level, at, until, rate, _, burst = struct.unpack(BUCKET, value)
         return Entry(
             key=key, kind=Kind.RATE, name=name, subject=about, level=max(0.0, level - max(0.0, now - at) * rate),
             limit=burst, expires=expires, detail={"rate": rate * MICRO, "held": max(0.0, (until - now) / MICRO)},

@@ -3,8 +3,11 @@
 Time is Redis's own, in microseconds; ``ARGV[1]`` is empty but in tests, which hand in a time of theirs. Rates are in
 units a microsecond. What is kept:
 
-* a bucket: level, at, held, rate and burst as packed doubles (``BUCKET``: text costs Redis twice as much), gone when
-  the bucket is empty and nothing is held;
+* a bucket, packed (``BUCKET``: text costs Redis twice as much), gone when it is empty and nothing is held: the level
+  that it had at a time, that time, until when it is held, its rate; the least that it has held since that time, and
+  burst, both as floats, because 4 octets more would cost 16. The time is that of the last taking that found less in
+  the bucket than it took, so what is taken afterwards is in the level, but leaves the time as it is (until the level is
+  so large that fractions would suffer);
 * a room of connections: a sorted set of sessions, scored by the time until which each is counted, beside ``limit``
   in the score of the member ``''``;
 * a triplet: ``first passes last envelope``; a client of the greylist: ``passes last``.
@@ -22,26 +25,29 @@ if not now then
 end
 """
 
-BUCKET: Final = "<5d"
-"""How a bucket is packed, in the words of Python; in those of Lua ``<ddddd``."""
+BUCKET: Final = "<4d2f"
+"""How a bucket is packed, in the words of Python; in those of Lua ``<ddddff``."""
 
 OPERATION: Final = "<2c4d"
 """How an operation of ``ASK`` is packed, in the words of Python; in those of Lua ``<c1c1dddd``."""
 
 ASK: Final = (
     """
--- For each key an argument: 't'ake, 'l'ook, 'a'dd or 'e'nter; whether it binds, '1' or '0'; and four numbers
+-- For each key an argument: 't'ake, 'l'ook, 'a'dd, give 'b'ack or 'e'nter; whether it binds, '1' or '0'; and four
+-- numbers
 --   t, l, a: rate, burst, cost, hold in microseconds
+--   b: rate, burst, cost, the time at which it was taken
 --   e: limit, lease in microseconds, 0, 0, and behind them the member
--- Gives for each: whether it is granted, the level in thousandths, the wait in microseconds.
+-- Gives for each: whether it is granted, the level in thousandths, and the wait in microseconds; in its place, for what
+-- is taken, the time.
 """
     + _NOW
     + """
-local call, unpack, max, min, ceil = redis.call, struct.unpack, math.max, math.min, math.ceil
-local levels, waits, helds, granted, refused = {}, {}, {}, {}, false
+local call, parse, spread, max, min, ceil = redis.call, struct.unpack, unpack, math.max, math.min, math.ceil
+local rows, refused = {}, false
 for i = 1, #KEYS do
-  local what, binds, rate, burst, cost = unpack('<c1c1ddd', ARGV[i + 1])
-  local level, wait, held, grants = 0, 0, 0, true
+  local what, binds, rate, burst, cost, hold = parse('<c1c1dddd', ARGV[i + 1])
+  local level, wait, held, grants, base, at, low, _ = 0, 0, 0, true, 0, now, 0
   if what == 'e' then
     call('ZREMRANGEBYSCORE', KEYS[i], '(0', now)
     level = call('ZCOUNT', KEYS[i], '(0', '+inf')
@@ -50,11 +56,10 @@ for i = 1, #KEYS do
   else
     local kept = call('GET', KEYS[i])
     if kept then
-      local was, at
-      was, at, held = unpack('<ddd', kept)
-      level = max(0, was - max(0, now - at) * rate)
+      base, at, held, _, low = parse('<ddddf', kept)
+      level = max(0, base - max(0, now - at) * rate)
     end
-    if what ~= 'a' then
+    if what == 't' or what == 'l' then
       local excess = level + min(cost, burst) - burst
       if excess > 1e-9 or held > now then
         grants = false
@@ -63,12 +68,11 @@ for i = 1, #KEYS do
     end
   end
   if not grants and binds == '1' then refused = true end
-  levels[i], waits[i], helds[i], granted[i] = level, wait, held, grants
+  rows[i] = {what, rate, burst, cost, hold, level, wait, held, grants, base, at, low}
 end
 local answer, n = {}, 0
 for i = 1, #KEYS do
-  local what, _, rate, burst, cost, hold = unpack('<c1c1dddd', ARGV[i + 1])
-  local level, wait, grants = levels[i], waits[i], granted[i]
+  local what, rate, burst, cost, hold, level, wait, held, grants, base, at, low = spread(rows[i])
   local counts = grants and not refused
   if what == 'e' then
     if counts then
@@ -78,11 +82,19 @@ for i = 1, #KEYS do
       level = call('ZCARD', KEYS[i]) - 1
     end
   else
-    local held, changed = helds[i], true
-    if what == 'a' then
-      level = max(0, min(level + cost, max(level, burst)))
-    elseif counts and what == 't' then
+    local changed, before = true, level
+    low = min(low, level)
+    if what == 't' and counts then
       level = level + cost
+      if low < cost or base > 1000 * burst then before = 0 end
+      wait = now
+    elseif what == 'a' then
+      level = max(0, min(level + cost, max(level, burst)))
+    elseif what == 'b' then
+      local back = max(0, cost - max(0, now - hold) * rate)
+      if at <= hold then back = max(back, min(cost, low)) end
+      level = max(0, level - back)
+      low = max(0, low - back)
     else
       changed = not grants and hold > 0 and held <= now
       if changed then
@@ -93,7 +105,12 @@ for i = 1, #KEYS do
     if changed then
       local life = min(ceil(max(level / rate, held - now) / 1000), 1e15)
       if life > 0 then
-        call('SET', KEYS[i], struct.pack('<ddddd', level, now, held, rate, burst), 'PX', life)
+        if before > 0 then
+          base = base + level - before
+        else
+          base, at, low = level, now, level
+        end
+        call('SET', KEYS[i], struct.pack('<ddddff', base, at, held, rate, low, burst), 'PX', life)
       else
         call('DEL', KEYS[i])
       end

@@ -334,7 +334,7 @@ def test_installed_policies_are_found() -> None:
     message = caught.value.problems[0].message
     assert "did you mean 'recipient'?" in message
     assert "installed are: access, " in message
-    assert ", recipient, relay, " in message
+    assert ", recipient, refusals, relay, " in message
     assert "pip install" in message
 
 

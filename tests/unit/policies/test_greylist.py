@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from gateway.mailauth.results import DkimResult, DkimSignature, Spf, SpfCheck, SpfResult
 from gateway.session import RecipientState, Transaction
-from gateway.testing import Site, message, run
+from gateway.testing import Site, domain, message, run
 from gateway.verdict import Action, Finding, Stage
 from policies.greylist import Greylist, GreylistOptions
 
@@ -161,3 +161,28 @@ def test_a_window_shorter_than_the_delay_is_no_configuration() -> None:
     """Nothing would ever pass."""
     with pytest.raises(ValidationError, match="must be longer than 'delay'"):
         GreylistOptions.model_validate({"delay": "1h", "window": "1h"})
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "second", "same"),
+    [
+        ({}, "bob+a@plus.example", "bob+b@plus.example", True),
+        ({}, "bob+a@example.com", "bob+b@example.com", False),
+        ({"subaddress": ""}, "bob+a@plus.example", "bob+b@plus.example", False),
+    ],
+)
+async def test_a_recipients_detail_makes_no_other_triplet(
+    options: dict[str, str], first: str, second: str, *, same: bool
+) -> None:
+    """Where the recipient's domain has details, they are left out, unless it is set otherwise."""
+    site = Site(domains=[domain("plus.example", subaddress_separators="+"), "example.com"])
+    policy = site.policy(Greylist, options)
+    assert [word(await rcpt(site, policy, to=to)) for to in (first, second)] == ["new", "early" if same else "new"]
+
+
+async def test_a_senders_detail_counts_if_it_is_set_so() -> None:
+    """With no separators each detail is a sender of its own."""
+    site = Site()
+    policy = site.policy(Greylist, {"subaddress": ""})
+    senders = ("alice+a@example.net", "alice+b@example.net")
+    assert [word(await rcpt(site, policy, sender)) for sender in senders] == ["new", "new"]

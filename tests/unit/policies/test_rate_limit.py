@@ -8,9 +8,10 @@ from pydantic import ValidationError
 from gateway.mailauth.results import DkimResult, DkimSignature, Spf, SpfCheck, SpfResult
 from gateway.session import RecipientState, Transaction
 from gateway.state import Kind
-from gateway.testing import Site, message, run
-from gateway.verdict import Action, Finding, Stage
-from policies.rate_limit import RateLimit, RateLimitOptions
+from gateway.subjects import ORDER, Key
+from gateway.testing import Site, domain, message, run
+from gateway.verdict import Action, Stage
+from policies.rate_limit import COUNTED_AT, LOOKED_AT, Count, RateLimit, RateLimitOptions
 
 ZONE = {
     "1.2.0.192.in-addr.arpa": {"PTR": ["mail.big.example"]},
@@ -129,9 +130,8 @@ async def test_clients_of_one_network_count_together(
         ({"count": "bytes"}, ["mail", "message"]),
         ({"count": "bytes", "key": "recipient"}, ["rcpt", "message"]),
         ({"count": "bytes", "key": "dkim_domain"}, ["message"]),
-        ({"count": "refusals"}, ["connect", "mail", "rcpt"]),
-        ({"count": "refusals", "key": "helo_name"}, ["helo", "mail", "rcpt"]),
-        ({"count": "refusals", "key": "reverse_path"}, ["mail", "rcpt"]),
+        ({"count": "attempts", "key": ["login", "recipient_domain"]}, ["rcpt"]),
+        ({"count": "recipients", "key": ["dkim_domain", "client_address"]}, ["message"]),
     ],
 )
 def test_it_runs_where_what_it_counts_has_come(options: dict[str, Any], stages: list[str]) -> None:
@@ -143,8 +143,11 @@ def test_it_runs_where_what_it_counts_has_come(options: dict[str, Any], stages: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": "connections", "key": "helo_name"}, "connections are counted by"),
-        ({"count": "refusals", "key": "dkim_domain"}, "refusals are not counted by dkim_domain"),
+        (
+            {"count": "connections", "key": "helo_name"},
+            "connections are counted by client_address, client_name or client_domain",
+        ),
+        ({"count": "refusals"}, r"write 'refusals: \{limit: 20/h\}' in place of"),
         ({"key": ["helo_name", "helo_name"]}, "names something twice"),
         ({"count": "bytes", "cost": 2}, "leave out 'cost'"),
         ({"limit": "many"}, "not a rate"),
@@ -216,38 +219,6 @@ async def test_messages_are_counted_by_the_domain_that_signed() -> None:
     assert await run(policy, Stage.MESSAGE, transaction, message(b"A: b\r\n\r\n")) is None
 
 
-async def test_those_who_try_out_addresses_are_put_off_until_the_hold_is_over() -> None:
-    """Each refusal of another counts; then connect, MAIL and RCPT are deferred for the time of the hold."""
-    at = site()
-    policy = at.policy(RateLimit, {"count": "refusals", "limit": "10/h", "burst": 3, "hold": "2h"})
-    transaction = envelope(at)
-    recipient = at.recipient(transaction, "nobody@example.com")
-    for by in (policy.id, "recipient", None, "relay"):
-        assert await run(policy, Stage.CONNECT, transaction.session) is not None
-        assert await mail(policy, transaction) == "within"
-        policy.on_refusal(transaction.session, transaction, recipient, by)
-    transaction.session.refusals = 3
-    for stage, arguments in (
-        (Stage.RCPT, (transaction, recipient)),
-        (Stage.MAIL, (transaction,)),
-        (Stage.CONNECT, (at.session("192.0.2.1"),)),
-    ):
-        finding: Finding | None = await run(policy, stage, *arguments)
-        assert finding is not None
-        assert str(finding.reply) == "450 4.7.1 Too many refused commands, try again in 7200 seconds"
-    assert await mail(policy, envelope(at, address="192.0.2.2")) == "within"
-    at.clock.advance(7200)
-    assert await mail(policy, transaction) == "within"
-
-
-async def test_a_rcpt_without_a_refusal_in_the_session_is_not_looked_at_again() -> None:
-    """MAIL has looked already, so a message with many good recipients costs no further question."""
-    at = site()
-    policy = at.policy(RateLimit, {"count": "refusals", "limit": "1/h"})
-    transaction = envelope(at)
-    assert await run(policy, Stage.RCPT, transaction, at.recipient(transaction, "bob@example.com")) is None
-
-
 async def test_lists_of_clients_have_limits_of_their_own() -> None:
     """The first list that has the client holds; all others have the common limit."""
     at = site()
@@ -275,14 +246,13 @@ async def test_who_is_allowed_is_not_counted(options: dict[str, Any], *, counted
 
 
 async def test_allowed_recipients_are_not_counted() -> None:
-    """Not at RCPT, not when they are refused, and not with the octets of a message."""
+    """Not at RCPT, and not with the octets of a message."""
     at = site()
     options = {"limit": "1/h", "key": "recipient", "allow_recipients": ["postmaster@"]}
     transaction = envelope(at)
     postmaster = at.recipient(transaction, "postmaster@example.com", state=RecipientState.ACCEPTED)
-    for count in ("recipients", "bytes", "refusals"):
+    for count in ("recipients", "bytes", "attempts"):
         policy = at.policy(RateLimit, {**options, "count": count})
-        policy.on_refusal(transaction.session, transaction, postmaster, "recipient")
         assert await run(policy, Stage.RCPT, transaction, postmaster) is None
     assert await subjects(at) == {}
 
@@ -298,3 +268,69 @@ async def test_a_client_whose_name_might_be_allowed_is_put_off(fault: str) -> No
         found.append(await mail(policy, transaction))
     assert found == ["within", "unverifiable", "within", "exceeded"]
     assert RateLimit.unverifiable.action is Action.DEFER
+
+
+@pytest.mark.parametrize(("count", "key"), list(COUNTED_AT))
+def test_nothing_is_counted_before_it_has_come_and_its_key_is_known(count: Count, key: Key) -> None:
+    """Each stage of the table is one at which the policy has a hook, none before the key, and looks before counts."""
+    counted_at, looked_at = COUNTED_AT[count, key], LOOKED_AT[count, key]
+    if counted_at is None:
+        assert looked_at is None
+        return
+    assert counted_at in RateLimit.hooks()
+    for stage in filter(None, (counted_at, looked_at)):
+        assert ORDER.index(stage) >= ORDER.index(key.known_at)
+    assert looked_at is None or ORDER.index(looked_at) < ORDER.index(counted_at)
+
+
+def test_the_table_is_whole() -> None:
+    """Every count has a stage, or none, for every key."""
+    assert set(COUNTED_AT) == set(LOOKED_AT) == {(count, key) for count in Count for key in Key}
+
+
+@pytest.mark.parametrize(
+    ("options", "one", "other", "together"),
+    [
+        ({}, "alice+news@example.net", "Alice+spam@example.net", True),
+        ({}, "alice+news@example.net", "alice@example.net", True),
+        ({}, "+news@example.net", "+spam@example.net", False),
+        ({}, "alice-news@example.net", "alice@example.net", False),
+        ({"subaddress": "-"}, "alice-news@example.net", "alice@example.net", True),
+        ({"subaddress": ""}, "alice+news@example.net", "alice@example.net", False),
+    ],
+)
+async def test_a_senders_detail_is_no_other_sender(
+    options: dict[str, str], one: str, other: str, *, together: bool
+) -> None:
+    """Senders count without the detail of a subaddress, unless it is set otherwise."""
+    at = site()
+    policy = at.policy(RateLimit, {"key": "reverse_path", "limit": "1/h", **options})
+    assert await mail(policy, envelope(at, one)) == "within"
+    assert await mail(policy, envelope(at, other)) == ("exceeded" if together else "within")
+
+
+@pytest.mark.parametrize(
+    ("options", "one", "other", "together"),
+    [
+        ({}, "bob+a@plus.example", "bob+b@plus.example", True),
+        ({}, "bob-a@plus.example", "bob-b@plus.example", False),
+        ({}, "bob-a@minus.example", "bob@minus.example", True),
+        ({}, "bob+a@example.com", "bob+b@example.com", False),
+        ({}, "bob+a@elsewhere.example", "bob@elsewhere.example", True),
+        ({"subaddress": "="}, "bob=a@elsewhere.example", "bob@elsewhere.example", True),
+        ({"subaddress": "="}, "bob+a@plus.example", "bob@plus.example", True),
+        ({"subaddress": ""}, "bob+a@plus.example", "bob@plus.example", False),
+        ({"subaddress": ""}, "bob+a@elsewhere.example", "bob@elsewhere.example", False),
+    ],
+)
+async def test_a_recipients_detail_is_no_other_recipient(
+    options: dict[str, str], one: str, other: str, *, together: bool
+) -> None:
+    """Recipients of ours count by their domain's setting, others by the policy's; nothing is cut without one."""
+    domains = [domain("plus.example", subaddress_separators="+"), domain("minus.example", subaddress_separators="-")]
+    at = Site(domains=[*domains, "example.com"])
+    policy = at.policy(RateLimit, {"key": "recipient", "limit": "1/h", **options})
+    transaction = envelope(at)
+    found = [await run(policy, Stage.RCPT, transaction, at.recipient(transaction, text)) for text in (one, other)]
+    outcomes = [finding.outcome.name for finding in found if finding is not None]
+    assert outcomes == ["within", "exceeded" if together else "within"]
