@@ -161,11 +161,12 @@ async def check_sender(
             helo_check = await check(domain=domain, deadline=deadline)
         return Spf(mail_from=mail_from, helo=helo_check)
     tasks: list[asyncio.Task[SpfCheck]] = []
-    deadline = Deadline(
-        limits.time, lambda: tasks.append(asyncio.create_task(check(domain=helo_domain, deadline=deadline)))
-    )
+
+    def begin(deadline: Deadline) -> None:
+        tasks.append(asyncio.create_task(check(domain=helo_domain, deadline=deadline)))
+
     try:
-        mail_from = await check(domain=domain, local_part=local_part, deadline=deadline)
+        mail_from = await check(domain=domain, local_part=local_part, deadline=Deadline(limits.time, begin))
         return Spf(mail_from=mail_from, helo=await (tasks[0] if tasks else check(domain=helo_domain)))
     except BaseException:  # a task group would do this, and costs a twentieth of a check that needs none
         for task in tasks:

@@ -47,12 +47,12 @@ class Deadline:
 
     Args:
         seconds: How long.
-        on_wait: Called once, when the first wait begins.
+        on_wait: Called once, with the deadline, when the first wait begins.
     """
 
     __slots__ = ("_on_wait", "_seconds", "_when")
 
-    def __init__(self, seconds: float, on_wait: Callable[[], object] | None = None) -> None:
+    def __init__(self, seconds: float, on_wait: "Callable[[Deadline], object] | None" = None) -> None:
         self._seconds = seconds
         self._on_wait = on_wait
         self._when: float | None = None
@@ -62,7 +62,7 @@ class Deadline:
         if self._when is None:
             self._when = asyncio.get_running_loop().time() + self._seconds
             if self._on_wait is not None:
-                self._on_wait()
+                self._on_wait(self)
         return self._when
 
 
