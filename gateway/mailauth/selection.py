@@ -23,7 +23,7 @@ from gateway.header import HeaderField
 from gateway.mailauth.author import a_label_domain, read_author
 
 MAX_CONVERTED: Final = 50
-"""Different values of ``d=`` that are made A-labels: each takes as long as hundreds of others."""
+"""Different values of ``d=`` that are made A-labels: each takes as long as a hundred others."""
 
 _NAME: Final = "dkim-signature"
 _DOMAIN: Final = re.compile(rb"(?:\A[^:]*:|;)[ \t\r\n]*d[ \t\r\n]*=([^;]*)")

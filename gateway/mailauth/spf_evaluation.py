@@ -112,14 +112,6 @@ class Evaluation:
 
     # Records
 
-    async def evaluate(self, domain: str) -> Frame:
-        """What a client may do for a domain; temperror where its names can't be told and could change the result."""
-        frame = await self.check_host(domain)
-        if self._untold is not None and frame.result not in {SpfResult.PASS, SpfResult.TEMPERROR}:
-            frame.untold = self._untold
-            frame.result = SpfResult.TEMPERROR
-        return frame
-
     async def check_host(self, domain: str) -> Frame:
         """Evaluate the record of a domain (RFC 7208 4.3 to 4.7)."""
         frame = Frame(domain)
@@ -128,6 +120,12 @@ class Evaluation:
             frame.result = frame.fault.result
             self.failed_in = self.failed_in or domain
         return frame
+
+    def judge(self, frame: Frame) -> None:
+        """Make the result a temperror where the client's names were not told and could have changed it."""
+        if self._untold is not None and frame.result not in {SpfResult.PASS, SpfResult.TEMPERROR}:
+            frame.untold = self._untold
+            frame.result = SpfResult.TEMPERROR
 
     async def _evaluate(self, frame: Frame) -> Fault | None:
         """Find the result for a domain; what hinders it."""

@@ -9,7 +9,7 @@ its own, so it is asked only where the limit would end the check (``docs/decisio
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,12 +47,12 @@ class Deadline:
 
     Args:
         seconds: How long.
-        on_wait: Called once, when the first wait begins.
+        on_wait: Called once, with the deadline, when the first wait begins.
     """
 
     __slots__ = ("_on_wait", "_seconds", "_when")
 
-    def __init__(self, seconds: float, on_wait: Callable[[], object] | None = None) -> None:
+    def __init__(self, seconds: float, on_wait: "Callable[[Deadline], object] | None" = None) -> None:
         self._seconds = seconds
         self._on_wait = on_wait
         self._when: float | None = None
@@ -62,7 +62,7 @@ class Deadline:
         if self._when is None:
             self._when = asyncio.get_running_loop().time() + self._seconds
             if self._on_wait is not None:
-                self._on_wait()
+                self._on_wait(self)
         return self._when
 
 
@@ -100,8 +100,8 @@ class Questions:
         self.timer = asyncio.timeout(None)
         self._resolver = resolver
         self.limits = limits
-        self._deadline = deadline or Deadline(limits.time)
-        self._counted: set[Question] = set()
+        self._deadline = deadline
+        self._counted: set[Question] = set()  # what terms asked, whether or not it was asked about the client before
         self._void: list[Question] = []
         self._one_family: list[Question] = []
         self._untold: Fault | None = None
@@ -112,9 +112,10 @@ class Questions:
         answer = self.known.get(question)
         if answer is None and not is_askable(name):
             return _NOT_ASKED
-        fault = self._count((question,))
-        if fault is not None:
-            return fault
+        if question not in self._counted:
+            if len(self._counted) >= self.limits.queries:
+                return self._too_many()
+            self._counted.add(question)
         if answer is None:
             answer = self._resolver.known(name, record_type)
             if answer is None:
@@ -127,7 +128,11 @@ class Questions:
     async def ask_together(self, names: Iterable[str], record_type: RecordType) -> dict[str, Answer] | Fault:
         """The answers about names, faults of the DNS among them; names that can't be asked for are left out."""
         questions = _questions(names, record_type)
-        return self._count(questions) or await self._answers(questions)
+        counted = self._counted.union(questions)
+        if len(counted) > self.limits.queries:
+            return self._too_many()
+        self._counted = counted
+        return await self._answers(questions)
 
     async def ask_of_client(self, names: Iterable[str], record_type: RecordType) -> dict[str, Answer]:
         """The same about the client's own address and names, which are not counted."""
@@ -174,14 +179,10 @@ class Questions:
 
     def _start_timer(self) -> None:
         if self.timer.when() is None:
-            self.timer.reschedule(self._deadline.wait())
+            self.timer.reschedule((self._deadline or Deadline(self.limits.time)).wait())
 
-    def _count(self, questions: Collection[Question]) -> Fault | None:
-        """Count what terms ask, whether or not it was asked about the client before."""
-        if len(self._counted.union(questions)) > self.limits.queries:
-            return Fault(SpfResult.PERMERROR, f"the check takes more than {self.limits.queries} DNS questions")
-        self._counted.update(questions)
-        return None
+    def _too_many(self) -> Fault:
+        return Fault(SpfResult.PERMERROR, f"the check takes more than {self.limits.queries} DNS questions")
 
 
 def _questions(names: Iterable[str], record_type: RecordType) -> Sequence[Question]:

@@ -40,6 +40,7 @@ def test_without_too_many_all_are_looked_at() -> None:
         "news.example.co.uk",
         "a.mail.example.co.uk",
         " MAIL.Example.co.UK ",
+        "mail.example.co.uk.",
         "mail.exa\r\n mple.co.uk",
     ],
 )
@@ -98,6 +99,7 @@ def test_what_is_no_domain_comes_last(junk: str) -> None:
         "h=a:d=b; d={}",
         " d = {}",
         "d={}; z=A:d=b",
+        "b=AA\r\n\td=b.test; d={}",
         "\r\n\td={}",
     ],
 )
@@ -108,9 +110,11 @@ def test_a_tag_begins_where_another_ends(value: str) -> None:
     assert Selection(header).first(1) == [good]
 
 
-@pytest.mark.parametrize(("above", "is_chosen"), [(MAX_CONVERTED - 1, True), (MAX_CONVERTED, False)])
+@pytest.mark.parametrize(
+    ("above", "is_chosen"), [(MAX_CONVERTED - 1, True), (MAX_CONVERTED, False), (MAX_CONVERTED + 9, False)]
+)
 def test_so_many_different_u_labels_are_compared(above: int, is_chosen: bool) -> None:  # noqa: FBT001 - of the table
-    """Each takes as long as hundreds of A-labels; values that came before, and those of US-ASCII, don't count."""
+    """Each takes as long as a hundred A-labels; values that came before, and those of US-ASCII, don't count."""
     strangers = [f"\u00fc{number}.example" for number in range(above)]
     plain = [f"{number}.example" for number in range(100)]
     u_label, a_label = "b\u00fccher.example", "xn--bcher-kva.example"

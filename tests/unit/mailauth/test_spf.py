@@ -1016,6 +1016,21 @@ def test_the_time_is_that_of_the_whole_check(count: int) -> None:
     assert (found.result, took) == ((SpfResult.PASS, 9 * count) if count < 3 else (SpfResult.TEMPERROR, 20))
 
 
+def test_who_ends_the_checks_ends_both() -> None:
+    """Nothing goes on to wait for the DNS where nobody waits for the result."""
+    reverse_path = _mailbox("a@d.example")
+
+    async def cut_off() -> int:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await check_sender(
+                    SilentZone(), address=ip_address(CLIENT), reverse_path=reverse_path, helo="helo.example"
+                )
+        return len(asyncio.all_tasks())
+
+    assert run_virtually(cut_off()) == (1, 1)
+
+
 async def test_with_all_answers_at_hand_both_checks_await_nothing() -> None:
     """The HELO name is no reason for a turn of the event loop."""
     reverse_path = _mailbox("a@d.example")
