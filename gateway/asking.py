@@ -39,13 +39,12 @@ async def ask(state: State, questions: Sequence[Question]) -> list[Finding | Exc
         answers = await state.ask(operations) if operations else ()
     except Exception as error:  # noqa: BLE001 - not an outage, but what is wrong with an entry; on_error holds all the same
         return [error] * len(questions)
+    refused = _is_refused(operations, answers)
     found: list[Finding | Exception | None] = []
     start = 0
     for asking, _ in questions:
         end = start + len(asking.operations)
-        found.append(_concluded(asking, answers[start:end]))
-        if asking.reservations is not None and not _is_refused(operations, answers):
-            _reserve(asking, asking.reservations, operations[start:end], answers[start:end])
+        found.append(_concluded(asking, answers[start:end], refused=refused))
         start = end
     return found
 
@@ -53,30 +52,27 @@ async def ask(state: State, questions: Sequence[Question]) -> list[Finding | Exc
 def _is_refused(operations: Sequence[Operation], answers: Sequence[Answer | StateUnavailableError]) -> bool:
     """Whether one that binds is not granted, so that none was counted."""
     for operation, answer in zip(operations, answers, strict=True):
-        if operation.binding and isinstance(answer, Answer) and not answer.granted:
+        if operation.binding and type(answer) is Answer and not answer.granted:
             return True
     return False
 
 
-def _reserve(
-    asking: Asking,
-    reservations: list[Reservation],
-    operations: Sequence[Operation],
-    answers: Sequence[Answer | StateUnavailableError],
-) -> None:
-    """Note what was counted in advance."""
-    for operation, answer in zip(operations, answers, strict=True):
-        if isinstance(operation, Take) and isinstance(answer, Answer) and answer.granted and answer.at:
-            reservations.append(Reservation(operation, answer, asking.recipient))
-
-
-def _concluded(asking: Asking, answers: Sequence[Answer | StateUnavailableError]) -> Finding | Exception | None:
+def _concluded(
+    asking: Asking, answers: Sequence[Answer | StateUnavailableError], *, refused: bool
+) -> Finding | Exception | None:
+    """What a policy finds; what was counted in advance is noted, also where others of its limits can't be told."""
     known: list[Answer] = []
-    for answer in answers:
+    error: StateUnavailableError | None = None
+    for operation, answer in zip(asking.operations, answers, strict=True):
         if isinstance(answer, StateUnavailableError):
-            return answer
+            error = answer
+            continue
         known.append(answer)
+        if answer.at and not refused and asking.reservations is not None and type(operation) is Take:
+            asking.reservations.append(Reservation(operation, answer, asking.recipient))
+    if error is not None:
+        return error
     try:
         return asking.conclude(known)
-    except Exception as error:  # noqa: BLE001 - a policy's own; the chain does what its on_error says
-        return error
+    except Exception as failure:  # noqa: BLE001 - a policy's own; the chain does what its on_error says
+        return failure

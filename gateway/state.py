@@ -18,7 +18,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 from urllib.parse import quote
 
 import msgspec
@@ -155,7 +155,7 @@ class Answer(msgspec.Struct, frozen=True):
     at: float = 0.0
 
 
-class Reservation(NamedTuple):
+class Reservation(msgspec.Struct, frozen=True):
     """What was counted in advance, and is given back if the mail does not come through.
 
     Attributes:

@@ -231,12 +231,16 @@ class RateLimit(Policy[RateLimitOptions]):
     ) -> Asking | None:
         buckets = self._buckets
         found = buckets.subjects(session, transaction, recipients)
-        costs = {about: self._cost(stage, number, size) for about, number in found.items()}
+        costs = self._costs(found, stage, size)
         counting = _LOOK if stage is self._looked_at else _TAKE
         reservations = transaction.reservations if self._reserves and transaction is not None else None
         return buckets.ask(session, costs, counting, reservations, recipients[0] if stage is _RCPT else None)
 
-    def _cost(self, stage: Stage, recipients: int, size: int) -> int:
+    def _costs(self, found: dict[str, int], stage: Stage, size: int) -> dict[str, int]:
+        """What is counted of each."""
+        cost = self.options.cost
         if self._in_octets:
-            return max(size, 1) if stage is _MESSAGE else 1
-        return self.options.cost * recipients if self._in_recipients else self.options.cost
+            cost = max(size, 1) if stage is _MESSAGE else 1
+        elif self._in_recipients:
+            return {about: cost * recipients for about, recipients in found.items()}
+        return dict.fromkeys(found, cost)
