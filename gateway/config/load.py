@@ -364,6 +364,7 @@ class _Loader:
             bare_newlines=section.bare_newlines,
             nul=section.nul,
             malformed_header=section.malformed_header,
+            address_syntax=section.address_syntax,
             message_size=message_size if section.message_size is None else section.message_size,
         )
 

@@ -175,6 +175,10 @@ class ListenerSection(Section):
     malformed_header: Literal["mend", "strict"] = "mend"
     """What happens to a header that readers could take in two ways: `mend` makes it plain, and refuses what can't be
     mended; `strict` refuses it. See [message-form.md](message-form.md)."""
+    address_syntax: Literal["lenient", "strict"] = "lenient"
+    """Which addresses MAIL and RCPT take: `lenient` also what honest senders send against RFC 5321 (`a..b@`, a local
+    part of more than 64 octets, an underscore in a domain, no angle brackets), forwarded in a form that can be read in
+    one way only; `strict` refuses these with 501. See [decisions/addresses.md](decisions/addresses.md)."""
     message_size: Size | None = None
     """The largest message here; `limits.message_size` without it."""
 
