@@ -16,6 +16,10 @@ _RATE: Final = r"(\d+(?:[KMGkmg][iI]?[bB])?)/(\d*)(ms|s|min|m|h|d|w)"
 _OCTETS: Final = {
     "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3,
 }  # fmt: skip
+_LONGEST: Final = 100 * 366 * 86400.0
+"""Seconds of a duration, so that every clock can add it to its time: a hundred years."""
+_LARGEST: Final = 2**63 - 1
+"""Octets of a size, and what a rate may count: what every counter here, Redis's too, can hold."""
 
 
 def parse_duration(value: object) -> float:
@@ -26,7 +30,10 @@ def parse_duration(value: object) -> float:
     """
     if isinstance(value, str) and re.fullmatch(r"(\d+(\.\d+)?(ms|s|min|m|h|d|w))+", value, re.ASCII):
         parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d|w)", value)
-        return math.fsum(float(number) * _SECONDS[unit] for number, unit in parts)
+        seconds = math.fsum(float(number) * _SECONDS[unit] for number, unit in parts)
+        if seconds > _LONGEST:
+            raise ValueError(f"{value!r} is too long: a duration has at most a hundred years")
+        return seconds
     if isinstance(value, float | int) and not isinstance(value, bool) and value == 0:
         return 0.0
     raise ValueError(f"{value!r} is not a duration such as 500ms, 5s, 10m, 1h or 30d")
@@ -46,12 +53,17 @@ def parse_size(value: object) -> int:
     Raises:
         ValueError: It is none.
     """
+    octets: float | None = None
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str):
+        octets = value
+    elif isinstance(value, str):
         match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]i?b|b)?", value, re.ASCII | re.IGNORECASE)
         if match is not None:
-            return int(float(match[1]) * _OCTETS[(match[2] or "b").lower()])
+            octets = float(match[1]) * _OCTETS[(match[2] or "b").lower()]
+    if octets is not None and octets <= _LARGEST:
+        return int(octets)
+    if octets is not None:
+        raise ValueError(f"{value!r} is too large for a size")
     raise ValueError(f"{value!r} is not a size such as 64KB, 25MB or 10MiB")
 
 
@@ -134,9 +146,10 @@ class Rate:
             return value
         match = re.fullmatch(_RATE, value, re.ASCII) if isinstance(value, str) else None
         count = 0 if match is None else parse_size(match[1])
-        if match is None or count == 0 or match[2] == "0":
+        period = 0.0 if match is None else parse_duration(f"{match[2] or 1}{match[3]}")
+        if count == 0 or period == 0:
             raise ValueError(f"{value!r} is not a rate such as 100/h, 10/5m or 500MB/h")
-        return cls(count, int(match[2] or 1) * _SECONDS[match[3]])
+        return cls(count, period)
 
     def __str__(self) -> str:
         period = format_duration(self.period)

@@ -13,7 +13,7 @@ from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.recipients.cache import CachedSource
 from gateway.adapters.recipients.sources import RecipientSources, address_list
 from gateway.assembly import build_groups, build_sources
-from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, console, load_config, print_json, table
+from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, console, load_config, print_json, print_whole, table
 from gateway.cli.control import ask_workers
 from gateway.config.model import Config, DomainOptions
 from gateway.log import printable
@@ -66,7 +66,7 @@ def list_(
                 soft_wrap=True,
             )
             if source["entries"]:
-                out.print(_listing(source["entries"]))
+                print_whole(out, _listing(source["entries"]))
             if source["left_out"]:
                 out.print(f"  and {source['left_out']} more; --limit 0 has all")
 

@@ -70,7 +70,7 @@ def test_it_shows_the_fullest_first_and_clears_one(tmp_path: Path) -> None:
         assert (status, "per-client:10/h" in text, "full" in text, "secret-word" in text) == (0, True, False, False)
         assert f"1 entry in {redis.url}\n" in text
         status, text = _run("--config", config, "--subject", "carol@")
-        assert (status, "sender=carol@a" in text, "0 passed, waiting for" in text) == (0, True, True)
+        assert (status, "sender=carol@a" in text, "0 passed, first came 1s ago" in text) == (0, True, True)
         assert "192.0.2.1" not in text
         key = "rate:{client_address=192.0.2.1}:per-client:10/h"
         assert _run("clear", key, "--config", config) == (0, "cleared\n")

@@ -1,5 +1,7 @@
 """Durations, sizes and rates as people write them."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,6 +88,23 @@ def test_rates_round_trip(count: int, number: int, unit: str) -> None:
     rate = Rate.parse(f"{count}/{number}{unit}")
     assert Rate.parse(str(rate)) == rate
     assert str(Rate.parse(f"{count}/h")) == f"{count}/h"
+
+
+@pytest.mark.parametrize("read", [parse_duration, parse_size, Rate.parse])
+@pytest.mark.parametrize("digits", [20, 30, 400, 5000])
+def test_an_absurd_number_is_told_as_any_other_mistake(read: Callable[[object], object], digits: int) -> None:
+    """However many digits, no unit raises anything but ValueError, or gives more than a counter can hold."""
+    number = "9" * digits
+    for text in (f"{number}w", f"{number}GB", f"{number}/h", f"1/{number}w", f"{number}GB/h", f"{number}.5w"):
+        with pytest.raises(ValueError, match=r"is (not a|too) (duration|size|rate|long|large)"):
+            read(text)
+
+
+def test_the_largest_that_can_be_meant_are_taken() -> None:
+    """A hundred years and eight exabytes."""
+    assert parse_duration("36525d") == 36525 * 86400
+    assert parse_size(2**63 - 1) == 2**63 - 1
+    assert str(Rate.parse("9000000000/36500d")) == "9000000000/36500d"
 
 
 @pytest.mark.parametrize("text", ["0/h", "5/0s", "5", "5/", "/h", "5/y", 5])
