@@ -22,7 +22,7 @@ from pydantic import (
 
 from gateway.config.backend import BackendOptions
 from gateway.config.fields import Count, File, Positive, Section
-from gateway.config.names import Endpoint, address_pattern, domain_name, domain_pattern, host_name
+from gateway.config.names import Endpoint, address_pattern, domain_name, domain_pattern, host_name, name_server
 from gateway.config.recipients import Recipients
 from gateway.config.state import StateField, StateOptions
 from gateway.units import Duration, Size
@@ -113,7 +113,7 @@ DomainName: TypeAlias = Annotated[str, BeforeValidator(_checked(domain_name))]
 DomainPattern: TypeAlias = Annotated[str, BeforeValidator(_checked(domain_pattern))]
 AddressPattern: TypeAlias = Annotated[str, BeforeValidator(_checked(address_pattern))]
 HostName: TypeAlias = Annotated[str, BeforeValidator(_checked(host_name))]
-ServerAddress: TypeAlias = Annotated[str, Field(min_length=1)]
+ServerAddress: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(name_server)]
 
 
 class TlsOptions(Section):
@@ -269,6 +269,8 @@ class RecordOptions(Section):
 
 def _records(value: object) -> object:
     """The word ``stdout`` is short for ``{stdout: true}``."""
+    if isinstance(value, str) and value != "stdout":
+        raise ValueError(f"must be stdout, or a mapping (key: value); write records: {{file: {value}}}")
     return {"stdout": True} if value == "stdout" else value
 
 
