@@ -36,6 +36,7 @@ _FOUND_BY: Final = {Key.SPF_DOMAIN: "spf", Key.DKIM_DOMAIN: "dkim"}
 """The policies that find what others count by."""
 
 _ANY4, _ANY6 = "0.0.0.0", "::"
+_LOCALHOST: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _SMTP_PORT: Final = 25
 _LMTP_PORT: Final = 24
 _SMTPS_PORT: Final = 465
@@ -197,15 +198,8 @@ def _is_at(config: Config, server: NextHop, host: str) -> bool:
     if host in {_ANY4, _ANY6}:
         return own_name or _is_local(target, host)
     if own_name and target == "localhost":
-        return _is_loopback(host)
+        return host in _LOCALHOST
     return target == host.lower()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_local(target: str, host: str) -> bool:
