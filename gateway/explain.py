@@ -2,10 +2,11 @@
 
 It uses the SMTP engine and the ``Reception`` that the SMTP door uses, with no socket and no backend: what the chain
 lets through counts as accepted by the backend. DNS questions are asked for real or of a zone file; each is told with
-its answer. What comes out is the list of steps and the decision record that a real session would have left.
+its answer. The state is what is handed in. What a real attempt would have asked besides is told at the end. What comes
+out is the list of steps and the decision record that a real session would have left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
@@ -15,6 +16,7 @@ from gateway.adapters.state.memory import MemoryState
 from gateway.assembly import build_chains, build_sources, header_reader, identity_of, our_domains
 from gateway.config.backend import BackendProtocol
 from gateway.config.model import Config, DelayReject, Listener
+from gateway.config.problems import listed
 from gateway.doors.smtp import engine_options
 from gateway.form import IN_WORDS
 from gateway.header import HeaderField
@@ -29,6 +31,7 @@ from gateway.smtp.events import Chunk, EndOfData, Fatal, Hello, Mail, Rcpt, Refu
 from gateway.smtp.reply import Reply
 from gateway.smtp.server import ServerConnection, TlsState
 from gateway.spool import Spool
+from gateway.state import State
 from gateway.units import counted
 from gateway.verdict import PROTOCOL, Action, Check, Verdict
 
@@ -84,17 +87,30 @@ class Attempt:
 
 @dataclass(slots=True)
 class Explanation:
-    """What came of an attempt."""
+    """What came of an attempt.
+
+    Attributes:
+        steps: What happened, in order.
+        records: The decision records.
+        not_asked: What a real attempt would have asked besides, in words.
+    """
 
     lost = 0
 
     steps: list[Step] = field(default_factory=list)
     records: list[DecisionRecord] = field(default_factory=list)
+    not_asked: list[str] = field(default_factory=list)
 
     @property
     def record(self) -> DecisionRecord:
         """The decision record."""
         return self.records[0]
+
+    @property
+    def result(self) -> str:
+        """The record's result; ``mixed`` where some recipients were accepted and others not."""
+        verdicts = {recipient.verdict == "accepted" for recipient in self.record.recipients}
+        return "mixed" if len(verdicts) > 1 else self.record.decision.result
 
     def write(self, record: DecisionRecord) -> None:
         """Take the record: this is the walk's sink."""
@@ -124,14 +140,37 @@ class _Overheard:
 
 
 async def explain(
-    config: Config, listener: Listener, attempt: Attempt, resolver: Resolver, clock: Clock
+    config: Config,
+    listener: Listener,
+    attempt: Attempt,
+    resolver: Resolver,
+    clock: Clock,
+    state: State | None = None,
 ) -> Explanation:
     """Walk an attempt through a listener's chain.
+
+    Args:
+        config: The configuration.
+        listener: One of its listeners.
+        attempt: What to walk through.
+        resolver: Whom the DNS questions go to.
+        clock: Tells the time.
+        state: What is counted, which this changes: hand in a ``Glance`` at the real one. An empty one without it.
 
     Raises:
         ValueError: The client's address is none.
     """
-    return await _Walk(config, listener, attempt, _Overheard(resolver), clock).walk()
+    return await _Walk(config, listener, attempt, _Overheard(resolver), clock, state).walk()
+
+
+def _refuses(check: Check) -> bool:
+    return not check.observed and check.action in {Action.REJECT, Action.DEFER, Action.DISCARD, Action.DISCONNECT}
+
+
+def _held(check: Check) -> str:
+    """What is told of a refusal that the client does not hear of yet."""
+    what = f"{check.policy}: {check.outcome} -> {check.action}"
+    return f"held until RCPT, so that the record has the envelope: {what}"
 
 
 def _changes(message: Message) -> str:
@@ -157,13 +196,19 @@ class _Walk:
     """One attempt on its way."""
 
     def __init__(
-        self, config: Config, listener: Listener, attempt: Attempt, resolver: _Overheard, clock: Clock
+        self,
+        config: Config,
+        listener: Listener,
+        attempt: Attempt,
+        resolver: _Overheard,
+        clock: Clock,
+        state: State | None,
     ) -> None:
         self._sources = build_sources(config)  # no backend is asked: what only it knows is taken
         domain = our_domains(config, self._sources)
-        state = MemoryState(clock)  # an empty one: an imagined client counts nowhere
-        chains = build_chains(config, domain=domain, resolver=resolver, clock=clock, state=state)
+        chains = build_chains(config, domain=domain, resolver=resolver, clock=clock, state=state or MemoryState(clock))
         self._chain = chains[config.listeners.index(listener)]
+        self._asks_state = state is not None
         self._config = config
         self._listener = listener
         self._attempt = attempt
@@ -213,7 +258,21 @@ class _Walk:
         finally:
             await self._chain.stop()
             await self._sources.close()
+        self._explanation.not_asked += self._not_asked()
         return self._explanation
+
+    def _not_asked(self) -> Iterator[str]:
+        transaction = self._reception.latest
+        accepted = [] if transaction is None else transaction.accepted
+        for name in dict.fromkeys(map(self._backend, accepted)):
+            yield f"the backend {name!r}, which has its say at RCPT and at the end of the message"
+        for recipient in accepted:
+            options = None if recipient.domain is None else self._config.domains.get(recipient.domain.name)
+            if options is not None and any(section.probe for section in options.recipients or ()):
+                yield f"the backend whether {recipient.path} exists (probe)"
+        users = [settings.id for settings in self._listener.chain.policies if settings.policy.uses_state]
+        if users and not self._asks_state:
+            yield f"the state: what {listed(users, last='and')} counted so far is taken to be nothing"
 
     async def _steps(self) -> None:
         attempt = self._attempt
@@ -355,6 +414,8 @@ class _Walk:
         new, self._checks_told = checks[self._checks_told :], len(checks)
         asked, self._questions_told = self._resolver.questions[self._questions_told :], len(self._resolver.questions)
         told = tuple(dict.fromkeys(asked))  # what several policies looked at, or one twice, is told once
+        if reply.is_positive and not command.startswith("RCPT"):
+            note = "\n".join(filter(None, [*map(_held, filter(_refuses, new)), note]))
         self._explanation.steps.append(Step(command, tuple(new), told, reply, note))
 
     def _backend(self, recipient: Recipient) -> str:

@@ -5,6 +5,7 @@ The annotated types are used in option models; each shows its written form in th
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -16,6 +17,54 @@ _RATE: Final = r"(\d+(?:[KMGkmg][iI]?[bB])?)/(\d*)(ms|s|min|m|h|d|w)"
 _OCTETS: Final = {
     "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3,
 }  # fmt: skip
+_LONGEST: Final = 100 * 366 * 86400.0
+"""Seconds of a duration, so that every clock can add it to its time: a hundred years."""
+_LARGEST: Final = 2**63 - 1
+"""Octets of a size, and what a rate may count: what every counter here, Redis's too, can hold."""
+
+
+_WORDS: Final = {
+    "sec": "s", "secs": "s", "second": "s", "seconds": "s", "mins": "m", "minute": "m", "minutes": "m", "hr": "h",
+    "hour": "h", "hours": "h", "day": "d", "days": "d", "week": "w", "weeks": "w", "msec": "ms", "millisecond": "ms",
+    "milliseconds": "ms",
+}  # fmt: skip
+"""How people also write units of time."""
+
+
+def _meant_duration(text: str) -> str | None:
+    """The duration that was probably meant: ``5 min``, ``5 seconds``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]+)", text.strip().lower(), re.ASCII)
+    if match is None:
+        return f"{text}s" if re.fullmatch(r"\d+", text, re.ASCII) else None
+    unit = _WORDS.get(match[2], match[2])
+    return f"{match[1]}{unit}" if unit in _SECONDS else None
+
+
+def _meant_size(text: str) -> str | None:
+    """The size that was probably meant: ``25M``, ``1 Mi``, ``5 mbytes``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg])(i?)(?:b|byte|bytes)?", text.strip().lower(), re.ASCII)
+    return None if match is None else f"{match[1]}{match[2].upper()}{match[3]}B"
+
+
+def _meant_rate(text: str) -> str | None:
+    """The rate that was probably meant: ``100/hour``, ``100 per 5 minutes``, ``500M/h``."""
+    count, slash, period = re.sub(r"\s+per\s+", "/", text.lower()).partition("/")
+    match = re.fullmatch(r"(\d*) ?([a-z]+)", period.strip(), re.ASCII)
+    if not slash or match is None:
+        return None
+    unit = _WORDS.get(match[2], match[2])
+    amount = count.strip() if count.strip().isdecimal() else _meant_size(count)
+    return f"{amount}/{match[1]}{unit}" if amount and unit in _SECONDS else None
+
+
+def _told(value: object, what: str, meant: Callable[[str], str | None]) -> ValueError:
+    """The error for a value in the wrong form, with the right form of what was probably meant."""
+    written = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    right = meant(written) if len(written) <= _LONGEST_GUESS else None
+    return ValueError(f"{value!r} is not {what}" + ("" if right is None else f"; write {right}"))
+
+
+_LONGEST_GUESS: Final = 40
 
 
 def parse_duration(value: object) -> float:
@@ -26,10 +75,13 @@ def parse_duration(value: object) -> float:
     """
     if isinstance(value, str) and re.fullmatch(r"(\d+(\.\d+)?(ms|s|min|m|h|d|w))+", value, re.ASCII):
         parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d|w)", value)
-        return math.fsum(float(number) * _SECONDS[unit] for number, unit in parts)
+        seconds = math.fsum(float(number) * _SECONDS[unit] for number, unit in parts)
+        if seconds > _LONGEST:
+            raise ValueError(f"{value!r} is too long: a duration has at most a hundred years")
+        return seconds
     if isinstance(value, float | int) and not isinstance(value, bool) and value == 0:
         return 0.0
-    raise ValueError(f"{value!r} is not a duration such as 500ms, 5s, 10m, 1h or 30d")
+    raise _told(value, "a duration such as 500ms, 5s, 10m, 1h or 30d", _meant_duration)
 
 
 def format_duration(seconds: float) -> str:
@@ -46,13 +98,18 @@ def parse_size(value: object) -> int:
     Raises:
         ValueError: It is none.
     """
+    octets: float | None = None
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str):
+        octets = value
+    elif isinstance(value, str):
         match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]i?b|b)?", value, re.ASCII | re.IGNORECASE)
         if match is not None:
-            return int(float(match[1]) * _OCTETS[(match[2] or "b").lower()])
-    raise ValueError(f"{value!r} is not a size such as 64KB, 25MB or 10MiB")
+            octets = float(match[1]) * _OCTETS[(match[2] or "b").lower()]
+    if octets is not None and octets <= _LARGEST:
+        return int(octets)
+    if octets is not None:
+        raise ValueError(f"{value!r} is too large for a size")
+    raise _told(value, "a size such as 64KB, 25MB or 10MiB", _meant_size)
 
 
 def format_size(octets: int) -> str:
@@ -134,9 +191,10 @@ class Rate:
             return value
         match = re.fullmatch(_RATE, value, re.ASCII) if isinstance(value, str) else None
         count = 0 if match is None else parse_size(match[1])
-        if match is None or count == 0 or match[2] == "0":
-            raise ValueError(f"{value!r} is not a rate such as 100/h, 10/5m or 500MB/h")
-        return cls(count, int(match[2] or 1) * _SECONDS[match[3]])
+        period = 0.0 if match is None else parse_duration(f"{match[2] or 1}{match[3]}")
+        if count == 0 or period == 0:
+            raise _told(value, "a rate such as 100/h, 10/5m or 500MB/h", _meant_rate)
+        return cls(count, period)
 
     def __str__(self) -> str:
         period = format_duration(self.period)

@@ -1,7 +1,7 @@
 """``lychgate check``: says what is wrong with a configuration, or what it comes to.
 
-Exits with 0 when the configuration can be used (warnings included), with 1 when it can't, and with 2 when the command
-was called wrongly.
+Exits with 0 when the configuration can be used (warnings included, but with ``--strict``), with 1 when it can't, and
+with 2 when the command was called wrongly.
 """
 
 from collections.abc import Iterable, Iterator
@@ -35,9 +35,13 @@ def check(
     listener: Annotated[
         str | None, typer.Option("--listener", "-l", metavar="ADDRESS:PORT", help="Only this listener.")
     ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a configuration, and show the chain that holds for each listener and what differs for domains."""
+    """Check a configuration, and show the chain that holds for each listener and what differs for domains.
+
+    The exit status is 0 when it can be used, 1 when it can't, or, with --strict, when there are warnings.
+    """
     try:
         loaded = load(config)
     except ConfigError as error:
@@ -57,6 +61,8 @@ def check(
         print_json(head | effective(loaded, listeners))
     else:
         _print(console(), loaded, listeners, told)
+    if strict and told:
+        raise typer.Exit(ExitCode.CONFIG)
 
 
 def _refuse(path: Path, problems: Iterable[Problem], *, as_json: bool) -> NoReturn:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, TypeAlias
 import typer
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +26,7 @@ from gateway.config.problems import ConfigError, Problem
 DEFAULT_CONFIG: Final = Path("/etc/lychgate/lychgate.yaml")
 CONFIG_VARIABLE: Final = "LYCHGATE_CONFIG"
 
+_WIDEST: Final = 100_000
 _PLAIN_WIDTH: Final = 240  # where nobody looks at it, a line is not broken for a window's sake
 
 
@@ -42,6 +44,20 @@ ConfigPath: TypeAlias = Annotated[
 ]
 """The option ``--config``; its default is ``DEFAULT_CONFIG``."""
 
+SHORTEST_WAIT: Final = 0.1
+LONGEST_WAIT: Final = 86_400.0
+
+
+def _seconds(given: float) -> float:
+    """Also refuses what is no number of seconds, ``nan`` and ``inf``, and what no clock can wait for."""
+    if not SHORTEST_WAIT <= given <= LONGEST_WAIT:
+        raise typer.BadParameter(f"{given:g} is not from {SHORTEST_WAIT:g} to {LONGEST_WAIT:g} seconds")
+    return given
+
+
+Seconds: TypeAlias = Annotated[float, typer.Option(callback=_seconds, help="Seconds to wait for the outcome.")]
+"""An option that says how long to wait."""
+
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 """The option ``--json``."""
 
@@ -52,9 +68,55 @@ def console() -> Console:
     return Console(highlight=False, markup=False, emoji=False, width=_PLAIN_WIDTH if plain else None)
 
 
+def config_before(context: typer.Context, config: Path) -> None:
+    """In a group that is a command itself: ``--config`` before a command below it holds for that one, too.
+
+    Raises:
+        typer.BadParameter: Another option stands there, which the command below would never see.
+    """
+    for parameter in context.command.params:
+        if not _is_written(context, str(parameter.name)):
+            continue
+        if parameter.name == "config":
+            context.obj = config
+        else:
+            place = f"{context.command_path} {context.invoked_subcommand} {parameter.opts[0]}"
+            raise typer.BadParameter(f"belongs behind the command: {place}", param_hint=parameter.opts[0])
+
+
+def config_given(context: typer.Context, config: Path) -> Path:
+    """In a command below such a group: the configuration file, whether ``--config`` stands before the command or after.
+
+    Raises:
+        typer.BadParameter: It stands in both places, with different files.
+    """
+    before = None if context.parent is None else context.parent.obj
+    if not isinstance(before, Path):
+        return config
+    if _is_written(context, "config") and config != before:
+        raise typer.BadParameter(f"is given twice: {before} and {config}", param_hint="--config")
+    return before
+
+
+def _is_written(context: typer.Context, option: str) -> bool:
+    """Whether an option stands on the command line, and not only in the environment."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def table(*columns: str) -> Table:
     """A table: ruled on a terminal, columns of plain text elsewhere."""
     return Table(*columns, box=box.SIMPLE if sys.stdout.isatty() else None, pad_edge=False)
+
+
+def print_whole(out: Console, listing: Table) -> None:
+    """Print a table with every cell whole and on one line, however narrow the window: other commands need the keys."""
+    for column in listing.columns:
+        column.no_wrap = True
+    needed = Measurement.get(out, out.options.update(max_width=_WIDEST), listing).maximum
+    window, out.width = out.width, max(out.width, needed)  # a terminal breaks what is too long for its line
+    out.print(listing)
+    out.width = window
 
 
 def print_json(value: Any) -> None:

@@ -6,6 +6,7 @@ Each decision is told as it falls.
 
 import asyncio
 import dataclasses
+import errno
 import mailbox
 import shutil
 import signal
@@ -43,19 +44,57 @@ _STYLES: Final = {
 def demo(
     config: Annotated[Path | None, typer.Option(help="A configuration instead of the demo's own.")] = None,
     maildir: Annotated[
-        Path | None, typer.Option(help="Where accepted messages are kept; a temporary folder without it.")
+        Path | None, typer.Option(help="Where accepted messages are kept; without it a folder that goes with the demo.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Another port for the first listener.", min=1, max=65535, show_default=False)
     ] = None,
 ) -> None:
     """Try the gateway: it listens on 127.0.0.1:2525, keeps what it accepts in a Maildir, and tells each decision."""
     settings = load_config(config or _demo_file())
+    if port is not None:
+        settings = _at_port(settings, port)
     configure("warning", "text")
     console = Console(highlight=False, soft_wrap=True)
-    folder = maildir or Path(tempfile.mkdtemp(prefix="lychgate-demo-")) / "Maildir"
     try:
-        asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_demo(settings, folder, console))
+        with tempfile.TemporaryDirectory(prefix="lychgate-demo-") as own:
+            folder = Path(own) / "Maildir" if maildir is None else maildir
+            _check_maildir(folder)
+            asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_demo(settings, folder, console))
     except (ListenError, OSError) as error:
-        console.print(f"lychgate: {escape(str(error))}", style="red")
+        console.print(f"lychgate: {escape(str(error))}{escape(_what_to_do(settings, error))}", style="red")
         raise typer.Exit(ExitCode.CONFIG) from error
+
+
+def _at_port(config: Config, port: int) -> Config:
+    first, *others = config.listeners
+    first = dataclasses.replace(first, smtp=dataclasses.replace(first.smtp, port=port))
+    return dataclasses.replace(config, listeners=(first, *others))
+
+
+def _check_maildir(folder: Path) -> None:
+    """Whether mail can be kept there: in a new folder, an empty one, or one that is a Maildir.
+
+    Raises:
+        typer.BadParameter: It is a file, or a folder with other things.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise typer.BadParameter(f"{folder} is a file, and mail is kept in a folder", param_hint="--maildir")
+    parts = [folder / name for name in ("cur", "new", "tmp")]
+    if folder.is_dir() and any(folder.iterdir()) and not all(part.is_dir() for part in parts):
+        told = f"{folder} has other things in it and is no Maildir; name a new folder"
+        raise typer.BadParameter(told, param_hint="--maildir")
+    for part in parts:
+        part.mkdir(parents=True, exist_ok=True)
+
+
+def _what_to_do(config: Config, error: Exception) -> str:
+    """What helps against a port that is taken."""
+    cause = error.__cause__
+    if not isinstance(error, ListenError) or not isinstance(cause, OSError) or cause.errno != errno.EADDRINUSE:
+        return ""
+    other = config.listeners[0].smtp.port % 65535 + 1
+    return f". Another program listens there, perhaps another demo: end it, or try lychgate demo --port {other}"
 
 
 def _demo_file() -> Path:
@@ -68,7 +107,6 @@ class _Maildir:
     """aiosmtpd's handler: keeps each message as a file."""
 
     def __init__(self, folder: Path) -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         self._maildir = mailbox.Maildir(folder)
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: ARG002, N802 - aiosmtpd's

@@ -14,19 +14,26 @@ from rich.markup import escape
 from gateway import records
 from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.dns.zone import ZoneResolver
+from gateway.adapters.state.glance import Find, Glance
+from gateway.adapters.state.redis import RedisState
+from gateway.adapters.state.view import entry_of
 from gateway.address import address_text
 from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, load_config
+from gateway.cli.control import ask_workers
 from gateway.config.model import Config, Listener
 from gateway.explain import Attempt, Explanation, Step
 from gateway.explain import explain as walk
 from gateway.log import printable
 from gateway.policy import SystemClock
+from gateway.state import Entry
 from gateway.verdict import Action, Check
 
 if TYPE_CHECKING:
     from gateway.resolver import Resolver
 
-EXIT: Final = {"accepted": 0, "none": 0, "deferred": 3, "rejected": 4, "discarded": 5, "disconnected": 6, "aborted": 4}
+EXIT: Final = {
+    "accepted": 0, "none": 0, "deferred": 3, "rejected": 4, "discarded": 5, "disconnected": 6, "aborted": 4, "mixed": 7,
+}  # fmt: skip
 """Exit statuses by the record's result; 1 is a bad configuration, 2 a bad command line."""
 
 _COLOURS: Final = {
@@ -51,11 +58,16 @@ def explain(
         Path | None, typer.Option(help="A YAML file that answers all DNS questions: name: {TXT: [..], A: [..], ...}.")
     ] = None,
     *,
+    no_state: Annotated[
+        bool, typer.Option("--no-state", help="Begin with empty limits and an empty greylist.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Run one message or envelope through the chain, without a socket or a backend, and tell every step.
 
-    The exit status says what would happen: 0 accepted, 3 deferred, 4 rejected, 5 discarded, 6 disconnected.
+    Limits and the greylist are looked at as they are now, and nothing is counted. What was not asked is told. The exit
+    status says what would happen: 0 accepted, 3 deferred, 4 rejected, 5 discarded, 6 disconnected, 7 accepted for some
+    recipients only.
     """
     settings = load_config(config)
     attempt = Attempt(
@@ -66,25 +78,56 @@ def explain(
         message=None if message is None else _read(message),
         login=login,
     )
-    explanation = asyncio.run(_explain(settings, _listener(settings, listener), attempt, dns_zone))
+    chosen = _listener(settings, listener)
+    explanation = asyncio.run(_explain(settings, chosen, attempt, dns_zone, asks_state=not no_state))
     if json:
         sys.stdout.write(records.encode(explanation.record).decode() + "\n")
     else:
         _print(explanation)
-    raise typer.Exit(EXIT[explanation.record.decision.result])
+    raise typer.Exit(EXIT[explanation.result])
 
 
-async def _explain(config: Config, listener: Listener, attempt: Attempt, zone: Path | None) -> Explanation:
+async def _explain(
+    config: Config, listener: Listener, attempt: Attempt, zone: Path | None, *, asks_state: bool
+) -> Explanation:
+    clock = SystemClock()
+    shared = RedisState(config.state) if asks_state and config.state.is_shared else None
+    find = None if not asks_state else _remembered(config) if shared is None else shared.find
+    try:
+        return await _walk(config, listener, attempt, zone, None if find is None else Glance(find, clock))
+    finally:
+        if shared is not None:
+            await shared.stop()
+
+
+def _remembered(config: Config) -> Find | None:
+    """What the running service's worker has in its memory; None where there is none to be asked."""
+    folder = config.runtime_folder
+    if folder is None or not any(folder.glob("worker-*.sock")):
+        return None
+
+    async def find(key: str) -> Entry | None:
+        request = {"command": "state", "subject": key.partition(":{")[2].partition("}:")[0], "limit": 0}
+        replies = await asyncio.to_thread(ask_workers, config, request)
+        entries = [entry for reply in replies.values() for entry in reply["entries"]]
+        return next((entry_of(entry) for entry in entries if entry["key"] == key), None)
+
+    return find
+
+
+async def _walk(
+    config: Config, listener: Listener, attempt: Attempt, zone: Path | None, state: Glance | None
+) -> Explanation:
     resolver: Resolver
     if zone is not None:
         try:
             resolver = ZoneResolver.load(zone)
         except (OSError, ValueError) as error:
             raise typer.BadParameter(str(error), param_hint="--dns-zone") from error
-        return await walk(config, listener, attempt, resolver, SystemClock())
+        return await walk(config, listener, attempt, resolver, SystemClock(), state)
     dns = DnsResolver.from_options(config.dns)
     try:
-        return await walk(config, listener, attempt, dns, SystemClock())
+        return await walk(config, listener, attempt, dns, SystemClock(), state)
     finally:
         await dns.close()
 
@@ -120,7 +163,16 @@ def _print(explanation: Explanation) -> None:
     decision = explanation.record.decision
     by = "" if decision.policy is None else f" by {decision.policy}"
     outcome = "" if decision.outcome is None else f" ({decision.outcome})"
-    console.print(f"\n[bold]Result: {decision.result}{escape(by + outcome)}[/bold]")
+    console.print()
+    for what in explanation.not_asked:
+        console.print(f"[dim]Not asked: {escape(printable(what))}[/dim]")
+    if explanation.result == "mixed":
+        accepted = sum(recipient.verdict == "accepted" for recipient in explanation.record.recipients)
+        console.print(
+            f"[bold]Result: mixed: {accepted} of {len(explanation.record.recipients)} recipients accepted[/bold]"
+        )
+    else:
+        console.print(f"[bold]Result: {decision.result}{escape(by + outcome)}[/bold]")
 
 
 def _print_step(console: Console, step: Step) -> None:

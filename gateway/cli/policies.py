@@ -25,7 +25,7 @@ def policies(
         if as_json:
             print_json(describe(name, policy))
         else:
-            typer.echo(documentation(name, policy))
+            _print_page(documentation(name, policy))
         return
     found = {known: _get(registry, known) for known in registry.names}
     if as_json:
@@ -36,6 +36,17 @@ def policies(
         outcomes = ", ".join(f"{outcome.name}: {outcome.action}" for outcome in policy.outcomes.values())
         listing.add_row(known, summary(policy), ", ".join(policy.hooks()), outcomes)
     console().print(listing)
+
+
+def _print_page(page: str) -> None:
+    """Print Markdown: set for reading on a terminal, as it is elsewhere."""
+    out = console()
+    if out.is_terminal:
+        from rich.markdown import Markdown  # its parser takes a while to load
+
+        out.print(Markdown(page))
+    else:
+        typer.echo(page)
 
 
 def _get(registry: Registry, name: str) -> type[Policy[Any]]:

@@ -14,7 +14,17 @@ from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.recipients.cache import CachedSource
 from gateway.adapters.recipients.sources import InOrder, RecipientSources
 from gateway.assembly import build_groups, build_sources
-from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, ExitCode, console, load_config, print_json, table
+from gateway.cli.common import (
+    DEFAULT_CONFIG,
+    AsJson,
+    ConfigPath,
+    ExitCode,
+    console,
+    load_config,
+    print_json,
+    print_whole,
+    table,
+)
 from gateway.cli.control import ask_workers
 from gateway.config.lists import named_lists, shelf
 from gateway.config.model import Config, DomainOptions
@@ -69,7 +79,7 @@ def list_(
                 soft_wrap=True,
             )
             if source["entries"]:
-                out.print(_listing(source["entries"]))
+                print_whole(out, _listing(source["entries"]))
             if source["left_out"]:
                 out.print(f"  and {source['left_out']} more; --limit 0 has all")
 

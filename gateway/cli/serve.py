@@ -1,11 +1,9 @@
 """``lychgate serve`` and ``lychgate reload``: the service and its configuration."""
 
-from typing import Annotated
-
 import typer
 from rich.console import Console
 
-from gateway.cli.common import DEFAULT_CONFIG, ConfigPath, ExitCode, console, load_config, print_problems
+from gateway.cli.common import DEFAULT_CONFIG, ConfigPath, ExitCode, Seconds, console, load_config, print_problems
 from gateway.cli.control import ask_supervisor
 from gateway.log import configure
 from gateway.service import ServiceError, Supervisor
@@ -29,7 +27,7 @@ def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
 
 def reload(
     config: ConfigPath = DEFAULT_CONFIG,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the outcome.", min=0.1)] = 90.0,
+    timeout: Seconds = 90.0,
 ) -> None:
     """Let the running service take the configuration over, and tell whether it has.
 

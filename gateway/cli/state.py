@@ -8,7 +8,19 @@ from rich.table import Table
 
 from gateway.adapters.state.redis import RedisState
 from gateway.adapters.state.view import entry_json, is_about, nearest
-from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, ExitCode, console, load_config, print_json, table
+from gateway.cli.common import (
+    DEFAULT_CONFIG,
+    AsJson,
+    ConfigPath,
+    ExitCode,
+    config_before,
+    config_given,
+    console,
+    load_config,
+    print_json,
+    print_whole,
+    table,
+)
 from gateway.cli.control import ask_workers
 from gateway.config.model import Config
 from gateway.log import printable
@@ -38,6 +50,7 @@ def show(
     With `memory:` the running service is asked, by the `runtime_folder` of the configuration.
     """
     if context.invoked_subcommand is not None:
+        config_before(context, config)
         return
     settings = load_config(config)
     found = _entries(settings, kind, subject, limit)
@@ -47,18 +60,19 @@ def show(
     out = console()
     out.print(f"{counted(found['total'], 'entry', 'entries')} in {settings.state.place}", soft_wrap=True)
     if found["entries"]:
-        out.print(_listing(found["entries"]))
+        print_whole(out, _listing(found["entries"]))
     if found["total"] > len(found["entries"]):
         out.print(f"and {found['total'] - len(found['entries'])} more; --limit 0 has all")
 
 
 @state.command()
 def clear(
+    context: typer.Context,
     key: Annotated[str, typer.Argument(help="The entry's key, as `lychgate state` shows it; in quotes for the shell.")],
     config: ConfigPath = DEFAULT_CONFIG,
 ) -> None:
     """Forget one entry: an empty bucket, a triplet that is new again."""
-    settings = load_config(config)
+    settings = load_config(config_given(context, config))
     if settings.state.is_shared:
         cleared = _run(settings, lambda shared: shared.clear(key))
     else:
@@ -70,12 +84,12 @@ def clear(
 
 
 @state.command()
-def workers(config: ConfigPath = DEFAULT_CONFIG, *, json: AsJson = False) -> None:
+def workers(context: typer.Context, config: ConfigPath = DEFAULT_CONFIG, *, json: AsJson = False) -> None:
     """Show how each worker gets on with Redis: whether it is away, how often it was, and what was not answered.
 
     Needs `runtime_folder` in the configuration, and the service's user or root.
     """
-    settings = load_config(config)
+    settings = load_config(config_given(context, config))
     if not settings.state.is_shared:
         raise typer.BadParameter("the state is each worker's own memory, which is never away", param_hint="state")
     replies = ask_workers(settings, {"command": "state_health"})
@@ -149,5 +163,5 @@ def _listing(entries: list[dict[str, Any]]) -> Table:
 def _note(entry: dict[str, Any]) -> str:
     """What else there is to say of what is counted."""
     if entry["kind"] == Kind.GREYLIST:
-        return f" passed, waiting for {rough_duration(entry['age'])}" if entry.get("waiting") else " passed"
+        return f" passed, first came {rough_duration(entry['age'])} ago" if entry.get("waiting") else " passed"
     return f", shut out for {rough_duration(entry['held'])}" if entry.get("held") else ""

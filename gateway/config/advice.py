@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
-from gateway.config import reach
+from gateway.config import reach, slips
 from gateway.config.model import Config, DomainOptions, Listener, Mode, PolicySettings, TlsMode
 from gateway.config.problems import Problem
 from gateway.verdict import Action
@@ -34,6 +34,7 @@ def warnings(config: Config, today: date) -> list[Problem]:
             for warning in _on_listener(config, index, listener)
         ),
         *_on_exceptions(config, today),
+        *slips.found(config, today),
     ):
         found.append(Problem(config.path, config.positions.get(where), where, message))
     return found

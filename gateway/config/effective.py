@@ -92,6 +92,7 @@ def _listener(config: Config, listener: Listener) -> dict[str, Any]:
         "bare_newlines": listener.bare_newlines,
         "nul": listener.nul,
         "malformed_header": listener.malformed_header,
+        "address_syntax": listener.address_syntax,
         "stages": stages(listener.chain),
         "policies": [policy(settings) for settings in listener.chain.policies],
         "domains": {

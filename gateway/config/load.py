@@ -149,7 +149,7 @@ class _Loader:
             domains=self._resolved(domains, options),
             chain=chain,
             files=self._files(options, builders),
-            positions=self._positions(),
+            positions=self._positions(domains),
             **{name: getattr(options, name) for name in _TAKEN_OVER},
         )
 
@@ -168,7 +168,7 @@ class _Loader:
             found = [file for file in found if file.use is not FileUse.LISTS]
         return tuple({(file.path, file.use): file for file in reversed(found)}.values())[::-1]
 
-    def _positions(self) -> dict[str, Position]:
+    def _positions(self, domains: Mapping[str, _Written]) -> dict[str, Position]:
         """Where things stand that can still turn out wrong later."""
         places = [self._root.down([key]) for key in self._document.root]
         for key in ("listeners", "exceptions"):
@@ -176,9 +176,24 @@ class _Loader:
                 places += [place, *(place.down([part]) for part in ("tls", "auth"))]
                 places += [place.down(["tls", part]) for part in ("certificate", "key")]
         places += [self._root.down(path) for path in (("records", "file"), ("spool", "directory"))]
+        for chain in self._chains_written():
+            places += [chain.down([index]) for index in range(len(chain.value))]
+        places += [place.down(["proxy_protocol"]) for place in self._items("listeners")]
         backends = self._mapping("backends")
         places += [backends.down([name]) for name in backends.value]
-        return {place.where: place.position for place in places}
+        found = {place.where: place.position for place in places}
+        for name, written in domains.items():
+            found[f"domains.{name}"] = written.place.position
+            if (recipients := written.place.at("recipients")) is not None:
+                found[f"domains.{name}.recipients"] = recipients.position
+        return found
+
+    def _chains_written(self) -> Iterator[Place]:
+        """The lists of policies: the common one, and those of listeners."""
+        for place in (self._root, *self._items("listeners")):
+            written = place.at("policies")
+            if written is not None and isinstance(written.value, YamlList):
+                yield written
 
     def _note(self, place: Place, message: str) -> None:
         self._document.problem(place.position, place.where, message)
@@ -367,6 +382,7 @@ class _Loader:
             bare_newlines=section.bare_newlines,
             nul=section.nul,
             malformed_header=section.malformed_header,
+            address_syntax=section.address_syntax,
             message_size=message_size if section.message_size is None else section.message_size,
         )
 

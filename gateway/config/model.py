@@ -121,6 +121,7 @@ class Listener:
         bare_newlines: ``reject`` or ``normalize``.
         nul: ``reject`` or ``accept``.
         malformed_header: ``mend`` or ``strict``.
+        address_syntax: ``lenient`` or ``strict``.
         message_size: The largest message in octets, 0 for no limit; the common limit where the listener has none.
     """
 
@@ -133,6 +134,7 @@ class Listener:
     bare_newlines: str
     nul: str
     malformed_header: str
+    address_syntax: str
     message_size: int
 
     @property

@@ -19,6 +19,8 @@ from gateway.tables.addresses import read_local_part
 
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)  # RFC 1035 2.3.1, and "_" because it occurs
 _MAX_PORT: Final = 65535
+NAME_SERVER_PORT: Final = 53
+"""RFC 1035 4.2."""
 _MAX_NAME: Final = 253  # RFC 1035 2.3.4: 255 octets on the wire
 
 
@@ -123,6 +125,42 @@ class Endpoint:
             "pattern": r"^(\[[^\]]+\]|[^:\[\]\s]+):\d{1,5}$",
             "examples": ["0.0.0.0:25", "[::]:25"],
         }
+
+
+def parse_server(text: str) -> tuple[str, int]:
+    """Read a name server's address and port: ``192.0.2.1``, ``192.0.2.1:53``, ``2001:db8::1``, ``[2001:db8::1]:53``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    host, port = text, ""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        port = rest.removeprefix(":")
+        if not bracket or (rest and rest == port):
+            raise ValueError(f"{text!r} is not the address of a name server")
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    try:
+        address = address_text(ipaddress.ip_address(host))
+        number = int(port) if port else NAME_SERVER_PORT
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} is not the address of a name server, such as 192.0.2.1 or [2001:db8::1]:53"
+        ) from error
+    if not 0 < number <= _MAX_PORT:
+        raise ValueError(f"{text!r}: there is no port {number}")
+    return address, number
+
+
+def name_server(text: str) -> str:
+    """The same, as text.
+
+    Raises:
+        ValueError: It is none.
+    """
+    parse_server(text)
+    return text
 
 
 def _host(text: str) -> str:

@@ -22,7 +22,7 @@ from pydantic import (
 
 from gateway.config.backend import BackendOptions
 from gateway.config.fields import Count, File, Positive, Section
-from gateway.config.names import Endpoint, address_pattern, domain_name, domain_pattern, host_name
+from gateway.config.names import Endpoint, address_pattern, domain_name, domain_pattern, host_name, name_server
 from gateway.config.recipients import Recipients
 from gateway.config.state import StateField, StateOptions
 from gateway.units import Duration, Size
@@ -113,7 +113,7 @@ DomainName: TypeAlias = Annotated[str, BeforeValidator(_checked(domain_name))]
 DomainPattern: TypeAlias = Annotated[str, BeforeValidator(_checked(domain_pattern))]
 AddressPattern: TypeAlias = Annotated[str, BeforeValidator(_checked(address_pattern))]
 HostName: TypeAlias = Annotated[str, BeforeValidator(_checked(host_name))]
-ServerAddress: TypeAlias = Annotated[str, Field(min_length=1)]
+ServerAddress: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(name_server)]
 
 
 class TlsOptions(Section):
@@ -175,6 +175,10 @@ class ListenerSection(Section):
     malformed_header: Literal["mend", "strict"] = "mend"
     """What happens to a header that readers could take in two ways: `mend` makes it plain, and refuses what can't be
     mended; `strict` refuses it. See [message-form.md](message-form.md)."""
+    address_syntax: Literal["lenient", "strict"] = "lenient"
+    """Which addresses MAIL and RCPT take: `lenient` also what honest senders send against RFC 5321 (`a..b@`, a local
+    part of more than 64 octets, an underscore in a domain, no angle brackets), forwarded in a form that can be read in
+    one way only; `strict` refuses these with 501. See [decisions/addresses.md](decisions/addresses.md)."""
     message_size: Size | None = None
     """The largest message here; `limits.message_size` without it."""
 
@@ -265,6 +269,8 @@ class RecordOptions(Section):
 
 def _records(value: object) -> object:
     """The word ``stdout`` is short for ``{stdout: true}``."""
+    if isinstance(value, str) and value != "stdout":
+        raise ValueError(f"must be stdout, or a mapping (key: value); write records: {{file: {value}}}")
     return {"stdout": True} if value == "stdout" else value
 
 

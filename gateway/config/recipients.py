@@ -355,6 +355,8 @@ class HttpOptions(AskedOptions):
 
 def _probe(value: object) -> object:
     """``true`` is short for a section without settings."""
+    if isinstance(value, str):
+        raise ValueError("must be true, or settings in a mapping (key: value); write probe: true")  # noqa: TRY004 - pydantic reports it
     return {} if value is True else None if value is False else value
 
 
@@ -428,6 +430,9 @@ def _sections(value: object) -> object:
     """One section is short for a list of one; nothing is a slip, and must not mean that every address is taken."""
     if value is None:
         raise ValueError("has no value: give a source, or 'any: true' to take every address")
+    if isinstance(value, str):
+        right = f"{{{value}: true}}" if value in {"any", "probe"} else f"{{file: {value}}}"
+        raise ValueError(f"must be a mapping (key: value); write recipients: {right}")  # noqa: TRY004 - pydantic reports it
     return value if isinstance(value, list | tuple) else (value,)
 
 

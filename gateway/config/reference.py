@@ -35,6 +35,7 @@ from gateway.config.registry import Registry
 from gateway.policy import Policy
 from gateway.tables import AddressList, Table
 from gateway.units import Rate, format_duration, format_size, parse_duration, parse_size
+from gateway.verdict import Action, Outcome
 
 BEGIN: Final = "<!-- made from the code: begin -->"
 END: Final = "<!-- made from the code: end -->"
@@ -232,6 +233,12 @@ def _dedented(text: str) -> str:
     return first.strip() + newline + textwrap.dedent(rest) if newline else first.strip()
 
 
+def _reply(outcome: Outcome) -> str:
+    """What the client is told; where the default action tells it nothing, only what it would be told."""
+    silent = outcome.action in {Action.PASS, Action.TAG, Action.DISCARD}
+    return f"none; where it is refused `{outcome.reply}`" if silent else f"`{outcome.reply}`"
+
+
 def policy_tables(policy: type[Policy[Any]]) -> str:
     """A policy's options, outcomes and defaults, in Markdown; stands in its page between ``BEGIN`` and ``END``."""
     stages = ", ".join(policy.hooks()) or "no stage"
@@ -239,8 +246,7 @@ def policy_tables(policy: type[Policy[Any]]) -> str:
     facts = f"Runs at: {stages}. Without other settings: `on_error: {policy.on_error}`, `timeout: {timeout}`.\n"
     options = settings_table(policy.options_type) if policy.options_type.model_fields else "None of its own.\n"
     outcomes = [
-        (f"`{name}`", f"`{outcome.action}`", f"`{outcome.reply}`", outcome.help)
-        for name, outcome in policy.outcomes.items()
+        (f"`{name}`", f"`{outcome.action}`", _reply(outcome), outcome.help) for name, outcome in policy.outcomes.items()
     ]
     found = table(("Outcome", "Default action", "Reply", "Meaning"), outcomes) if outcomes else "None.\n"
     return f"{facts}\n### Options\n\n{options}\n### Outcomes\n\n{found}"

@@ -4,6 +4,8 @@ What a message says depends on the kind of error alone; no type of Python's and 
 value may have several forms and fits none, the messages for each are joined.
 """
 
+import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, get_args
@@ -154,8 +156,24 @@ def _message(details: ErrorDetails, model: type[BaseModel], at: Place, also_know
         return f"{at.value!r} is not allowed; it must be {words}{meant}"
     template = _WORDS.get(kind)
     if template is not None:
-        return template.format(**context)
+        return template.format(**context) + _right_form(kind, at.value)
     return details["msg"].replace("Input should be", "must be").replace("Value should", "must")
+
+
+def _right_form(kind: str, value: object) -> str:
+    """What was probably meant, where a value stands in another form than the one that is wanted."""
+    if not isinstance(value, str):
+        return ""
+    if kind in _LISTS:
+        plain = value if _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+        return f"; write [{plain}]"
+    meant = _FLAGS.get(value.lower()) if kind in {"bool_type", "bool_parsing"} else None
+    return "" if meant is None else f"; write {meant}"
+
+
+_LISTS: Final = frozenset({"list_type", "tuple_type", "set_type", "frozen_set_type", "iterable_type"})
+_PLAIN: Final = re.compile(r"[A-Za-z0-9./_-]+")
+_FLAGS: Final = {"yes": "true", "on": "true", "no": "false", "off": "false", "true": "true", "false": "false"}
 
 
 def keys_at(model: type[BaseModel], location: Iterable[str | int]) -> list[str]:

@@ -35,6 +35,7 @@ from gateway.resolver import ClientName, NameStatus, Resolver, SessionResolver, 
 from gateway.session import Domain, Recipient, Session
 from gateway.smtp import reply as replies
 from gateway.smtp.data import BareNewlines, NulOctets
+from gateway.smtp.grammar import AddressSyntax
 from gateway.smtp.reply import Reply
 from gateway.smtp.server import ServerOptions, TlsState
 from gateway.spool import Spool, SpoolMemory
@@ -395,6 +396,7 @@ def engine_options(config: Config, listener: Listener) -> ServerOptions:
         idle_commands=limits.idle_commands,
         bare_newlines=BareNewlines(listener.bare_newlines),
         nul=NulOctets(listener.nul),
+        address_syntax=AddressSyntax(listener.address_syntax),
     )
 
 

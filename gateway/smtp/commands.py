@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 from gateway.smtp import grammar, reply
 from gateway.smtp.data import BareNewlines, NulOctets
 from gateway.smtp.events import Auth, Data, Event, Hello, Mail, Quit, Rcpt, Reset, StartTls
-from gateway.smtp.grammar import GrammarError
+from gateway.smtp.grammar import AddressSyntax, GrammarError
 from gateway.smtp.path import Parameter
 from gateway.smtp.reply import Reply
 from gateway.smtp.states import Command
@@ -54,6 +54,7 @@ class ServerOptions:
             STARTTLS between them (as Postfix's smtpd_junk_command_limit).
         bare_newlines: What becomes of a bare CR or LF.
         nul: What becomes of a NUL in a message.
+        address_syntax: Which addresses MAIL and RCPT take.
     """
 
     hostname: str
@@ -68,6 +69,7 @@ class ServerOptions:
     idle_commands: int = 100
     bare_newlines: BareNewlines = BareNewlines.REJECT
     nul: NulOctets = NulOctets.REJECT
+    address_syntax: AddressSyntax = AddressSyntax.LENIENT
 
 
 class Terms:
@@ -168,17 +170,17 @@ def _parsed_hello(argument: bytes) -> str:
 
 
 @lru_cache(_REMEMBERED)
-def _parsed_mail(argument: bytes, limit: int) -> Mail:
-    return Mail(*grammar.parse_mail(_text(argument), limit))
+def _parsed_mail(argument: bytes, limit: int, syntax: AddressSyntax) -> Mail:
+    return Mail(*grammar.parse_mail(_text(argument), limit, syntax))
 
 
 @lru_cache(_REMEMBERED)
-def _parsed_rcpt(argument: bytes, limit: int) -> Rcpt:
-    return Rcpt(*grammar.parse_rcpt(_text(argument), limit))
+def _parsed_rcpt(argument: bytes, limit: int, syntax: AddressSyntax) -> Rcpt:
+    return Rcpt(*grammar.parse_rcpt(_text(argument), limit, syntax))
 
 
 def _mail(terms: Terms, argument: bytes) -> Event:
-    event = _parsed_mail(argument, terms.options.parameters)
+    event = _parsed_mail(argument, terms.options.parameters, terms.options.address_syntax)
     terms.smtputf8 = False
     if event.parameters:
         terms.check_parameters(event.parameters, grammar.MAIL_PARAMETERS)
@@ -189,7 +191,7 @@ def _mail(terms: Terms, argument: bytes) -> Event:
 
 
 def _rcpt(terms: Terms, argument: bytes) -> Event:
-    event = _parsed_rcpt(argument, terms.options.parameters)
+    event = _parsed_rcpt(argument, terms.options.parameters, terms.options.address_syntax)
     if event.parameters:
         terms.check_parameters(event.parameters, grammar.RCPT_PARAMETERS)
     if not terms.smtputf8 and not argument.isascii():

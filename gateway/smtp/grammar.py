@@ -9,12 +9,17 @@ Deliberately tolerant, because senders do it and it is unambiguous:
 - more than one space before a parameter, and white space at the end of a line (RFC 5321 4.1.1 asks for the latter);
 - any printable US-ASCII as HELO argument: a name that is no domain is for a policy to judge (RFC 5321 4.1.4).
 
-Deliberately strict: a path without angle brackets, white space or comments in an address, and obsolete forms that only
+``AddressSyntax.LENIENT`` takes some more that honest senders send: a local part of any length that fits into a path,
+dots where RFC 5321 has none (``a..b@``, ``.a@``, ``a.@``), underscores in a domain, a path without its brackets. What
+is read of them is written in the form of RFC 5321, so that whoever reads it next reads the same (``Mailbox.text``).
+
+Deliberately strict: white space or comments in an address, one bracket without the other, and obsolete forms that only
 RFC 5322 knows are refused; ``docs/decisions/addresses.md`` lists them.
 """
 
 import re
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final, TypeAlias
 
@@ -38,6 +43,13 @@ MAX_ENVID: Final = 100
 MAX_ORCPT: Final = 500
 """Characters of an ORCPT (RFC 3461 4.2)."""
 _IPV6_GROUPS: Final = 8
+
+
+class AddressSyntax(StrEnum):
+    """Which addresses MAIL and RCPT take."""
+
+    LENIENT = "lenient"
+    STRICT = "strict"
 
 
 KnownParameters: TypeAlias = Mapping[str, tuple[str, Callable[[str | None], bool]]]
@@ -81,9 +93,15 @@ _LITERAL = r"\[[!-Z^-~]+\]"
 _ROUTE = rf"@{_DOMAIN}(?:,@{_DOMAIN})*"
 #   Path           = "<" [ A-d-l ":" ] Mailbox ">"
 #   Mailbox        = Local-part "@" ( Domain / address-literal )
-_PATH = re.compile(
-    rf"<(?:({_ROUTE}):)?(({_DOT_STRING}|{_QUOTED_STRING})@({_DOMAIN}|{_LITERAL}))>(?: +(.*))?", re.DOTALL
+_STRICT_PATH = re.compile(
+    rf"<(?:({_ROUTE}):)?({_DOT_STRING}|{_QUOTED_STRING})@({_DOMAIN}|{_LITERAL})>(?: +(.*))?", re.DOTALL
 )
+# The same, with dots anywhere in a local part that is not of dots alone, underscores in a domain, and without brackets.
+_DOTTED = rf"\.*{_ATOM}(?:\.+{_ATOM})*\.*"
+_WITH_UNDERSCORES = _DOMAIN.replace("A-Za-z0-9", "A-Za-z0-9_")
+_LENIENT_MAILBOX = rf"({_DOTTED}|{_QUOTED_STRING})@({_WITH_UNDERSCORES}|{_LITERAL})"
+_LENIENT_PATH = re.compile(rf"<(?:({_ROUTE}):)?{_LENIENT_MAILBOX}>(?: +(.*))?", re.DOTALL)
+_BARE_PATH = re.compile(rf"(){_LENIENT_MAILBOX}(?: +(.*))?", re.DOTALL)
 
 # The form of nearly all paths, with what stands before it: no quotes, no route, no literal, US-ASCII.
 _COMMON_MAILBOX = (
@@ -94,10 +112,11 @@ _COMMON_MAILBOX = (
 #   rcpt = "RCPT TO:" ( "<Postmaster@" Domain ">" / "<Postmaster>" / Forward-path ) [SP Rcpt-parameters] CRLF
 _MAIL_COMMON = re.compile(rf"[Ff][Rr][Oo][Mm]: *{_COMMON_MAILBOX}")
 _RCPT_COMMON = re.compile(rf"[Tt][Oo]: *{_COMMON_MAILBOX}")
-_MAIL = re.compile(r"FROM: *(<.*)", re.IGNORECASE | re.DOTALL | re.ASCII)
-_RCPT = re.compile(r"TO: *(<.*)", re.IGNORECASE | re.DOTALL | re.ASCII)
+_MAIL = re.compile(r"FROM: *(.*)", re.IGNORECASE | re.DOTALL | re.ASCII)
+_RCPT = re.compile(r"TO: *(.*)", re.IGNORECASE | re.DOTALL | re.ASCII)
 _NULL_PATH = re.compile(r"<>(?: +(.*))?", re.DOTALL)
 _POSTMASTER = re.compile(r"<(postmaster)>(?: +(.*))?", re.IGNORECASE | re.DOTALL | re.ASCII)
+_BARE_POSTMASTER = re.compile(r"(postmaster)(?: +(.*))?", re.IGNORECASE | re.DOTALL | re.ASCII)
 
 #   Snum           = 1*3DIGIT ; representing a decimal integer value in the range 0 through 255
 _IPV4 = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})")
@@ -122,7 +141,9 @@ def parse_hello(argument: str) -> str:
 _HELLO = re.compile(rf"[!-~]{{1,{MAX_DOMAIN}}}")
 
 
-def parse_mail(argument: str, limit: int = 20) -> tuple[ReversePath, tuple[Parameter, ...]]:
+def parse_mail(
+    argument: str, limit: int = 20, syntax: AddressSyntax = AddressSyntax.LENIENT
+) -> tuple[ReversePath, tuple[Parameter, ...]]:
     """The argument of MAIL: ``FROM:<path> parameters``; ``limit`` is the largest number of parameters.
 
     Raises:
@@ -131,22 +152,23 @@ def parse_mail(argument: str, limit: int = 20) -> tuple[ReversePath, tuple[Param
     match = _MAIL_COMMON.fullmatch(argument)
     if match is not None:
         text, local_part, domain, rest = match.groups()
-        if len(local_part) > MAX_LOCAL_PART or len(text) > MAX_PATH - 2 or _has_long_label(domain):
+        if len(local_part) > _LONGEST[syntax] or len(text) > MAX_PATH - 2 or _has_long_label(domain):
             raise GrammarError(reply.BAD_SENDER_ADDRESS)
         return Mailbox(text, local_part, domain.lower()), parse_parameters(rest, limit) if rest else ()
     match = _MAIL.fullmatch(argument)
     if match is None:
-        # "MAIL FROM" without an address at all is a wrong argument; with one, a wrong address.
-        raise GrammarError(reply.BAD_SENDER_ADDRESS if argument[:5].upper() == "FROM:" else reply.SYNTAX_ERROR)
+        raise GrammarError(reply.SYNTAX_ERROR)
     path = match[1]
     match = _NULL_PATH.fullmatch(path)
     if match is not None:
         return NULL_REVERSE_PATH, parse_parameters(match[1], limit) if match[1] else ()
-    mailbox, rest = _parse_path(path, reply.BAD_SENDER_ADDRESS)
+    mailbox, rest = _parse_path(path, reply.BAD_SENDER_ADDRESS, syntax)
     return mailbox, parse_parameters(rest, limit) if rest else ()
 
 
-def parse_rcpt(argument: str, limit: int = 20) -> tuple[Mailbox, tuple[Parameter, ...]]:
+def parse_rcpt(
+    argument: str, limit: int = 20, syntax: AddressSyntax = AddressSyntax.LENIENT
+) -> tuple[Mailbox, tuple[Parameter, ...]]:
     """The argument of RCPT: ``TO:<path> parameters``; ``limit`` is the largest number of parameters.
 
     Raises:
@@ -155,27 +177,29 @@ def parse_rcpt(argument: str, limit: int = 20) -> tuple[Mailbox, tuple[Parameter
     match = _RCPT_COMMON.fullmatch(argument)
     if match is not None:
         text, local_part, domain, rest = match.groups()
-        if len(local_part) > MAX_LOCAL_PART or len(text) > MAX_PATH - 2 or _has_long_label(domain):
+        if len(local_part) > _LONGEST[syntax] or len(text) > MAX_PATH - 2 or _has_long_label(domain):
             raise GrammarError(reply.BAD_RECIPIENT_ADDRESS)
         return Mailbox(text, local_part, domain.lower()), parse_parameters(rest, limit) if rest else ()
     match = _RCPT.fullmatch(argument)
     if match is None:
-        raise GrammarError(reply.BAD_RECIPIENT_ADDRESS if argument[:3].upper() == "TO:" else reply.SYNTAX_ERROR)
+        raise GrammarError(reply.SYNTAX_ERROR)
     path = match[1]
     match = _POSTMASTER.fullmatch(path)
+    if match is None and syntax is AddressSyntax.LENIENT:
+        match = _BARE_POSTMASTER.fullmatch(path)
     if match is not None:
         return Mailbox(match[1], match[1], ""), parse_parameters(match[2], limit) if match[2] else ()
-    mailbox, rest = _parse_path(path, reply.BAD_RECIPIENT_ADDRESS)
+    mailbox, rest = _parse_path(path, reply.BAD_RECIPIENT_ADDRESS, syntax)
     return mailbox, parse_parameters(rest, limit) if rest else ()
 
 
-def parse_mailbox(text: str) -> Mailbox:
+def parse_mailbox(text: str, syntax: AddressSyntax = AddressSyntax.LENIENT) -> Mailbox:
     """An address without angle brackets, as configurations and command lines write it.
 
     Raises:
         GrammarError: It is not an address.
     """
-    mailbox, rest = _parse_path(f"<{text}>", reply.BAD_RECIPIENT_ADDRESS)
+    mailbox, rest = _parse_path(f"<{text}>", reply.BAD_RECIPIENT_ADDRESS, syntax)
     if rest or mailbox.source_route:
         raise GrammarError(reply.BAD_RECIPIENT_ADDRESS)
     return mailbox
@@ -192,22 +216,34 @@ def parse_domain(text: str) -> str:
     return _normalize_domain(text, reply.SYNTAX_ERROR)
 
 
-_DOMAIN_ONLY = re.compile(_DOMAIN)
+_DOMAIN_ONLY = re.compile(_WITH_UNDERSCORES)
 
 
-def _parse_path(path: str, refusal: Reply) -> tuple[Mailbox, str | None]:
-    match = _PATH.fullmatch(path)
+_LONGEST: Final[Mapping[AddressSyntax, int]] = {AddressSyntax.STRICT: MAX_LOCAL_PART, AddressSyntax.LENIENT: MAX_PATH}
+"""Octets of a local part: RFC 5321 4.5.3.1 calls its limits what a server must take at least."""
+
+
+def _parse_path(path: str, refusal: Reply, syntax: AddressSyntax) -> tuple[Mailbox, str | None]:
+    lenient_path = _LENIENT_PATH if path.startswith("<") else _BARE_PATH
+    match = (_STRICT_PATH if syntax is AddressSyntax.STRICT else lenient_path).fullmatch(path)
     if match is None:
         raise GrammarError(refusal)
-    route, text, local_part, domain, rest = match.groups()
-    end = match.end(2) + 1  # with ">"
-    if len(local_part.encode()) > MAX_LOCAL_PART or len(path[:end].encode()) > MAX_PATH:
+    route, local_part, domain, rest = match.groups()
+    written = local_part if local_part[0] == '"' or not _has_odd_dots(local_part) else f'"{local_part}"'
+    text = f"{written}@{domain}"
+    whole = f"<{route}:{text}>" if route else f"<{text}>"
+    if len(written.encode()) > _LONGEST[syntax] or len(whole.encode()) > MAX_PATH:
         raise GrammarError(refusal)
     if local_part[0] == '"':
         local_part = _ESCAPED.sub(r"\1", local_part[1:-1])
     domain = _normalize_literal(domain, refusal) if domain[0] == "[" else _normalize_domain(domain, refusal)
     hosts = tuple(host[1:] for host in route.split(",")) if route else ()
     return Mailbox(text, local_part, domain, hosts), rest
+
+
+def _has_odd_dots(local_part: str) -> bool:
+    """Whether it is no Dot-string, and so has to be written as a Quoted-string."""
+    return ".." in local_part or local_part[0] == "." or local_part[-1] == "."
 
 
 def _has_long_label(domain: str) -> bool:

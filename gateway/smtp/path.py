@@ -13,7 +13,8 @@ class Mailbox:
     """An address.
 
     Attributes:
-        text: The address as the client wrote it, without angle brackets and source route; it is forwarded unchanged.
+        text: The address as the client wrote it, without angle brackets and source route; a local part that RFC 5321
+            has only in quotes has them (``"a..b"@example.com``). It is forwarded in angle brackets.
         local_part: The local part's meaning: quotes and backslashes of a quoted string removed, case kept.
         domain: The domain for comparison: lower-case, as A-labels (``xn--``), or an address literal in brackets;
             empty for ``postmaster`` without a domain (RFC 5321 4.5.1).

@@ -8,7 +8,8 @@ The networks of one prefix length are one set of integers, so a look-up costs at
 length in use (33 for IPv4, 129 for IPv6), however many networks there are.
 """
 
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import ClassVar, Final
 
 from gateway.tables.table import Table
@@ -82,6 +83,13 @@ class NetworkTable(Table[_Networks]):
                 network = type(address)(number >> shift << shift)
                 return f"{network}/{address.max_prefixlen - shift}" if shift else str(network)
         return None
+
+    def networks(self) -> Iterator[IPv4Network | IPv6Network]:
+        """Its networks."""
+        for version, make in ((4, IPv4Network), (6, IPv6Network)):
+            bits = 32 if version == 4 else 128  # noqa: PLR2004 - IPv4
+            for shift, numbers in self.current().by_version[version]:
+                yield from (make((number << shift, bits - shift)) for number in numbers)
 
     def __contains__(self, address: IPv4Address | IPv6Address) -> bool:
         return self.find(address) is not None

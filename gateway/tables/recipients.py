@@ -212,6 +212,15 @@ class AddressList:
         addresses = recipients if isinstance(recipients, dict) else {"list": recipients}
         return addresses | {"aliases": self._aliases.to_config()}
 
+    def named_domains(self) -> frozenset[str]:
+        """The domains that entries name."""
+        indices = (self._recipients.current(), self._aliases.current())
+        return frozenset(
+            name
+            for index in indices
+            for name in (*index.domains, *(address.rpartition("@")[2] for address in index.addresses))
+        )
+
     async def find(self, local_part: str, domain: str) -> bool:
         """Whether the address exists.
 

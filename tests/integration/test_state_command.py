@@ -70,7 +70,7 @@ def test_it_shows_the_fullest_first_and_clears_one(tmp_path: Path) -> None:
         assert (status, "per-client:10/h" in text, "full" in text, "secret-word" in text) == (0, True, False, False)
         assert f"1 entry in {redis.url}\n" in text
         status, text = _run("--config", config, "--subject", "carol@")
-        assert (status, "sender=carol@a" in text, "0 passed, waiting for" in text) == (0, True, True)
+        assert (status, "sender=carol@a" in text, "0 passed, first came 1s ago" in text) == (0, True, True)
         assert "192.0.2.1" not in text
         key = "rate:{client_address=192.0.2.1}:per-client:10/h"
         assert _run("clear", key, "--config", config) == (0, "cleared\n")
@@ -118,3 +118,34 @@ async def test_a_workers_memory_is_asked_by_its_control_socket(tmp_path: Path) -
         assert (entry["subject"], entry["level"]) == ("client_address=192.0.2.1", 1)
         assert await asyncio.to_thread(_run, "clear", entry["key"], "--config", file) == (0, "cleared\n")
         assert (await asyncio.to_thread(_run, "clear", entry["key"], "--config", file))[0] == 1
+
+
+@pytest.mark.peer("redis-server")
+@pytest.mark.parametrize("place", ["redis", "memory"])
+async def test_explain_looks_at_the_state_and_counts_nothing(tmp_path: Path, place: str) -> None:
+    """A limit that is full in Redis, or in the running worker, refuses an imagined client, and is no fuller then."""
+    with RedisServer() as redis:
+        state = redis.url if place == "redis" else "memory:"
+        more = {
+            "runtime_folder": str(tmp_path / "run"), "domains": {"example.com": {}},
+            "policies": ["relay", {"rate_limit": {"limit": "2/h", "id": "few"}}], "dns": {"client_names": False},
+        }  # fmt: skip
+        file = _file(tmp_path, state, **more)
+        take = Take(name="few:2/h", subject="client_address=192.0.2.1", rate=2 / 3600, burst=2.0)
+        said = ["--client-address", "192.0.2.1", "--mail-from", "a@example.org", "--rcpt", "alice@example.com"]
+
+        def explained(*options: str) -> int:
+            return CliRunner().invoke(app, ["explain", "--config", file, *said, *options]).exit_code
+
+        async with serving(tmp_path, {"state": state, "runtime_folder": str(tmp_path / "run")}) as site:
+            own: Any = site.worker._state
+            assert await asyncio.to_thread(explained) == 0
+            await own.ask([take])
+            for _ in range(3):
+                assert await asyncio.to_thread(explained) == 0
+            await own.ask([take])
+            before = [entry.level async for entry in own.entries()]
+            assert await asyncio.to_thread(explained) == 3
+            assert await asyncio.to_thread(explained, "--no-state") == 0
+            after = [entry.level async for entry in own.entries()]
+            assert after == pytest.approx(before, abs=0.1)

@@ -4,14 +4,13 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from gateway.adapters.dns.resolver import parse_server
 from gateway.adapters.dns.zone import ZoneResolver
 from gateway.address import address_text, is_global, network_text
 from gateway.backend.client_info import identity
 from gateway.backend.next_hop import _addresses
 from gateway.cli.explain import _address
 from gateway.config.backend import NextHop
-from gateway.config.names import Endpoint
+from gateway.config.names import Endpoint, parse_server
 from gateway.resolver import RecordType
 from gateway.smtp.grammar import parse_mailbox
 from gateway.subjects import network

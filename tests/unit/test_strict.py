@@ -75,6 +75,6 @@ def test_the_error_says_where_and_what(tmp_path: Path) -> None:
     assert [str(problem).removeprefix(f"{path}:") for problem in caught.value.problems] == [
         "2:56: backends.a.connections: must be a whole number",
         "5:26: policies[0].limits.recipients: must be a whole number",
-        "6:17: policies[1].spf.helo: must be true or false",
+        "6:17: policies[1].spf.helo: must be true or false; write true",
         "7:18: limits.errors: must be a whole number",
     ]

@@ -1,5 +1,8 @@
 """Durations, sizes and rates as people write them."""
 
+import re
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,6 +89,59 @@ def test_rates_round_trip(count: int, number: int, unit: str) -> None:
     rate = Rate.parse(f"{count}/{number}{unit}")
     assert Rate.parse(str(rate)) == rate
     assert str(Rate.parse(f"{count}/h")) == f"{count}/h"
+
+
+MEANT = [
+    *((parse_duration, written, right) for written, right in [
+        (5, "5s"), ("5", "5s"), ("5 min", "5min"), ("5 minutes", "5m"), ("5sec", "5s"), ("2 Hours", "2h"),
+        ("1day", "1d"),
+    ]),
+    *((parse_size, written, right) for written, right in [
+        ("25M", "25MB"), ("25 m", "25MB"), ("1Gi", "1GiB"), ("64 kbytes", "64KB"),
+    ]),
+    *((Rate.parse, written, right) for written, right in [
+        ("100/hour", "100/h"), ("100 / hour", "100/h"), ("10/5 min", "10/5min"), ("500M/day", "500MB/d"),
+        ("3 per 2 minutes", "3/2m"),
+    ]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("read", "written", "right"), MEANT)
+def test_a_wrong_form_is_answered_with_the_right_one(
+    read: Callable[[object], object], written: object, right: str
+) -> None:
+    """What people write elsewhere is no value here, and the error says how to write it, in a form that is read."""
+    with pytest.raises(ValueError, match=f"; write {re.escape(right)}$"):
+        read(written)
+    assert read(right)
+
+
+@given(st.text("0123456789.kmgKMGibBsecondhuray /per", max_size=20))
+def test_the_form_that_is_proposed_is_always_read(text: str) -> None:
+    """Whatever was written, a proposal is no further error."""
+    for read in (parse_duration, parse_size, Rate.parse):
+        try:
+            read(text)
+        except ValueError as error:
+            proposal = re.search(r"; write (.+)$", str(error))
+            assert proposal is None or re.match(r"0+(?![1-9.])", proposal[1]) or read(proposal[1]) is not None
+
+
+@pytest.mark.parametrize("read", [parse_duration, parse_size, Rate.parse])
+@pytest.mark.parametrize("digits", [20, 30, 400, 5000])
+def test_an_absurd_number_is_told_as_any_other_mistake(read: Callable[[object], object], digits: int) -> None:
+    """However many digits, no unit raises anything but ValueError, or gives more than a counter can hold."""
+    number = "9" * digits
+    for text in (f"{number}w", f"{number}GB", f"{number}/h", f"1/{number}w", f"{number}GB/h", f"{number}.5w"):
+        with pytest.raises(ValueError, match=r"is (not a|too) (duration|size|rate|long|large)"):
+            read(text)
+
+
+def test_the_largest_that_can_be_meant_are_taken() -> None:
+    """A hundred years and eight exabytes."""
+    assert parse_duration("36525d") == 36525 * 86400
+    assert parse_size(2**63 - 1) == 2**63 - 1
+    assert str(Rate.parse("9000000000/36500d")) == "9000000000/36500d"
 
 
 @pytest.mark.parametrize("text", ["0/h", "5/0s", "5", "5/", "/h", "5/y", 5])

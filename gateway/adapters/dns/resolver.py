@@ -29,14 +29,12 @@ from gateway.adapters.dns.cache import AnswerCache, Key, Lifetimes
 from gateway.adapters.dns.exchange import Exchange
 from gateway.adapters.dns.server import NameServer
 from gateway.adapters.dns.wire import encode_question
-from gateway.address import address_text
+from gateway.config.names import NAME_SERVER_PORT, parse_server
 from gateway.config.options import DnsOptions
 from gateway.resolver import Answer, RecordType, Status
 
 log = structlog.get_logger("lychgate.dns")
 
-_PORT: Final = 53
-_MAX_PORT: Final = 65535
 _DEFAULTS: Final = Lifetimes()
 
 
@@ -149,40 +147,14 @@ class DnsResolver:
                 future.set_result(answer)
 
 
-def parse_server(text: str) -> tuple[str, int]:
-    """Read a name server's address and port: ``192.0.2.1``, ``192.0.2.1:53``, ``2001:db8::1``, ``[2001:db8::1]:53``.
-
-    Raises:
-        ValueError: It is none.
-    """
-    host, port = text, ""
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        port = rest.removeprefix(":")
-        if not bracket or (rest and rest == port):
-            raise ValueError(f"{text!r} is not the address of a name server")
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    try:
-        address = address_text(ipaddress.ip_address(host))
-        number = int(port) if port else _PORT
-    except ValueError as error:
-        raise ValueError(
-            f"{text!r} is not the address of a name server, such as 192.0.2.1 or [2001:db8::1]:53"
-        ) from error
-    if not 0 < number <= _MAX_PORT:
-        raise ValueError(f"{text!r}: there is no port {number}")
-    return address, number
-
-
 def _system_servers(resolv_conf: Path) -> list[tuple[str, int]]:
     found = dns.resolver.Resolver(configure=False)
     try:
         found.read_resolv_conf(StringIO("\n".join(_usable(resolv_conf.read_text("latin-1")))))
     except (OSError, ValueError, dns.exception.DNSException) as error:
         log.warning("no name servers configured, asking the local machine", file=str(resolv_conf), error=str(error))
-        return [("127.0.0.1", _PORT)]
-    return [(str(address), _PORT) for address in found.nameservers]
+        return [("127.0.0.1", NAME_SERVER_PORT)]
+    return [(str(address), NAME_SERVER_PORT) for address in found.nameservers]
 
 
 def _usable(text: str) -> Iterator[str]:

@@ -293,6 +293,22 @@ class MemoryState:
         for client, known in self._clients.items():
             yield client_entry(client, known.passes, known.last + known.keep - now)
 
+    def adopt(self, entry: Entry) -> None:
+        """Take over an entry that was read of another state, in place of the own one."""
+        now, key = self._clock.now(), (entry.subject, entry.name)
+        detail: Mapping[str, Any] = entry.detail
+        if entry.kind is Kind.RATE:
+            held, rate = now + float(detail["held"]), float(detail["rate"])
+            self._buckets[key] = Bucket(entry.level, now, held, rate, float(entry.limit or 0), entry.level)
+        elif entry.kind is Kind.CONCURRENCY:
+            self._rooms[key] = _Room(int(entry.limit or 0), dict.fromkeys(detail["sessions"], now + self._lease))
+        elif entry.name == CLIENT:
+            self._clients[entry.subject] = _Client(int(entry.level), now, entry.expires)
+        else:
+            first, passes, envelope = now - float(detail["age"]), int(entry.level), str(detail["envelope"])
+            keep = entry.expires if passes else entry.expires + float(detail["age"])
+            self._triplets[entry.subject, digest(envelope)] = _Triplet(envelope, first, now, passes, keep)
+
     async def clear(self, key: str) -> bool:
         """See ``State``."""
         return self.forget(key)

@@ -319,6 +319,17 @@ class RedisState:
         except (RedisError, OSError, TimeoutError) as error:
             raise StateUnavailableError(f"{self._name}: {error_text(error)}") from error
 
+    async def find(self, key: str) -> Entry | None:
+        """An entry by its key; only looks.
+
+        Raises:
+            StateUnavailableError: It can't be told.
+        """
+        try:
+            return next(iter(await self._read([self._prefix + key])), None)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StateUnavailableError(f"{self._name}: {error_text(error)}") from error
+
     async def _read(self, keys: Sequence[str]) -> list[Entry]:
         by_home: dict[str, list[str]] = {}
         for key in keys:

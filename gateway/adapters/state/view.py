@@ -26,6 +26,21 @@ def entry_json(entry: Entry) -> dict[str, Any]:
     }
 
 
+def entry_of(data: Mapping[str, Any]) -> Entry:
+    """An entry of what ``entry_json`` made of it."""
+    own = {"key", "kind", "name", "subject", "level", "limit", "expires"}
+    return Entry(
+        key=data["key"],
+        kind=Kind(data["kind"]),
+        name=data["name"],
+        subject=data["subject"],
+        level=data["level"],
+        limit=data["limit"],
+        expires=data["expires"],
+        detail={name: value for name, value in data.items() if name not in own},
+    )
+
+
 def is_about(entry: Entry, part: str) -> bool:
     """Whether a text is a part of whom an entry is about; of a triplet, of its sender and recipient, too."""
     return part in entry.subject or part in str(entry.detail.get("envelope", ""))

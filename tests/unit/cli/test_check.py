@@ -209,3 +209,19 @@ def test_colours_only_on_a_terminal(path: Path) -> None:
     os.close(terminal)
     assert process.returncode == 0
     assert b"\x1b[" in shown
+
+
+def test_strict_fails_on_warnings_alone(path: Path, tmp_path: Path) -> None:
+    """With ``--strict`` warnings are printed as ever and the exit status is 1; without any it is 0."""
+    for form in ([], ["--json"]):
+        plain, strict = (run("check", "--config", str(path), *form, *more) for more in ([], ["--strict"]))
+        assert (plain.exit_code, strict.exit_code) == (0, 1)
+        assert plain.output == strict.output
+        assert "has expired on 2020-01-31" in strict.output
+    clean = tmp_path / "clean.yaml"
+    clean.write_text(
+        'hostname: mx1.example.com\nlisteners: [{smtp: "192.0.2.1:25"}]\nbackends: {a: {servers: [198.51.100.1]}}\n'
+        "domains: {example.com: {recipients: {list: [alice]}}}\npolicies: [relay, recipient]\n"
+    )
+    result = run("check", "--config", str(clean), "--strict")
+    assert (result.exit_code, "warning: " in result.output) == (0, False), result.output

@@ -1,11 +1,13 @@
 """What the commands share."""
 
+import io
 from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 
-from gateway.cli.common import ExitCode, load_config
+from gateway.cli.common import ExitCode, load_config, print_whole, table
 
 CONFIG = """\
 listeners: [{smtp: 'localhost:1', tls: {mode: implicit, certificate: none.pem}}]
@@ -39,3 +41,15 @@ def test_a_configuration_that_can_not_be_used_ends_the_command(
         f"{path}:2:1: wrokers: is not a setting here (did you mean 'workers'?)",
         "",
     ]
+
+
+def test_a_table_of_keys_cuts_none_however_narrow_the_window() -> None:
+    """Each row is one line with every cell whole, so that a key can be given to another command."""
+    key = "rate:{reverse_path=" + "l" * 300 + "}:per-sender:10/h"
+    out = io.StringIO()
+    listing = table("Kind", "What", "Key")
+    listing.add_row("rate", "a limit with a name of several words", key)
+    print_whole(Console(file=out, width=40, force_terminal=True, color_system=None), listing)
+    rows = [line for line in out.getvalue().splitlines() if "rate" in line]
+    assert [row.split()[-1] for row in rows] == [key]
+    assert "a limit with a name of several words" in rows[0]

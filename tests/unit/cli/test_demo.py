@@ -6,6 +6,7 @@ import mailbox
 import os
 import signal
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ async def test_mail_is_kept_and_each_decision_told(tmp_path: Path) -> None:
     file.write_text(CONFIG.format(front=front))
     told = io.StringIO()
     folder = tmp_path / "mail" / "Maildir"
+    demo._check_maildir(folder)
     running = asyncio.create_task(demo._demo(load(file), folder, Console(file=told, soft_wrap=True)))
     while "Ctrl-C stops" not in told.getvalue():
         assert not running.done()
@@ -68,8 +70,36 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
         (tmp_path / "lychgate.yaml").write_text(CONFIG.format(front=port))
         arguments = ["demo", "--config", str(tmp_path / "lychgate.yaml"), "--maildir", str(tmp_path / "Maildir")]
         result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 1
-    assert f"can not listen on 127.0.0.1:{port}" in result.output
+        assert result.exit_code == 1
+        assert f"can not listen on 127.0.0.1:{port}: Address already in use. Another program listens" in result.output
+        assert f"try lychgate demo --port {port + 1}\n" in result.output
+        assert CliRunner().invoke(app, [*arguments, "--port", str(port)]).exit_code == 1
+
+
+def test_a_maildir_that_is_none_is_told_at_the_start(tmp_path: Path) -> None:
+    """A file, or a folder with other things, is an error of the command line, and nothing is written there."""
+    (tmp_path / "lychgate.yaml").write_text(CONFIG.format(front=free_port()))
+    file, home = tmp_path / "file", tmp_path / "home"
+    file.write_text("mine")
+    home.mkdir()
+    (home / "mine").write_text("mine")
+    for wrong, words in ((file, "is a file"), (home, "is no Maildir"), (file / "below", "Not a directory")):
+        arguments = ["demo", "--config", str(tmp_path / "lychgate.yaml"), "--maildir", str(wrong)]
+        result = CliRunner().invoke(app, arguments, env={"TERMINAL_WIDTH": "300"})
+        assert (result.exit_code, words in result.output) == (1 if wrong.name == "below" else 2, True), result.output
+    assert file.read_text() == "mine"
+    assert [path.name for path in home.iterdir()] == ["mine"]
+
+
+def test_a_temporary_folder_goes_with_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it can't begin."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        (tmp_path / "lychgate.yaml").write_text(CONFIG.format(front=taken.getsockname()[1]))
+        assert CliRunner().invoke(app, ["demo", "--config", str(tmp_path / "lychgate.yaml")]).exit_code == 1
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_the_demos_own_configuration_is_a_good_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,13 +38,14 @@ def run(folder: Path, *arguments: str, stdin: bytes | None = None) -> Result:
 def test_every_step_is_told(folder: Path) -> None:
     """Commands, policies with what they found, replies, and the result at the end; plain text where nobody looks."""
     result = run(folder, *BASE, "--rcpt", "alice@example.com", "--rcpt", "<bob@example.com>", str(folder / "mail.eml"))
-    assert result.exit_code == 0
+    assert result.exit_code == 7
     lines = result.output.split("\n")
     assert "RCPT TO:<bob@example.com>" in lines
     assert any("recipient" in line and "unknown -> reject" in line for line in lines)
     assert any(line.startswith("  -> 550 5.1.1 User unknown [") for line in lines)
     assert "the message, 37 octets" in lines
-    assert result.output.endswith("Result: accepted\n")
+    assert "Not asked: the backend 'postfix', which has its say at RCPT and at the end of the message" in lines
+    assert result.output.endswith("Result: mixed: 1 of 2 recipients accepted\n")
     assert "\x1b" not in result.output
 
 
@@ -54,6 +55,8 @@ def test_every_step_is_told(folder: Path) -> None:
         (["--rcpt", "alice@example.com"], 0, "accepted"),
         (["--rcpt", "bob@example.com"], 4, "rejected"),
         (["--rcpt", "bob@elsewhere.example", "--login", "carol"], 0, "accepted"),
+        (["--rcpt", "alice@example.com", "--rcpt", "bob@example.com"], 7, "accepted"),
+        (["--rcpt", "bob@example.com", "--rcpt", "carol@example.com"], 4, "rejected"),
     ],
 )
 def test_the_exit_status_says_what_would_happen(folder: Path, arguments: list[str], status: int, decision: str) -> None:
@@ -92,3 +95,29 @@ def test_a_wrong_configuration_is_1(folder: Path) -> None:
     """As with every command."""
     (folder / "lychgate.yaml").write_text("listeners: nonsense\n")
     assert run(folder, *BASE, "--rcpt", "a@example.com").exit_code == 1
+
+
+def test_a_refusal_that_is_held_is_told_where_it_falls(folder: Path) -> None:
+    """The step shows the reply that the client sees, and that a refusal waits for RCPT; an observed one does not."""
+    for mode, is_held in (("enforce", True), ("observe", False)):
+        chain = f"policies:\n  - access: {{deny: {{clients: [192.0.2.1]}}, mode: {mode}}}\n  - relay\n"
+        (folder / "lychgate.yaml").write_text(CONFIG.partition("policies:")[0] + chain)
+        result = run(folder, *BASE, "--rcpt", "alice@example.com")
+        lines = result.output.split("\n")
+        after = lines[lines.index("connect") + 1 : lines.index("EHLO client.invalid")]
+        assert any(line.startswith("  -> 220 ") for line in after), result.output
+        assert any("held until RCPT" in line and "access: " in line for line in after) is is_held, result.output
+        assert result.exit_code == (4 if is_held else 0)
+
+
+def test_what_was_not_asked_is_told(folder: Path) -> None:
+    """Backends, probes of recipients, and with ``--no-state`` what limits have counted."""
+    text = CONFIG.replace("{list: [alice]}", "{probe: true}") + "  - rate_limit: {limit: 9/h}\n"
+    (folder / "lychgate.yaml").write_text(text)
+    output = run(folder, *BASE, "--rcpt", "alice@example.com", "--no-state").output
+    told = [line.partition(": ")[2] for line in output.split("\n") if line.startswith("Not asked: ")]
+    assert told == [
+        "the backend 'postfix', which has its say at RCPT and at the end of the message",
+        "the backend whether alice@example.com exists (probe)",
+        "the state: what rate_limit counted so far is taken to be nothing",
+    ]

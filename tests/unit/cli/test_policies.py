@@ -1,6 +1,11 @@
 """``lychgate policies``: the list, and one policy's documentation."""
 
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 
 from typer.testing import CliRunner, Result
 
@@ -53,6 +58,36 @@ def test_an_unknown_policy_is_a_wrong_call() -> None:
 def test_every_command_has_help() -> None:
     """Each command can be asked for its options."""
     for command in COMMANDS:
-        result = run(command.__name__, "--help")
-        assert result.exit_code == 0
-        assert (command.__doc__ or "").split()[0] in result.output
+        for option in ("--help", "-h"):
+            result = run(command.__name__, option)
+            assert result.exit_code == 0
+            assert (command.__doc__ or "").split()[0] in result.output
+
+
+def test_groups_and_what_is_below_them_have_help() -> None:
+    """``-h`` is taken wherever ``--help`` is."""
+    for words in ([], ["state"], ["state", "clear"], ["state", "workers"], ["recipients"], ["recipients", "check"]):
+        assert run(*words, "-h").exit_code == 0
+        assert run(*words, "-h").output == run(*words, "--help").output
+
+
+def test_a_page_is_set_for_reading_on_a_terminal() -> None:
+    """No Markdown is to be seen there: no marks of headings, no bars of tables, no backticks."""
+    command = [sys.executable, "-c", "from gateway.cli import main; main()", "policies", "size"]
+    terminal, other = pty.openpty()
+    with subprocess.Popen(command, stdout=other, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"}) as process:
+        os.close(other)
+        shown = b""
+        while True:
+            try:
+                part = os.read(terminal, 65536)
+            except OSError:  # Linux: the other side is closed
+                break
+            if not part:
+                break
+            shown += part
+    os.close(terminal)
+    assert process.returncode == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
+    assert "too_large" in text
+    assert not re.search(r"^#|\|[ -]|`", text, re.MULTILINE)

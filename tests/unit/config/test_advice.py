@@ -79,7 +79,7 @@ def test_a_safe_configuration_has_no_warnings(tmp_path: Path) -> None:
             "4:5: listeners[0].auth: AUTH is not offered without TLS, and this listener has none",
         ),
         (
-            SAFE + "exceptions:\n  - {policy: relay, domain: a.example, until: 2026-11-20, reason: old}\n",
+            SAFE + "exceptions:\n  - {policy: relay, domain: example.com, until: 2026-11-20, reason: old}\n",
             "13:5: exceptions[0]: has expired on 2026-11-20 and does nothing: old",
         ),
         (
@@ -97,7 +97,7 @@ def test_warnings(tmp_path: Path, text: str, expected: str) -> None:
 
 def test_an_exception_holds_on_its_last_day(tmp_path: Path) -> None:
     """On the day that ``until`` names nothing is told yet."""
-    text = SAFE + "exceptions:\n  - {policy: relay, domain: a.example, until: 2026-11-21, reason: last day}\n"
+    text = SAFE + "exceptions:\n  - {policy: relay, domain: example.com, until: 2026-11-21, reason: last day}\n"
     assert not told(tmp_path, text)
 
 

@@ -141,8 +141,8 @@ exceptions:
         ),
         "2:80: listeners[2].smtp: is missing",
         "2:81: listeners[2].tls: mode starttls needs a certificate",
-        "3:31: backends.postfix.servers: must be a list",
-        "3:93: backends.other.timeouts.connect: 5 is not a duration such as 500ms, 5s, 10m, 1h or 30d",
+        '3:31: backends.postfix.servers: must be a list; write ["127.0.0.1:10025"]',
+        "3:93: backends.other.timeouts.connect: 5 is not a duration such as 500ms, 5s, 10m, 1h or 30d; write 5s",
         (
             "5:3: domains.example.com: names no backend, and there is more than one;"
             " give 'backend' here or 'default_backend' for all"
@@ -262,7 +262,7 @@ exceptions:
             "1:43: listeners[0].auth.backend: there is no backend 'x'; there are postfix",
         ),
         ("policies: {relay: {}}", "1:1: policies: must be a list"),
-        ("records: sdtout", "1:10: records: must be a mapping (key: value)"),
+        ("records: sdtout", "1:10: records: must be stdout, or a mapping (key: value); write records: {file: sdtout}"),
     ],
 )
 def test_what_is_wrong(tmp_path: Path, change: str, expected: str) -> None:

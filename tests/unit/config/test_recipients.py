@@ -93,7 +93,7 @@ WRONG = [
         "recipients: names 'probe' and 'tcp': write a list of sections, in the order in which they are asked",
     ),
     ("[{list: [a]}, {prob: true}]", "recipients[1].prob: is not a setting here (did you mean 'probe'?)"),
-    ("{probe: yes}", "recipients.probe: must be a mapping"),
+    ("{probe: yes}", "recipients.probe: must be true, or settings in a mapping (key: value); write probe: true"),
     ("{probe: {timeout: 0}}", "recipients.probe: timeout must be more than 0"),
     ("{probe: {cache: {yes: 5}}}", "recipients.probe.cache.yes: 5 is not a duration"),
     ("{probe: {cache: {stales: 5s}}}", "is not a setting here (did you mean 'stale'?)"),

@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.smtp import grammar, reply
-from gateway.smtp.grammar import GrammarError
+from gateway.smtp.grammar import AddressSyntax, GrammarError
 from gateway.smtp.path import NULL_REVERSE_PATH, Mailbox, Parameter
 from gateway.smtp.reply import Reply
+
+LENIENT, STRICT = AddressSyntax.LENIENT, AddressSyntax.STRICT
 
 ALL_OFFERED = frozenset({"8BITMIME", "SMTPUTF8", "DSN", "SIZE", "AUTH"})
 
@@ -38,6 +40,81 @@ TAKEN = [
     ("a@" + "b" * 63, Mailbox("a@" + "b" * 63, "a", "b" * 63)),
     ("a@" + ".".join(["b" * 63] * 3) + "." + "c" * 60, None),
 ]
+
+ODD = [
+    ("<a..b@x.y>", Mailbox('"a..b"@x.y', "a..b", "x.y")),
+    ("<.a@x.y>", Mailbox('".a"@x.y', ".a", "x.y")),
+    ("<a.@x.y>", Mailbox('"a."@x.y', "a.", "x.y")),
+    ("<..A...b..@X.y>", Mailbox('"..A...b.."@X.y', "..A...b..", "x.y")),
+    ("<a..b%c!d@x.y>", Mailbox('"a..b%c!d"@x.y', "a..b%c!d", "x.y")),
+    ("<\u00fc..b@x.y>", Mailbox('"\u00fc..b"@x.y', "\u00fc..b", "x.y")),
+    ("<@r.one:a..b@x.y>", Mailbox('"a..b"@x.y', "a..b", "x.y", ("r.one",))),
+    ("<a.@[192.0.2.1]>", Mailbox('"a."@[192.0.2.1]', "a.", "[192.0.2.1]")),
+    ("<a@B_c.example>", Mailbox("a@B_c.example", "a", "b_c.example")),
+    ("<a@_b-c_._.example>", Mailbox("a@_b-c_._.example", "a", "_b-c_._.example")),
+    ("<.a@b_c.example>", Mailbox('".a"@b_c.example', ".a", "b_c.example")),
+    ("<" + "l" * 65 + "@x.y>", Mailbox("l" * 65 + "@x.y", "l" * 65, "x.y")),
+    ("<" + "l" * 250 + "@x.y>", Mailbox("l" * 250 + "@x.y", "l" * 250, "x.y")),
+    ("<" + "l" * 247 + ".@x.y>", Mailbox('"' + "l" * 247 + '."@x.y', "l" * 247 + ".", "x.y")),
+    ('<"' + "l" * 248 + '"@x.y>', Mailbox('"' + "l" * 248 + '"@x.y', "l" * 248, "x.y")),
+    ("<" + "\u00fc" * 125 + "@x.y>", Mailbox("\u00fc" * 125 + "@x.y", "\u00fc" * 125, "x.y")),
+    ("a@x.y", Mailbox("a@x.y", "a", "x.y")),
+    ("a..b@b_c.example", Mailbox('"a..b"@b_c.example', "a..b", "b_c.example")),
+    ('"a b>"@x.y', Mailbox('"a b>"@x.y', "a b>", "x.y")),
+    ("a@[192.0.2.1]", Mailbox("a@[192.0.2.1]", "a", "[192.0.2.1]")),
+    ("a@b\u00fccher.example", Mailbox("a@b\u00fccher.example", "a", "xn--bcher-kva.example")),
+    ("l" * 250 + "@x.y", Mailbox("l" * 250 + "@x.y", "l" * 250, "x.y")),
+]
+"""Paths that are taken leniently and refused strictly."""
+
+ODD_AND_REFUSED = [
+    "<.@b>",
+    "<..@b>",
+    "<@b>",
+    "<a..b>",
+    "<postmaster.>",
+    "<post..master>",
+    "<a@b..c>",
+    "<a@.b>",
+    "<a@b_.>",
+    "<a@-b_c>",
+    "<a@b_->",
+    "<a@\u00fc_b>",
+    "<a@_\u00fc.example>",
+    "<@b_c:a@d>",
+    "<a.b.@c@d>",
+    '<a."b"@c>',
+    '<.."b"@c>',
+    '<"a"..b@c>',
+    "<a\\.b@c>",
+    "<a. b@c>",
+    "<a@b_ c>",
+    "<" + "l" * 251 + "@x.y>",
+    "<" + "l" * 248 + ".@x.y>",
+    '<"' + "l" * 249 + '"@x.y>',
+    "<@r:" + "l" * 249 + "@x.y>",
+    "l" * 251 + "@x.y",
+    "<a@b",
+    "a@b>",
+    "<a@b>>",
+    "<<a@b>>",
+    "<>a@b",
+    "a@b<>",
+    "x <a@b>",
+    "<a@b> (x)",
+    "(x)a@b",
+    "@r:a@b",
+    "a@b,c@d",
+    "a@b;c@d",
+    "<a@b,c@d>",
+    "a",
+    "@b",
+    "a@",
+    "\ta@b",
+    '"a@b',
+    "mailto:a@b",
+]
+"""Paths that neither way of reading takes."""
 
 REFUSED = [
     "",
@@ -95,11 +172,13 @@ def test_an_address_by_rfc_5321_is_taken(text: str, mailbox: Mailbox | None) -> 
     if mailbox is None:  # too long to write out: 254 octets and all within limits
         assert len(text) == 254
         mailbox = Mailbox(text, text[0], text[2:])
-    assert grammar.parse_mail(f"FROM:<{text}>") == (mailbox, ())
-    assert grammar.parse_rcpt(f"to:  <{text}>") == (mailbox, ())
-    assert grammar.parse_rcpt(f"TO:<{text}>  X=y  Z") == (mailbox, (Parameter("X", "y"), Parameter("Z", None)))
-    if not mailbox.source_route:
-        assert grammar.parse_mailbox(text) == mailbox
+    behind = (Parameter("X", "y"), Parameter("Z", None))
+    for syntax in AddressSyntax:
+        assert grammar.parse_mail(f"FROM:<{text}>", syntax=syntax) == (mailbox, ())
+        assert grammar.parse_rcpt(f"to:  <{text}>", syntax=syntax) == (mailbox, ())
+        assert grammar.parse_rcpt(f"TO:<{text}>  X=y  Z", syntax=syntax) == (mailbox, behind)
+        if not mailbox.source_route:
+            assert grammar.parse_mailbox(text, syntax) == mailbox
 
 
 @pytest.mark.parametrize("text", REFUSED)
@@ -107,13 +186,51 @@ def test_what_rfc_5321_forbids_is_refused(text: str) -> None:
     """An address out of grammar or over a length limit gets 501 with the enhanced code of its role."""
     if text:
         with pytest.raises(GrammarError) as mail:
-            grammar.parse_mail(f"FROM:<{text}>")
+            grammar.parse_mail(f"FROM:<{text}>", syntax=STRICT)
         assert mail.value.reply is reply.BAD_SENDER_ADDRESS
     with pytest.raises(GrammarError) as rcpt:
-        grammar.parse_rcpt(f"TO:<{text}>")
+        grammar.parse_rcpt(f"TO:<{text}>", syntax=STRICT)
     assert rcpt.value.reply is reply.BAD_RECIPIENT_ADDRESS
     with pytest.raises(GrammarError):
-        grammar.parse_mailbox(text)
+        grammar.parse_mailbox(text, STRICT)
+
+
+@pytest.mark.parametrize(("path", "mailbox"), ODD)
+def test_a_lenient_listener_takes_what_honest_senders_send(path: str, mailbox: Mailbox) -> None:
+    """An odd path is read as one mailbox, with or without parameters behind it; a strict listener refuses it."""
+    parameters = (Parameter("X", "y"),)
+    assert grammar.parse_mail(f"FROM:{path}") == (mailbox, ())
+    assert grammar.parse_mail(f"FROM: {path} X=y") == (mailbox, parameters)
+    assert grammar.parse_rcpt(f"TO:{path}  X=y") == (mailbox, parameters)
+    with pytest.raises(GrammarError) as mail:
+        grammar.parse_mail(f"FROM:{path}", syntax=STRICT)
+    assert mail.value.reply is reply.BAD_SENDER_ADDRESS
+    with pytest.raises(GrammarError) as rcpt:
+        grammar.parse_rcpt(f"TO:{path} X=y", syntax=STRICT)
+    assert rcpt.value.reply is reply.BAD_RECIPIENT_ADDRESS
+
+
+@pytest.mark.parametrize(("path", "mailbox"), ODD)
+def test_what_is_forwarded_of_an_odd_path_is_read_in_one_way(path: str, mailbox: Mailbox) -> None:
+    """The written form is a path within 256 octets, and reads as the same mailbox again."""
+    forwarded = f"<{mailbox.text}>"
+    assert len(forwarded.encode()) <= grammar.MAX_PATH, path
+    read = grammar.parse_rcpt(f"TO:{forwarded}")[0]
+    assert (read.text, read.local_part, read.domain) == (mailbox.text, mailbox.local_part, mailbox.domain)
+    if "_" not in mailbox.domain and len(mailbox.local_part.encode()) <= 60:
+        assert grammar.parse_rcpt(f"TO:{forwarded}", syntax=STRICT)[0] == read
+
+
+@pytest.mark.parametrize("syntax", AddressSyntax)
+@pytest.mark.parametrize("path", ODD_AND_REFUSED)
+def test_what_has_no_one_reading_is_refused_by_all(path: str, syntax: AddressSyntax) -> None:
+    """Half a pair of brackets, names, comments, lists, routes without brackets and overlong paths get 501."""
+    with pytest.raises(GrammarError) as mail:
+        grammar.parse_mail(f"FROM:{path}", syntax=syntax)
+    assert mail.value.reply in {reply.BAD_SENDER_ADDRESS, reply.SYNTAX_ERROR}
+    with pytest.raises(GrammarError) as rcpt:
+        grammar.parse_rcpt(f"TO:{path}", syntax=syntax)
+    assert rcpt.value.reply in {reply.BAD_RECIPIENT_ADDRESS, reply.SYNTAX_ERROR}
 
 
 def test_the_null_reverse_path_is_for_mail_only() -> None:
@@ -126,9 +243,18 @@ def test_the_null_reverse_path_is_for_mail_only() -> None:
 
 def test_postmaster_without_a_domain_is_for_rcpt_only() -> None:
     """``<Postmaster>`` in any case is a recipient (RFC 5321 4.5.1) and no sender."""
-    assert grammar.parse_rcpt("TO:<PostMaster>") == (Mailbox("PostMaster", "PostMaster", ""), ())
+    postmaster = Mailbox("PostMaster", "PostMaster", "")
+    for syntax in AddressSyntax:
+        assert grammar.parse_rcpt("TO:<PostMaster>", syntax=syntax) == (postmaster, ())
+        with pytest.raises(GrammarError):
+            grammar.parse_mail("FROM:<postmaster>", syntax=syntax)
+    assert grammar.parse_rcpt("TO: PostMaster  X") == (postmaster, (Parameter("X", None),))
+    for refused in ("MAIL FROM:postmaster", "RCPT TO:postmaster@", "RCPT TO:<postmaster", "RCPT TO:webmaster"):
+        verb, _, argument = refused.partition(" ")
+        with pytest.raises(GrammarError):
+            (grammar.parse_mail if verb == "MAIL" else grammar.parse_rcpt)(argument)
     with pytest.raises(GrammarError):
-        grammar.parse_mail("FROM:<postmaster>")
+        grammar.parse_rcpt("TO:postmaster", syntax=STRICT)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +266,11 @@ def test_postmaster_without_a_domain_is_for_rcpt_only() -> None:
         ("FROM :<a@b>", reply.SYNTAX_ERROR),
         ("TO:<a@b>", reply.SYNTAX_ERROR),
         ("FROM:", reply.BAD_SENDER_ADDRESS),
-        ("FROM:a@b", reply.BAD_SENDER_ADDRESS),
+        ("FROM:a@b", None),
+        ("FROM: a@b  SIZE=1", None),
+        ("FROM:a@bSIZE=1", reply.BAD_SENDER_ADDRESS),
+        ("FROM:SIZE=1", reply.BAD_SENDER_ADDRESS),
+        ("FROM:a@b c@d", reply.SYNTAX_ERROR),
         ("FROM:\t<a@b>", reply.BAD_SENDER_ADDRESS),
         ("FROM:<a@b", reply.BAD_SENDER_ADDRESS),
         ("FROM:<a@b>SIZE=1", reply.BAD_SENDER_ADDRESS),
@@ -172,7 +302,8 @@ def test_the_frame_of_mail(argument: str, refusal: Reply | None) -> None:
         ("TO <a@b>", reply.SYNTAX_ERROR),
         ("FROM:<a@b>", reply.SYNTAX_ERROR),
         ("TO:", reply.BAD_RECIPIENT_ADDRESS),
-        ("to:a@b", reply.BAD_RECIPIENT_ADDRESS),
+        ("to:a b@c", reply.BAD_RECIPIENT_ADDRESS),
+        ("to:a@b b@c", reply.SYNTAX_ERROR),
         ("TO:<postmaster>X", reply.BAD_RECIPIENT_ADDRESS),
     ],
 )
@@ -326,6 +457,7 @@ def test_domains_are_compared_as_a_labels() -> None:
     """A domain name has one form for comparison, however it is written; what is no domain name is refused."""
     assert grammar.parse_domain("B\u00dccher.Example") == "xn--bcher-kva.example"
     assert grammar.parse_domain("XN--BCHER-KVA.example") == "xn--bcher-kva.example"
+    assert grammar.parse_domain("A_b.Example") == "a_b.example"
     for text in ("", "a..b", "[192.0.2.1]", "a b", "-a", "\u2028"):
         with pytest.raises(GrammarError):
             grammar.parse_domain(text)
@@ -344,3 +476,29 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     ):
         with contextlib.suppress(GrammarError):
             parse()
+
+
+PIECES = st.lists(
+    st.sampled_from(
+        ["a", "b", "L" * 30, "..", ".", "_", "-", "@", '"', "\\", "<", ">", " ", ":", ",", "%", "!", "x.y", "\u00fc"]
+    )
+).map("".join)
+
+
+@given(st.one_of(PIECES, PIECES.map(lambda text: f"<{text}@x_y.example>"), PIECES.map(lambda text: f"{text}@x.y")))
+def test_lenient_reads_what_strict_reads_and_says_it_strictly(path: str) -> None:
+    """What is taken strictly is read the same leniently; what is taken only leniently is forwarded in one reading."""
+    for parse, verb in ((grammar.parse_mail, "FROM"), (grammar.parse_rcpt, "TO")):
+        try:
+            lenient = parse(f"{verb}:{path}", syntax=LENIENT)[0]
+        except GrammarError:
+            with pytest.raises(GrammarError):
+                parse(f"{verb}:{path}", syntax=STRICT)
+            continue
+        with contextlib.suppress(GrammarError):
+            assert parse(f"{verb}:{path}", syntax=STRICT)[0] == lenient
+        if isinstance(lenient, Mailbox) and lenient.domain:
+            again = grammar.parse_mailbox(lenient.text)
+            assert (again.text, again.local_part, again.domain) == (lenient.text, lenient.local_part, lenient.domain)
+            if "_" not in lenient.domain and len(lenient.text) - len(lenient.domain) <= grammar.MAX_LOCAL_PART // 2:
+                assert grammar.parse_mailbox(lenient.text, STRICT) == again

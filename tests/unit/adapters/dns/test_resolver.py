@@ -13,8 +13,9 @@ import dns.rdatatype
 import pytest
 
 from gateway.adapters.dns.cache import Lifetimes
-from gateway.adapters.dns.resolver import DnsResolver, parse_server
+from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.dns.zone import ZoneResolver
+from gateway.config.names import parse_server
 from gateway.config.options import DnsOptions
 from gateway.resolver import Answer, ClientName, NameStatus, RecordType, Status, client_name
 from tests.support.dns_server import DnsServer, Zone
