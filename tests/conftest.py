@@ -8,12 +8,19 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from tests.support.installation import remove_copies
+
 pytest_plugins = ["tests.support.peers", "tests.support.fixed_ports"]
 
 # A busy machine makes an example slow, not wrong. Those that failed are remembered, unless the sources are read-only.
 _REMEMBERS: dict[str, None] = {} if os.access(Path(__file__).parents[1], os.W_OK) else {"database": None}
 settings.register_profile("lychgate", deadline=None, **_REMEMBERS)
 settings.load_profile("lychgate")
+
+
+def pytest_sessionfinish() -> None:
+    """Nothing stays in the system's temporary folder; a worker of xdist does not come to the end of its interpreter."""
+    remove_copies()
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Listening sockets: bound once by the supervisor while it may, and handed to the workers."""
 
+import errno
 import socket
 from ipaddress import ip_address
 from typing import Final
@@ -35,7 +36,8 @@ def bind(endpoint: Endpoint) -> list[socket.socket]:
     except OSError as error:
         for listening in sockets:
             listening.close()
-        raise ListenError(f"can not listen on {endpoint}: {error.strerror or error}") from error
+        remedy = "; only root, or the service's unit, may take a port below 1024" if error.errno == errno.EACCES else ""
+        raise ListenError(f"can not listen on {endpoint}: {error.strerror or error}{remedy}") from error
     return sockets
 
 

@@ -231,7 +231,10 @@ class _Writer:
         """``reason="..."``, parted at spaces so that it can be folded; nothing without a reason."""
         if not reason:
             return []
-        text = _harmless(" ".join(self.text(reason, REASON).split()))
+        text = self.text(reason, REASON)
+        if len(text) < len(reason) and " " in text:  # it was cut: at a word
+            text = text.rpartition(" ")[0] + " ..."
+        text = _harmless(" ".join(text.split()))
         return [f'reason="{text}"'] if text else []
 
     def text(self, text: str, limit: int = VALUE) -> str:

