@@ -19,7 +19,15 @@ from gateway.state import Answer, Asking, Counting, Reservation, Take
 from gateway.subjects import SEPARATORS, SUBADDRESS, Key, Subjects
 from gateway.tables import AddressTable, NameTable, NetworkTable
 from gateway.units import Duration, Rate, Size, counted
-from gateway.verdict import Finding, Outcome
+from gateway.verdict import Action, Finding, Outcome
+
+UNVERIFIABLE: Final = Outcome(
+    "unverifiable",
+    Action.DEFER,
+    Reply(451, "4.4.3", "Your host name can't be looked up now, try again later"),
+    "The limit is reached, and whether the client's name is in `allow_names` could not be found out now.",
+)
+"""What policies with ``allow_names`` find of a client above their limit whose name may be one of these."""
 
 _TAKE: Final = Counting.TAKE  # members of an enum are slow to find before Python 3.12
 

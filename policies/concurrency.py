@@ -16,6 +16,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from gateway.buckets import UNVERIFIABLE
 from gateway.policy import Context, OnError, Options, Policy
 from gateway.session import Session
 from gateway.smtp.reply import Reply
@@ -84,12 +85,7 @@ class Concurrency(Policy[ConcurrencyOptions]):
         Reply(421, "4.7.0", "Too many connections from your host, try again later"),
         "The client has as many connections as it may.",
     )
-    unverifiable = Outcome(
-        "unverifiable",
-        Action.DEFER,
-        Reply(451, "4.4.3", "Your host name can't be looked up now, try again later"),
-        "The limit is reached, and whether the client's name is in `allow_names` could not be found out now.",
-    )
+    unverifiable = UNVERIFIABLE
     within = Outcome(
         "within",
         Action.PASS,

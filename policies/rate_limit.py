@@ -25,7 +25,7 @@ from typing import Final, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from gateway.buckets import BucketOptions, Buckets
+from gateway.buckets import UNVERIFIABLE, BucketOptions, Buckets
 from gateway.policy import Context, OnError, Options, Policy
 from gateway.session import Message, Recipient, Session, Transaction
 from gateway.smtp.reply import Reply
@@ -152,12 +152,7 @@ class RateLimit(Policy[RateLimitOptions]):
         Reply(450, "4.7.1", "Rate limit exceeded, try again later"),
         "There was too much of it; the reply says in how many seconds to come back.",
     )
-    unverifiable = Outcome(
-        "unverifiable",
-        Action.DEFER,
-        Reply(451, "4.4.3", "Your host name can't be looked up now, try again later"),
-        "The limit is reached, and whether the client's name is in `allow_names` could not be found out now.",
-    )
+    unverifiable = UNVERIFIABLE
     within = Outcome(
         "within",
         Action.PASS,

@@ -18,7 +18,7 @@ from typing import Final, Self
 
 from pydantic import model_validator
 
-from gateway.buckets import BucketOptions, Buckets
+from gateway.buckets import UNVERIFIABLE, BucketOptions, Buckets
 from gateway.policy import OnError, Options, Policy
 from gateway.session import Recipient, Session, Transaction
 from gateway.smtp.reply import Reply
@@ -65,12 +65,7 @@ class Refusals(Policy[RefusalsOptions]):
         Reply(450, "4.7.1", "Too many refused commands, try again later"),
         "Too much was refused; the reply says in how many seconds to come back.",
     )
-    unverifiable = Outcome(
-        "unverifiable",
-        Action.DEFER,
-        Reply(451, "4.4.3", "Your host name can't be looked up now, try again later"),
-        "The limit is reached, and whether the client's name is in `allow_names` could not be found out now.",
-    )
+    unverifiable = UNVERIFIABLE
     within = Outcome(
         "within",
         Action.PASS,
