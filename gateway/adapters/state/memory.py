@@ -43,7 +43,7 @@ ROUNDING: Final = 1e-9
 
 
 LARGEST: Final = 1000
-"""How many times what it holds a bucket's level may be, before its time is set anew and the level with it."""
+"""How many times what it holds a bucket's level may be, before its time and level are set again."""
 
 _ALWAYS: Final = frozenset({Counting.ADD, Counting.BACK})
 """What is never refused."""
