@@ -56,7 +56,7 @@ class ControlDoor:
         try:
             for path in self._folder.glob("worker-*.sock"):
                 _sweep(path)
-            listening = _bound(self.path)
+            listening = _listening(self.path)
             try:
                 self._server = await asyncio.start_unix_server(self._serve, sock=listening, limit=MAX_REQUEST)
             except BaseException:
@@ -155,6 +155,24 @@ def _bound(path: Path) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def _listening(path: Path) -> socket.socket:
+    """A socket that listens as soon as it has its name: one that does not ``_sweep`` takes for one left behind.
+
+    Raises:
+        OSError: It can't be made.
+    """
+    unnamed = path.with_name(f".{path.name}")
+    unnamed.unlink(missing_ok=True)
+    listening = _bound(unnamed)
+    try:
+        listening.listen()
+        unnamed.rename(path)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
 
 
 def _sweep(path: Path) -> None:
