@@ -145,10 +145,11 @@ def lists(config: ConfigPath = DEFAULT_CONFIG, *, json: AsJson = False) -> None:
         return
     listing = table("List", "Kind", "In force", "In the file", "State")
     for status in found:
-        state = "held back" if status.held is not None else "in force" if status.is_known else "empty, never accepted"
         inside = status.entries if status.held is None else status.held.has
         colour = "green" if status.problem is None else "yellow"
-        listing.add_row(str(status.file), status.kind, str(status.entries), str(inside), Text(state, style=colour))
+        listing.add_row(
+            str(status.file), status.kind, str(status.entries), str(inside), Text(status.state, style=colour)
+        )
     console().print(listing)
 
 
@@ -163,7 +164,15 @@ def accept(
 
     Workers that run notice within seconds. Needs the service's user or root.
     """
-    chosen = [source.table for source in _files(load_config(config)) if _is_meant(source.table, name)]
+    from gateway.service import ServiceError, make_lists_folder  # which other commands need not load
+
+    settings = load_config(config)
+    try:
+        make_lists_folder(settings)  # for the service's user, also where root is the first to accept anything
+    except ServiceError as error:
+        typer.echo(f"lychgate: {error}", err=True)
+        raise typer.Exit(ExitCode.CONFIG) from None
+    chosen = [source.table for source in _files(settings) if _is_meant(source.table, name)]
     if not chosen:
         raise typer.BadParameter(f"the configuration names no file of recipients {name!r}", param_hint="NAME")
     if len({status.file for status in map(_status, chosen)}) > 1:
@@ -209,6 +218,7 @@ def _as_data(status: ListStatus) -> dict[str, Any]:
         "kind": status.kind,
         "entries": status.entries,
         "known": status.is_known,
+        "hindrance": status.hindrance,
         "held": None if held is None else {"entries": held.has, "came": held.came, "went": held.went},
     }
 

@@ -67,9 +67,20 @@ class Shelf:
         try:
             return read_text(place)
         except ValueError as error:
-            if self.writes and place.exists():
+            if self.writes and (signature_of(place) is not None or self.hindrance(place) is not None):
                 _log.warning("accepted content can't be used", reason=str(error))
             return None
+
+    @staticmethod
+    def hindrance(place: Path) -> str | None:
+        """Why this process can't see what was accepted; None where it can, or where there is nothing."""
+        try:
+            with place.open("rb"):
+                return None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            return error.strerror or str(error)
 
     def keep(self, place: Path, text: str) -> None:
         """Write what was accepted, unless one only looks; that it can't be written is told in the log."""
@@ -114,6 +125,7 @@ class ListStatus:
         entries: How many of its entries are in force.
         is_known: Whether content was ever accepted.
         held: What the file has become, where that is held back.
+        hindrance: Why what was accepted can't be seen by this user, None if it can.
     """
 
     file: Path
@@ -121,10 +133,23 @@ class ListStatus:
     entries: int
     is_known: bool
     held: Change | None
+    hindrance: str | None = None
+
+    @property
+    def state(self) -> str:
+        """The same in a few words."""
+        if self.hindrance is not None:
+            return "not to be seen by this user"
+        if self.held is not None:
+            return "held back"
+        return "in force" if self.is_known else "empty, never accepted"
 
     @property
     def problem(self) -> str | None:
         """What is wrong, and what to do."""
+        if self.hindrance is not None:
+            told = f"what was accepted of {str(self.file)!r} can't be seen by this user ({self.hindrance})"
+            return f"{told}: ask as root, or as the service's user"
         accept = f"run 'lychgate recipients accept {self.file}' if that is right"
         if not self.is_known:
             return f"{str(self.file)!r} has no entries, and none were ever accepted: recipients are deferred; {accept}"
@@ -175,8 +200,18 @@ class KeptTable(Table[IndexT]):
         if self._file is None:
             return None
         return ListStatus(
-            file=self._file, kind=self.kind, entries=self.entries, is_known=self._is_known, held=self._held
+            file=self._file,
+            kind=self.kind,
+            entries=self.entries,
+            is_known=self._is_known,
+            held=self._held,
+            hindrance=self.hindrance,
         )
+
+    @property
+    def hindrance(self) -> str | None:
+        """Why what was accepted can't be seen by this process; None if it can."""
+        return None if self._shelf is None or self._place is None else self._shelf.hindrance(self._place)
 
     def accept(self) -> Change:
         """Accept the file as it is now; every process that uses it notices.

@@ -149,7 +149,11 @@ class RecipientFile:
         if self.table.current().has(normalize_local_part(local_part), domain):
             return True
         if not self.table.is_known:
-            raise UnverifiableError("the list of recipients is empty, and no content of it was ever accepted")
+            reason = self.table.hindrance
+            seen = (
+                "no content of it was ever accepted" if reason is None else f"what was accepted can't be seen: {reason}"
+            )
+            raise UnverifiableError(f"the list of recipients is empty, and {seen}")
         return False
 
 

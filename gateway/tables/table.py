@@ -15,15 +15,17 @@ them (``Losses``). Lists of recipients are kept then (``kept``): an empty one wo
 Raises ``ValueError`` when it is made of a bad entry or a file that can't be read; the text names the file and the line.
 """
 
+import errno
 import os
 import re
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, BinaryIO, ClassVar, Final, Generic, Protocol, Self, TypeAlias, TypeVar
 
 import structlog
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
@@ -337,12 +339,28 @@ def read_text(file: Path) -> str:
         ValueError: It can't be read, or it is not UTF-8.
     """
     try:
-        return file.read_bytes().decode("utf-8-sig")  # some editors put a byte order mark at the start
+        with _opened(file) as opened:
+            return opened.read().decode("utf-8-sig")  # some editors put a byte order mark at the start
     except OSError as error:
         raise ValueError(f"can't read {file}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{file}:{line}: not UTF-8") from None
+
+
+def _opened(file: Path) -> BinaryIO:
+    """An ordinary file, open for reading; what is none, such as a pipe, would keep its reader waiting for ever.
+
+    Raises:
+        OSError: It can't be opened, or is no ordinary file.
+    """
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) or os.path.samestat(status, os.stat(os.devnull)):  # noqa: PTH116 - to be compared
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+    raise OSError(number, os.strerror(number) if number == errno.EISDIR else "it is no ordinary file")
 
 
 def signature_of(file: Path) -> Signature | None:
@@ -357,7 +375,7 @@ def signature_of(file: Path) -> Signature | None:
 def _unfinished(file: Path) -> tuple[int, int, int] | None:
     """What tells this state of a file from others, if it ends within a line; None if it does not, or is not there."""
     try:
-        with file.open("rb") as opened:
+        with _opened(file) as opened:
             status = os.fstat(opened.fileno())
             if status.st_size == 0:
                 return None

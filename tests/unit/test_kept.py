@@ -339,3 +339,32 @@ def test_other_tables_warn_and_take_what_they_read(
     assert read(most) == ("info", "table read again", len(most) + 1, 0, len(everything) - len(most))
     assert read([])[:3] == ("warning", "table has lost many entries", 1)
     assert read(everything)[2] == had
+
+
+async def test_what_can_not_be_seen_is_not_taken_for_what_was_never_accepted(house: House) -> None:
+    """A folder that this user can't look into may hold anything: nothing says that it is empty."""
+    house.write()
+    folder = house.file.parent / "state"
+    folder.symlink_to(folder)  # nobody can look into it, root neither
+    source = house.process(Shelf(folder, writes=False))
+    status = source.table.status
+    assert status is not None
+    assert status.state == "not to be seen by this user"
+    assert status.problem is not None
+    assert "ask as root" in status.problem
+    assert "accept" not in status.problem.replace("accepted", "")
+    with pytest.raises(UnverifiableError, match="can't be seen"):
+        await source.find("alice", "example.com")
+
+
+def test_a_service_that_can_not_see_what_was_accepted_begins_all_the_same(house: House) -> None:
+    """It says so in the log, and takes the file as it is."""
+    house.write("alice")
+    folder = house.file.parent / "state"
+    folder.symlink_to(folder)
+    with capture_logs() as logs:
+        assert house.process(Shelf(folder)).table.status is not None
+    assert [line["event"] for line in logs] == [
+        "accepted content can't be used",
+        "accepted content is not kept: a restart forgets it",
+    ]

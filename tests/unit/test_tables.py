@@ -577,3 +577,24 @@ def test_the_schema_describes_both_forms() -> None:
     assert set(together["properties"]) == {"list", "file"}
     assert properties["networks"]["default"] == []
     assert set(properties["recipients"]["anyOf"][1]["properties"]) == {"list", "file", "aliases"}
+
+
+def test_what_is_no_ordinary_file_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """A pipe in the place of a list is an error at once, and the content from before stays."""
+    file = tmp_path / "list.txt"
+    file.write_text("192.0.2.1\n")
+    now = [0.0]
+    table = NetworkTable(file=file, monotonic=lambda: now[0])
+    file.unlink()
+    os.mkfifo(file)
+    now[0] += 10
+    assert ip_address("192.0.2.1") in table
+    with pytest.raises(ValueError, match="no ordinary file"):
+        NetworkTable(file=file)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(ValueError, match="Is a directory"):
+        NetworkTable(file=file)
+    file.rmdir()
+    file.symlink_to("/dev/null")
+    assert ip_address("192.0.2.1") not in NetworkTable(file=file)

@@ -1,6 +1,8 @@
 """``lychgate recipients lists`` and ``accept``, and what ``check`` says of files that are empty."""
 
 import json
+import os
+import pwd
 import shutil
 from pathlib import Path
 from typing import Any
@@ -80,7 +82,7 @@ def test_lists_shows_what_is_in_force(path: Path) -> None:
         {"list": "net/people.txt", "kind": "recipients", "entries": 1, "known": True, "held": None},
     ]  # fmt: skip
     found = json.loads(run("recipients lists", path, "--json").stdout)
-    assert found == [each | {"list": str(path.parent / each["list"])} for each in wanted]
+    assert found == [each | {"list": str(path.parent / each["list"]), "hindrance": None} for each in wanted]
     shown = [line.split()[2:] for line in run("recipients lists", path).output.splitlines()[1:]]
     assert shown == [["1", "1", "in", "force"], ["1", "0", "held", "back"], ["1", "1", "in", "force"]]
 
@@ -120,3 +122,19 @@ def test_recipients_check_asks_by_what_is_in_force(path: Path) -> None:
     shutil.rmtree(path.with_name("state"))
     assert "no content of it was ever accepted" in run("recipients check", path, "alice@example.com", status=3).output
     run("recipients check", path, "info@example.com")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_root_may_be_the_first_to_accept_anything(tmp_path: Path) -> None:
+    """The folder that the command makes, and what is in it, belong to the service's user."""
+    (tmp_path / "people.txt").write_text("alice\n")
+    config = tmp_path / "lychgate.yaml"
+    config.write_text(
+        "hostname: mx.example.com\nlisteners: [{smtp: '127.0.0.1:0'}]\nbackends: {a: {servers: ['127.0.0.1:1']}}\n"
+        "domains: {example.com: {recipients: {file: people.txt}}}\npolicies: [relay, recipient]\nuser: nobody\n"
+        "recipient_lists: {folder: state/lists}\n"
+    )
+    assert "accepted, 1 entry" in run("recipients accept", config, "people.txt").output
+    folder = tmp_path / "state/lists"
+    (kept,) = folder.iterdir()
+    assert folder.stat().st_uid == kept.stat().st_uid == pwd.getpwnam("nobody").pw_uid
