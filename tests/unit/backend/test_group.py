@@ -90,6 +90,23 @@ async def test_a_server_that_is_up_again_is_on_probation_until_it_has_taken_a_me
             assert await fail(3) == [True, True, False]
 
 
+async def test_a_server_that_was_down_at_the_start_is_on_probation() -> None:
+    """One fault after its first sign of life makes it down again."""
+    server = FaultServer(port=free_port())
+    async with FaultServer() as other:
+        health = {"failures": 3, "interval": "1h"}
+        async with backend.group(server.port, other.port, idle="0s", health=health) as servers:
+            probed = servers.servers[0]
+            states = [probed.is_up]
+            async with server:
+                await probed.probe()
+                states.append(probed.is_up)
+                server.script = {"mail": kill()}
+                assert (await backend.deliver(servers))[0].code == 250
+                states.append(probed.is_up)
+            assert states == [False, True, False]
+
+
 async def test_mail_flows_as_soon_as_the_only_server_is_back() -> None:
     """When no server is up, mail that comes asks again, however long the next regular probe is away."""
     server = FaultServer(port=free_port())

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.adapters.dns.exchange import SLOW_SHARE
 from gateway.adapters.dns.resolver import DnsResolver
-from gateway.adapters.dns.server import PORT_QUESTIONS, PORTS, PROBING
+from gateway.adapters.dns.server import PORT_LIFETIME, PORT_QUESTIONS, PORTS, PROBING, NameServer
 from gateway.resolver import Answer, RecordType, Status
 from tests.support.dns_server import DnsServer, Zone
 from tests.support.ports import free_port
@@ -71,6 +71,16 @@ async def test_ids_and_ports_can_not_be_foreseen(make: Make) -> None:
     assert len(set(ports)) > PORTS
     assert all(ports.count(port) <= PORT_QUESTIONS for port in set(ports))
     assert len({after - before for before, after in pairwise(ports)}) > PORTS
+
+
+async def test_a_port_is_given_up_after_a_while() -> None:
+    """Ten seconds: who has found it out by then has to begin again, also where little is asked."""
+    loop = asyncio.get_running_loop()
+    server = NameServer("127.0.0.1", free_port())
+    ports = {server.port(loop, 0.0) for _ in range(PORTS)}
+    assert {server.port(loop, PORT_LIFETIME - 0.1) for _ in range(200)} <= ports
+    assert ports.isdisjoint(server.port(loop, PORT_LIFETIME) for _ in range(200))
+    server.close()
 
 
 def _spoofs(right: bytes) -> Iterable[bytes]:
