@@ -297,8 +297,12 @@ async def test_silent_names_keep_nobody_waiting(make: Make) -> None:
         await asyncio.wait([*asking, first, late], timeout=0.2)
         assert resolver._exchange.started == len(silent) + 2
         assert not late.done()
+        later = asyncio.create_task(resolver.lookup("n4.example", RecordType.A))
+        await asyncio.wait([later], timeout=0)
+        assert resolver._exchange.started == len(silent) + 2
         server.zone = {**ZONE, **{key: {"A": ["192.0.2.7"]} for key in silent}}  # they are asked again
         assert [(await each)[0].status for each in (*asking, first, late)] == [Status.FOUND] * (len(silent) + 1)
+        assert (await later).status is Status.FOUND
 
 
 async def test_sockets_are_given_back(make: Make) -> None:
