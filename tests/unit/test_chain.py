@@ -392,7 +392,7 @@ ALL_TOLD = ["alice@own.example", "bob@own.example", "carol@example.net"]
 def test_a_policy_is_not_told_of_refusals_that_an_exception_keeps_from_it(
     criteria: dict[str, Any], told: list[str]
 ) -> None:
-    """Whom an exception exempts from a policy that counts refusals gathers none there."""
+    """Clients, senders or recipients that it exempts from a policy that counts refusals gather none there."""
     exceptions = [ExceptionEntry(policy="watching", reason="x", **criteria)] if criteria else []
     site = Site(domains=["own.example"])
     site.clock.set(1_780_000_000)

@@ -469,7 +469,7 @@ async def test_an_author_that_was_read_ahead_is_read_once() -> None:
     assert finding.outcome is Dmarc.quarantine
 
 
-async def test_authors_of_whom_nobody_can_tell_whether_they_are_one_are_put_off() -> None:
+async def test_authors_are_put_off_while_nobody_can_tell_whether_they_are_one() -> None:
     """Each would only be watched, but of two organizations both must pass; a refusal of one stays one."""
     site = Site(zone=ZONE)
     for other, outcome in (("watched.example", Dmarc.temperror), ("reject.example", Dmarc.reject)):
