@@ -8,8 +8,6 @@ clients 421 (RFC 5321 3.8).
 
 import asyncio
 import socket
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
@@ -20,6 +18,7 @@ import structlog
 from gateway.backend import AuthRelay, ServerGroup
 from gateway.chain import Chain
 from gateway.config.model import Config, DelayReject, Listener, TlsMode
+from gateway.doors.client_names import KNOWN_NAMES, ClientNames
 from gateway.doors.conversation import Conversation
 from gateway.doors.link import ClientLink
 from gateway.doors.listening import BACKLOG, address_of
@@ -31,7 +30,7 @@ from gateway.gathering import Gathering, gathering
 from gateway.policy import Clock
 from gateway.reception import Rules
 from gateway.records import RecordSink
-from gateway.resolver import ClientName, NameStatus, Resolver, SessionResolver, client_name
+from gateway.resolver import ClientName, Resolver, SessionResolver
 from gateway.session import Domain, Recipient, Session
 from gateway.smtp import reply as replies
 from gateway.smtp.data import BareNewlines, NulOctets
@@ -51,9 +50,6 @@ END_TO_END: Final = frozenset({"8BITMIME", "SMTPUTF8", "DSN"})
 
 UNKNOWN_MECHANISMS: Final = ("PLAIN", "LOGIN")
 """What AUTH offers while the backend's own mechanisms are not known."""
-
-KNOWN_NAMES: Final = 10_000
-"""Clients whose names are remembered."""
 
 _TLS_STATES: Final = {
     TlsMode.NONE: TlsState.NONE,
@@ -142,7 +138,6 @@ class SmtpDoor:
         self._header_reader = header_reader
         self._spool_memory = spool_memory
         self._groups = groups
-        self._resolver = resolver
         dns = config.dns
         self.session_resolver = partial(SessionResolver, resolver, dns.session_queries, dns.session_time, dns.timeout)
         self.auth_required = listener.auth is not None and listener.auth.required
@@ -150,7 +145,7 @@ class SmtpDoor:
         self.gathering: Gathering
         self._places = places
         self._conversations: set[Conversation] = set()
-        self._names: OrderedDict[str, tuple[float, ClientName]] = OrderedDict()
+        self._names = ClientNames(resolver)
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._naming: set[asyncio.Task[None]] = set()
@@ -290,9 +285,9 @@ class SmtpDoor:
             client: Its address as text.
             ask: Whether to ask, where it is not remembered.
         """
-        known = self._names.get(client)
-        if known is not None and known[0] > time.monotonic():
-            session.client_name = known[1]
+        known = self._names.known(client)
+        if known is not None:
+            session.client_name = known
         elif ask and self._config.dns.client_names and len(self._naming) < KNOWN_NAMES:
             task = self._own(self._name(session))
             self._naming.add(task)
@@ -300,16 +295,7 @@ class SmtpDoor:
 
     async def client_name(self, address: str) -> ClientName:
         """A client's name, looked up if it is not remembered."""
-        known = self._names.get(address)
-        if known is not None and known[0] > time.monotonic():
-            return known[1]
-        found = await client_name(self._resolver, address)
-        lifetime = 10.0 if found.status is NameStatus.TEMPORARY else 300.0
-        self._names[address] = (time.monotonic() + lifetime, found)
-        self._names.move_to_end(address)
-        if len(self._names) > KNOWN_NAMES:
-            self._names.popitem(last=False)
-        return found
+        return await self._names.find(address)
 
     @staticmethod
     async def _name(session: Session) -> None:

@@ -109,6 +109,19 @@ async def test_faults_before_mail(step: str, fault: str) -> None:
         assert len(server.messages) == (answer.code == 250)
 
 
+@pytest.mark.parametrize("chunk", [None, 500], ids=["in memory", "in a file"])
+@pytest.mark.parametrize("times", [0, 1, 2, 3])
+async def test_a_message_is_sent_twice_at_most(chunk: int | None, times: int) -> None:
+    """A connection that is lost before the message's end is replaced once; the next time the client is to try again."""
+    async with FaultServer() as server, backend.group(server.port, health=PATIENT) as servers:
+        if times:
+            server.script = {"data": kill(times)}
+        answer, delivery = await backend.deliver(servers, chunk=chunk)
+        delivery.abort()
+        assert (answer.code, len(server.messages)) == ((250, 1) if times < 2 else (451, 0))
+        assert server.commands.count("DATA") == min(times + 1, 2)
+
+
 @pytest.mark.parametrize(("text", "code"), [("503 5.5.1 Error: nested", 250), ("550 5.7.1 No such client here", 550)])
 async def test_an_answer_to_ehlo_behind_xclient(text: str, code: int) -> None:
     """One out of step is repaired on a new connection; one about the client goes to the client."""

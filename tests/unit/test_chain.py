@@ -2,19 +2,21 @@
 
 import asyncio
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from gateway.adapters.state.memory import MemoryState
 from gateway.chain import Chain, Ruling, Seen, recipient_seen
 from gateway.config.model import ExceptionEntry, Mode, PolicySettings
 from gateway.policy import NoOptions, OnError, Options, Policy
-from gateway.session import Message, Session, Transaction
+from gateway.session import Message, Recipient, Session, Transaction
 from gateway.smtp.reply import Reply
-from gateway.state import Asking
+from gateway.state import Answer as Answered
+from gateway.state import Asking, Operation, Take
 from gateway.testing import Site, domain
 from gateway.testing import message as message_of
 from gateway.verdict import Action, Check, Finding, Outcome, Response, Stage
@@ -353,3 +355,95 @@ async def test_policies_look_ahead_before_any_looks_at_the_message() -> None:
         await made.run(Stage.MESSAGE, made.common, of_whom, (transaction, transaction.message), transaction.checks)
     assert seen == ["broken asks", "ahead asks", "first looks", "broken looks", "ahead looks"]
     assert [line["policy"] for line in logs] == ["broken"]
+
+
+class Watching(Policy[NoOptions]):
+    """Notes what it is told of refusals."""
+
+    name = "watching"
+    watches_refusals = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.told: list[tuple[str, str | None]] = []
+
+    def on_refusal(
+        self, session: Session, transaction: Transaction, recipient: Recipient | None, by: str | None
+    ) -> None:
+        assert session is transaction.session
+        self.told.append((recipient.path.text if recipient is not None else transaction.reverse_path.text, by))
+
+
+ALL_TOLD = ["alice@own.example", "bob@own.example", "carol@example.net"]
+
+
+@pytest.mark.parametrize(
+    ("criteria", "told"),
+    [
+        ({}, ALL_TOLD),
+        ({"recipient": "alice@own.example"}, ["bob@own.example", "carol@example.net"]),
+        ({"domain": "own.example"}, ["carol@example.net"]),
+        ({"sender": "@example.net"}, []),
+        ({"client": "192.0.2.0/24"}, []),
+        ({"client": "198.51.100.1"}, ALL_TOLD),
+        ({"sender": "@example.net", "until": "1970-01-01"}, ALL_TOLD),
+    ],
+)
+def test_a_policy_is_not_told_of_refusals_that_an_exception_keeps_from_it(
+    criteria: dict[str, Any], told: list[str]
+) -> None:
+    """Clients, senders or recipients that it exempts from a policy that counts refusals gather none there."""
+    exceptions = [ExceptionEntry(policy="watching", reason="x", **criteria)] if criteria else []
+    site = Site(domains=["own.example"])
+    site.clock.set(1_780_000_000)
+    made = Chain([settings(Watching)], {}, exceptions, site.context)
+    transaction = site.transaction("carol@example.net")
+    for address in ("alice@own.example", "bob@own.example"):
+        made.refused(transaction, site.recipient(transaction, address), "stub")
+    made.refused(transaction, None, None)
+    policy = made.common.by_id["watching"].policy
+    assert isinstance(policy, Watching)
+    assert policy.told == [(address, None if address.startswith("carol") else "stub") for address in told]
+
+
+class Rounds(MemoryState):
+    """Notes what is asked together."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site.clock)
+        self.rounds: list[list[str]] = []
+
+    async def ask(self, operations: Sequence[Operation]) -> Sequence[Answered]:
+        self.rounds.append([operation.subject for operation in operations])
+        return await super().ask(operations)
+
+
+class Counts(Policy[NoOptions]):
+    """Counts by its id."""
+
+    name = "counts"
+    asks = True
+    full = Outcome("full", Action.DEFER, REPLY, "Full.")
+
+    async def on_connect(self, session: Session) -> Asking:
+        assert session.id
+        return Asking((Take(name="counts", subject=self.id, rate=1.0, burst=10.0),), self.full, lambda _: None)
+
+
+@pytest.mark.parametrize("exempt", ["first", "second", "third"])
+async def test_what_an_exception_exempts_is_not_counted_with_its_neighbours(exempt: str) -> None:
+    """The others still share one round trip; where the exception does not hold, all do."""
+    site = Site()
+    state = Rounds(site)
+    context = Site(state=state).context
+    ids = ["first", "second", "third"]
+    entry = ExceptionEntry(policy=exempt, sender="@example.net", reason="x")
+    made = Chain([settings(Counts, id=each) for each in ids], {}, [entry], context)
+    for sender, counted in (("a@example.net", [each for each in ids if each != exempt]), ("a@example.org", ids)):
+        state.rounds.clear()
+        transaction = site.transaction(sender)
+        checks: list[Check] = []
+        seen = Seen(transaction.session, transaction.reverse_path)
+        await made.run(Stage.CONNECT, made.common, seen, (transaction.session,), checks)
+        assert state.rounds == [counted]
+        assert [check.policy for check in checks if check.exempted is None] == counted

@@ -147,7 +147,8 @@ async def test_the_log_says_what_came_and_went(house: House) -> None:
     source = house.process()
     house.write(*house.users(18), "new@example.com", "@new.example", "other")
     with capture_logs() as logs:
-        assert await house.has(source, "other")
+        for _ in range(3):  # what it has written itself is no news to it
+            assert await house.has(source, "other")
     assert [(line["event"], line["entries"], line["came"], line["went"]) for line in logs] == [(READ, 21, 3, 2)]
     assert all(line["file"] == str(house.file) for line in logs)
 
@@ -291,6 +292,9 @@ def test_a_copy_is_named_after_its_file(tmp_path: Path) -> None:
     deep = [Path("/", *(["ordner"] * 60), name) for name in ("one", "two")]
     names = {shelf.place(path, kind).name for path in deep for kind in ListKind}
     assert len(names) == 4
+    assert max(map(len, names)) < 255
+    names = {shelf.place(Path("/", "x" * length), kind).name for length in range(150, 300) for kind in ListKind}
+    assert len(names) == 300
     assert max(map(len, names)) < 255
 
 

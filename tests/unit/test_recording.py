@@ -14,14 +14,14 @@ from gateway.mailauth.results import (
     SpfResult,
 )
 from gateway.recording import decision_of, record_of
-from gateway.records import AuthenticationRecord
+from gateway.records import AuthenticationRecord, DecisionRecord
 from gateway.session import Transaction
-from gateway.testing import Site
+from gateway.testing import Site, message
 
 
-def authentication(transaction: Transaction) -> AuthenticationRecord | None:
-    """What the record says of who sent it."""
-    made = record_of(
+def record(transaction: Transaction) -> DecisionRecord:
+    """The record of a transaction."""
+    return record_of(
         transaction.session,
         transaction,
         decision=decision_of("aborted", None, None),
@@ -31,7 +31,11 @@ def authentication(transaction: Transaction) -> AuthenticationRecord | None:
         address="192.0.2.1",
         duration=0.1,
     )
-    return made.authentication
+
+
+def authentication(transaction: Transaction) -> AuthenticationRecord | None:
+    """What the record says of who sent it."""
+    return record(transaction).authentication
 
 
 def test_no_policy_that_looked_leaves_nothing() -> None:
@@ -86,3 +90,15 @@ def test_every_result_stands_in_the_record() -> None:
     assert (dmarc.alignment.spf, dmarc.alignment.dkim) == (None, "example.net")
     assert (dmarc.alignment.spf_mode, dmarc.alignment.dkim_mode) == ("strict", "relaxed")
     assert dmarc.trusted_sealer == "list.example"
+
+
+def test_a_record_names_so_many_removed_fields_and_no_more() -> None:
+    """Twenty, the first ones in their order: a sender who writes thousands does not make the log grow."""
+    for count, named in ((0, 0), (1, 1), (20, 20), (21, 20), (3000, 20)):
+        transaction = Site().transaction()
+        names = [f"x-lychgate-{number}" for number in range(count)]
+        header = "".join(f"{name}: x\r\n" for name in names)
+        transaction.message = message(f"{header}Subject: x\r\n\r\n".encode())
+        found = record(transaction).message
+        assert found is not None
+        assert found.removed == names[:named]

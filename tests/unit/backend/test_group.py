@@ -64,6 +64,49 @@ async def test_a_server_is_down_after_so_many_faults() -> None:
             assert server.connections == connections, "one that is down is not asked by mail that another can take"
 
 
+async def test_a_server_that_is_up_again_is_on_probation_until_it_has_taken_a_message() -> None:
+    """Until then one fault makes it down again, afterwards as many as ``failures`` says."""
+    async with FaultServer() as server, FaultServer() as other:
+        health = {"failures": 3, "interval": "1h"}
+        async with backend.group(server.port, other.port, idle="0s", health=health) as servers:
+            probed = servers.servers[0]
+
+            async def fail(times: int) -> list[bool]:
+                server.script = {"mail": kill()}
+                states: list[bool] = []
+                for _ in range(times):
+                    await backend.deliver(servers)
+                    states.append(probed.is_up)
+                server.script = {}
+                return states
+
+            assert await fail(3) == [True, True, False]
+            for _ in range(2):
+                await probed.probe()
+                assert probed.is_up
+                assert await fail(1) == [False]
+            await probed.probe()
+            assert (await backend.deliver(servers))[1].server == probed.name
+            assert await fail(3) == [True, True, False]
+
+
+async def test_a_server_that_was_down_at_the_start_is_on_probation() -> None:
+    """One fault after its first sign of life makes it down again."""
+    server = FaultServer(port=free_port())
+    async with FaultServer() as other:
+        health = {"failures": 3, "interval": "1h"}
+        async with backend.group(server.port, other.port, idle="0s", health=health) as servers:
+            probed = servers.servers[0]
+            states = [probed.is_up]
+            async with server:
+                await probed.probe()
+                states.append(probed.is_up)
+                server.script = {"mail": kill()}
+                assert (await backend.deliver(servers))[0].code == 250
+                states.append(probed.is_up)
+            assert states == [False, True, False]
+
+
 async def test_mail_flows_as_soon_as_the_only_server_is_back() -> None:
     """When no server is up, mail that comes asks again, however long the next regular probe is away."""
     server = FaultServer(port=free_port())

@@ -33,6 +33,26 @@ async def test_a_connection_carries_so_many_messages() -> None:
         assert server.commands.count("QUIT") == 2
 
 
+async def test_a_connection_with_fifty_given_up_transactions_is_closed() -> None:
+    """Postfix slows down who says RSET a hundred times without a message; one that is taken starts the count again."""
+    async with FaultServer() as server, backend.group(server.port, health={"interval": "1h"}) as servers:
+
+        async def give_up(times: int) -> None:
+            for _ in range(times):
+                delivery = servers.delivery(backend.transaction())
+                assert (await delivery.recipient(backend.recipient())).code == 250
+                delivery.abort()
+
+        await give_up(50)
+        assert (await backend.deliver(servers))[0].code == 250  # says the 50th RSET, and is a message
+        await give_up(50)
+        assert (server.connections, server.commands.count("QUIT")) == (1, 0)
+        await give_up(1)
+        await give_up(1)
+        await server.until("QUIT")
+        assert (server.connections, server.commands.count("QUIT")) == (2, 1)
+
+
 async def test_unused_connections_are_closed() -> None:
     """A free connection is closed with QUIT after ``idle``."""
     async with FaultServer() as server, backend.group(server.port, idle="50ms", health={"interval": "1h"}) as servers:

@@ -138,3 +138,19 @@ def test_root_may_be_the_first_to_accept_anything(tmp_path: Path) -> None:
     folder = tmp_path / "state/lists"
     (kept,) = folder.iterdir()
     assert folder.stat().st_uid == kept.stat().st_uid == pwd.getpwnam("nobody").pw_uid
+
+
+def test_check_tells_of_empty_files_of_one_domains_policies(path: Path) -> None:
+    """A domain's own settings name files as well as the common ones do."""
+    own = "policies: {relay: {trusted: {file: own.txt}}}, recipients: {file: net/people.txt}"
+    path.write_text(CONFIG.replace("recipients: {file: net/people.txt}", own))
+    path.with_name("own.txt").write_text("# nobody\n")
+    ((where, message),) = warnings(path)
+    assert where.startswith("domains.example.net.")
+    assert message == "'own.txt' has no entries"
+
+
+@pytest.mark.parametrize("arguments", [[], ["alice@example.com", "--all"]])
+def test_flush_forgets_what_is_named_or_everything(path: Path, arguments: list[str]) -> None:
+    """Nothing named, or both, is a slip: nobody is asked to forget anything."""
+    assert "give an address or a domain, or --all" in run("recipients flush", path, *arguments, status=2).output

@@ -4,6 +4,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,6 +72,15 @@ def link_into_a_closed_folder(folder: Path) -> tuple[Path, int, str | None]:
     return folder / "list.txt", READ, "root"
 
 
+def link_below_two_closed_folders(folder: Path) -> tuple[Path, int, str | None]:
+    """Where a link leads, the outer one is told first, too."""
+    path = made(folder / "outer" / "inner" / "list.txt")
+    shut(folder / "outer" / "inner")
+    shut(folder / "outer")
+    (folder / "list.txt").symlink_to(path)
+    return folder / "list.txt", READ, "outer"
+
+
 def linked_folder(folder: Path) -> tuple[Path, int, str | None]:
     """A folder above is a link into one that is closed."""
     made(folder / "root" / "tls" / "key.pem")
@@ -112,8 +122,8 @@ def missing_file(folder: Path) -> tuple[Path, int, str | None]:
 
 
 CLOSED = [
-    own_file, folder_above, two_folders_above, link_into_a_closed_folder, linked_folder, roots_folder, unlisted_folder,
-    readable_socket,
+    own_file, folder_above, two_folders_above, link_into_a_closed_folder, link_below_two_closed_folders, linked_folder,
+    roots_folder, unlisted_folder, readable_socket,
 ]  # fmt: skip
 
 
@@ -165,6 +175,19 @@ def test_asking_changes_nobody(folder: Path) -> None:
     before = (os.getresuid(), os.getresgid(), os.getgroups())
     in_the_way(Account.of(NOBODY, None), [(made(folder / "list.txt"), READ)])
     assert (os.getresuid(), os.getresgid(), os.getgroups()) == before
+
+
+@needs_root
+def test_who_becomes_another_leaves_all_groups_of_its_own() -> None:
+    """The user, its group and its further groups are taken on, and nothing is left of root's."""
+    code = (
+        "import os; from gateway.config.access import Account; os.setgroups([0, 4242]); "
+        f"Account.of({NOBODY!r}, None).become(); print(os.getresuid(), os.getresgid(), sorted(os.getgroups()))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    entry = pwd.getpwnam(NOBODY)
+    groups = sorted(os.getgrouplist(NOBODY, entry.pw_gid))
+    assert told == f"{(entry.pw_uid,) * 3} {(entry.pw_gid,) * 3} {groups}\n"
 
 
 def test_who_one_is_needs_no_other_process() -> None:

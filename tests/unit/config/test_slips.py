@@ -195,6 +195,7 @@ def test_domains_in_files_of_recipients(tmp_path: Path) -> None:
         ((2026, 1, 1), (2026, 11, 21), "the certificate expires on 2026-11-21, in 0 days"),
         ((2026, 1, 1), (2026, 12, 5), "the certificate expires on 2026-12-05, in 14 days"),
         ((2026, 1, 1), (2026, 12, 6), None),
+        ((2026, 11, 21), (2027, 12, 6), None),
         ((2026, 11, 22), (2027, 12, 6), "the certificate is not valid before 2026-11-22"),
     ],
 )

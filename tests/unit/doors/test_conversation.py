@@ -289,6 +289,19 @@ async def test_a_client_that_is_too_slow_is_told_so(tmp_path: Path, which: str) 
     assert site.backend.messages == []
 
 
+@pytest.mark.parametrize("message", ["2h", "0s"])
+async def test_a_message_does_not_make_a_session_longer(tmp_path: Path, message: str) -> None:
+    """While one comes, the session's limit holds besides the message's own, and where that has none."""
+    limits = {"session": "1h", "message": message, "data": "3h", "command": "3h"}
+    async with serving(tmp_path, {"timeouts": limits}) as site, site.client() as client:
+        await client.begin()
+        (conversation,) = site.door._conversations
+        end = conversation.link.deadline
+        assert end <= asyncio.get_running_loop().time() + 3600
+        assert (await client.say("DATA")).startswith("354")
+        assert conversation.link.deadline == end
+
+
 async def test_a_refused_message_may_come_slowly_to_its_end(tmp_path: Path) -> None:
     """Its octets make no events, and still each is a sign of life: the client is told why it is refused."""
     async with serving(tmp_path, {"timeouts": {"data": "1s"}}) as site:

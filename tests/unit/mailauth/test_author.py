@@ -167,6 +167,10 @@ SEVERAL: dict[bytes, tuple[str, ...]] = {
     b'x@"bank".example': ("bank.example",),
     b"x@bank\\.example": ("bank.example",),
     b"x@bank.example-/y": ("bank.example",),
+    b"x@ba nk.exam ple Doe, <x@attack.example>": ("bank.exam", "bank.example", "bank.exampledoe", "attack.example"),
+    # Octets that are no UTF-8, which some readers take for Latin-1.
+    b"x@b\xfccher.example, <x@attack.example>": ("xn--bcher-kva.example", "attack.example"),
+    b"x@b\xfccher.example <x@attack.example>": ("attack.example", "xn--bcher-kva.example"),
 }
 
 
@@ -230,6 +234,7 @@ MALFORMED = {
     "a U-label that is none": "<alice@ex\u2488ample.com>".encode(),
     "a NUL": b"Alice <alice@example.com\x00.example.net>",
     "a bare LF": b"alice@example.com\n bob@example.net",
+    "a DEL": b"Alice <alice@example.com\x7f>",
     "an escape": b"\x1b[2K <alice@example.com>",
     "more addresses than are read": b"a@example.com," * (MAX_ADDRESSES + 1),
     "more octets than are read": b" " * MAX_FIELD + b"alice@example.com",

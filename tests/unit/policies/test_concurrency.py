@@ -81,3 +81,23 @@ async def test_a_client_whose_name_might_be_allowed_is_put_off(fault: str) -> No
         Concurrency.within, Concurrency.unverifiable, Concurrency.within, Concurrency.exceeded,
     ]  # fmt: skip
     assert Concurrency.unverifiable.action is Action.DEFER
+
+
+async def test_clients_whose_names_are_allowed_are_not_counted() -> None:
+    """Others are."""
+    zone = {
+        "1.2.0.192.in-addr.arpa": {"PTR": ["mail.partner.example"]},
+        "2.2.0.192.in-addr.arpa": {"PTR": ["mail.other.example"]},
+        "mail.partner.example": {"A": ["192.0.2.1"]},
+        "mail.other.example": {"A": ["192.0.2.2"]},
+    }
+    site = Site(zone=zone)
+    policy = site.policy(Concurrency, {"limit": 1, "allow_names": [".partner.example"]})
+    found = []
+    for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.2"):
+        session = site.session(address)
+        await session.resolve_client_name()
+        found.append(await run(policy, Stage.CONNECT, session))
+    assert [finding and finding.outcome for finding in found] == [
+        None, None, Concurrency.within, Concurrency.exceeded,
+    ]  # fmt: skip

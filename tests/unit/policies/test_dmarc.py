@@ -36,6 +36,8 @@ ZONE = {
     "_dmarc.strict.example": {"TXT": ["v=DMARC1; p=reject; adkim=s"]},
     "_dmarc.broken.example": "SERVFAIL",
     "_dmarc.sub.slow.example": "TIMEOUT",
+    "_dmarc.a.lost.example": {"TXT": ["v=DMARC1; p=none"]},
+    "_dmarc.lost.example": "TIMEOUT",
     "_dmarc.slow.example": {"TXT": ["v=DMARC1; p=reject"]},
 }
 
@@ -465,3 +467,13 @@ async def test_an_author_that_was_read_ahead_is_read_once() -> None:
     finding = await run(site.policy(Dmarc), Stage.MESSAGE, transaction, message(octets))
     assert finding is not None
     assert finding.outcome is Dmarc.quarantine
+
+
+async def test_authors_are_put_off_while_nobody_can_tell_whether_they_are_one() -> None:
+    """Each would only be watched, but of two organizations both must pass; a refusal of one stays one."""
+    site = Site(zone=ZONE)
+    for other, outcome in (("watched.example", Dmarc.temperror), ("reject.example", Dmarc.reject)):
+        octets = f"From: x@a.lost.example, y@{other}\r\n\r\nHi\r\n".encode()
+        finding = await run(site.policy(Dmarc), Stage.MESSAGE, site.transaction(), message(octets))
+        assert finding is not None
+        assert finding.outcome is outcome

@@ -186,3 +186,39 @@ async def test_a_senders_detail_counts_if_it_is_set_so() -> None:
     policy = site.policy(Greylist, {"subaddress": ""})
     senders = ("alice+a@example.net", "alice+b@example.net")
     assert [word(await rcpt(site, policy, sender)) for sender in senders] == ["new", "new"]
+
+
+@pytest.mark.parametrize(("sender", "status"), [("bounce-2@l1.example", "passed"), ("bounce-1@l2.example", "new")])
+async def test_numbers_in_a_senders_domain_tell_senders_apart(sender: str, status: str) -> None:
+    """Those in its local part do not."""
+    site = Site()
+    policy = site.policy(Greylist)
+    for each, wait in (("bounce-1@l1.example", "new"), (sender, status)):
+        transaction = site.transaction(each)
+        assert word(await run(policy, Stage.RCPT, transaction, site.recipient(transaction, "bob@example.com"))) == wait
+        site.clock.advance(300)
+
+
+async def test_at_the_message_recipients_that_need_not_wait_are_left_out() -> None:
+    """A message to them alone passes, and they do not put off what goes to others as well."""
+    site = Site()
+    policy = site.policy(Greylist, {"at": "message", "exclude_recipients": ["postmaster@"]})
+    assert await _message(site, policy, "postmaster@example.com", address="192.0.2.1") is None
+    assert word(await _message(site, policy, "a@example.com", address="192.0.2.1")) == "new"
+    site.clock.advance(300)
+    assert (
+        word(await _message(site, policy, "a@example.com", "postmaster@example.com", address="192.0.2.1")) == "passed"
+    )
+
+
+async def test_a_signature_names_the_client_before_spf_does() -> None:
+    """It stays the same when others forward the message."""
+    site = Site()
+    policy = site.policy(Greylist, {"at": "message"})
+    transaction = site.transaction()
+    transaction.dkim = (DkimSignature(result=DkimResult.PASS, domain="signed.example"),)
+    transaction.spf = Spf(mail_from=SpfCheck(result=SpfResult.PASS, domain="big.example"))
+    site.recipient(transaction, "a@example.com", state=RecipientState.ACCEPTED)
+    finding = await run(policy, Stage.MESSAGE, transaction, EMPTY)
+    assert finding is not None
+    assert finding.evidence["client"] == "domain=signed.example"

@@ -36,6 +36,7 @@ async def _loops(fields: bytes, options: dict[str, object] | None = None) -> tup
         (0, 5, {}, None),
         (0, 6, {}, (6, 6)),
         (20, 6, {}, (26, 6)),
+        (20, 5, {}, None),
         (1, 2, {"own": 1}, (3, 2)),
         (0, 40, {"own": 0}, None),
     ],

@@ -204,6 +204,26 @@ async def test_octets_are_counted_when_they_have_come_and_looked_at_before() -> 
     assert again.outcome is RateLimit.exceeded
 
 
+@pytest.mark.parametrize("names", [("alice", "bob"), ("bob", "alice")])
+async def test_of_several_who_are_counted_the_one_without_room_speaks(names: tuple[str, str]) -> None:
+    """Whichever comes first: the message is too much for one of its recipients."""
+    at = site()
+    policy = at.policy(RateLimit, {"count": "bytes", "key": "recipient", "limit": "100/h"})
+    octets = b"Subject: x\r\n\r\n" + b"x" * 60 + b"\r\n"
+    for recipients, outcome in (
+        (["alice"], RateLimit.within),
+        (names, RateLimit.exceeded),
+        (["bob"], RateLimit.within),
+    ):
+        transaction = envelope(at)
+        for name in recipients:
+            at.recipient(transaction, f"{name}@example.com", state=RecipientState.ACCEPTED)
+        finding = await run(policy, Stage.MESSAGE, transaction, message(octets))
+        assert finding is not None
+        assert finding.outcome is outcome
+        assert finding.evidence["key"] == f"recipient={'bob' if list(recipients) == ['bob'] else 'alice'}@example.com"
+
+
 async def test_messages_are_counted_by_the_domain_that_signed() -> None:
     """The first signature that passes names the domain; where none does nothing is counted."""
     at = site()

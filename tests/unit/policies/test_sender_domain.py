@@ -155,3 +155,12 @@ def test_the_replies_are_those_of_the_rfcs() -> None:
     assert SenderDomain.bogus_mx.action is Action.DEFER
     assert SenderDomain.literal.action is Action.PASS
     assert SenderDomain.on_error is OnError.PASS
+
+
+async def test_of_many_mail_hosts_the_best_are_looked_at() -> None:
+    """Those of the lowest preferences, wherever they stand in the answer."""
+    hosts = {f"h{number}.many.example": {"A": ["10.0.0.1"]} for number in range(10)}
+    records = [*(f"20 {host}" for host in hosts), "10 best.many.example"]
+    site = Site(zone={"many.example": {"MX": records}, "best.many.example": {"A": ["203.0.114.1"]}, **hosts})
+    policy = site.policy(SenderDomain, {"mx_hosts": True})
+    assert await run(policy, Stage.MAIL, site.transaction("a@many.example")) is None

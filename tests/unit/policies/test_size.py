@@ -98,3 +98,13 @@ async def test_refused_recipients_limit_nothing() -> None:
     SITE.recipient(transaction, "a@any.example", state=RecipientState.ACCEPTED)
     SITE.recipient(transaction, "a@smaller.example", state=RecipientState.REJECTED)
     assert await run(SITE.policy(Size), Stage.MESSAGE, transaction, message(b"x" * 100)) is None
+
+
+async def test_a_domains_limit_holds_where_there_is_none_for_all() -> None:
+    """``limit: 0`` is no limit for others."""
+    transaction = SITE.transaction(parameters="SIZE=51")
+    found = [
+        await run(SITE.policy(Size, {"limit": 0}), Stage.RCPT, transaction, SITE.recipient(transaction, recipient))
+        for recipient in ("a@small.example", "a@any.example")
+    ]
+    assert [finding and finding.evidence["limit"] for finding in found] == [50, None]

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.adapters.dns.exchange import SLOW_SHARE
 from gateway.adapters.dns.resolver import DnsResolver
-from gateway.adapters.dns.server import PORT_QUESTIONS, PORTS, PROBING
+from gateway.adapters.dns.server import PORT_LIFETIME, PORT_QUESTIONS, PORTS, PROBING, NameServer
 from gateway.resolver import Answer, RecordType, Status
 from tests.support.dns_server import DnsServer, Zone
 from tests.support.ports import free_port
@@ -71,6 +71,16 @@ async def test_ids_and_ports_can_not_be_foreseen(make: Make) -> None:
     assert len(set(ports)) > PORTS
     assert all(ports.count(port) <= PORT_QUESTIONS for port in set(ports))
     assert len({after - before for before, after in pairwise(ports)}) > PORTS
+
+
+async def test_a_port_is_given_up_after_a_while() -> None:
+    """Ten seconds: who has found it out by then has to begin again, also where little is asked."""
+    loop = asyncio.get_running_loop()
+    server = NameServer("127.0.0.1", free_port())
+    ports = {server.port(loop, 0.0) for _ in range(PORTS)}
+    assert {server.port(loop, PORT_LIFETIME - 0.1) for _ in range(200)} <= ports
+    assert ports.isdisjoint(server.port(loop, PORT_LIFETIME) for _ in range(200))
+    server.close()
 
 
 def _spoofs(right: bytes) -> Iterable[bytes]:
@@ -144,7 +154,17 @@ async def test_when_tcp_fails_the_next_server_is_asked(make: Make, fault: str) -
                 first.rewrite = lambda answer: answer[:2] + bytes([answer[2] | 2]) + answer[3:]
         resolver = make(first.address, second.address, timeout=3)
         assert (await ask(resolver, "example.com"))[0].records == ("192.0.2.1",)
-        assert (await ask(make(first.address, timeout=0.5), "example.com"))[0].status.is_temporary
+        assert (await ask(make(first.address, timeout=5), "example.com"))[0].status is Status.SERVFAIL
+
+
+async def test_of_servers_that_are_all_down_the_one_heard_last_is_asked_first(make: Make) -> None:
+    """It is the likeliest to be there again, wherever it stands in the configuration."""
+    async with DnsServer(ZONE) as first, DnsServer(ZONE) as second:
+        resolver = make(first.address, second.address)
+        for heard, server in enumerate(resolver._exchange.servers):
+            server.down, server.probe_at, server.heard = True, float("inf"), float(heard)
+        assert (await ask(resolver, "example.com"))[0].records == ("192.0.2.1",)
+        assert (len(first.queries), len(second.queries)) == (0, 1)
 
 
 async def test_a_server_without_edns_is_asked_without_it(make: Make) -> None:
@@ -277,8 +297,12 @@ async def test_silent_names_keep_nobody_waiting(make: Make) -> None:
         await asyncio.wait([*asking, first, late], timeout=0.2)
         assert resolver._exchange.started == len(silent) + 2
         assert not late.done()
+        later = asyncio.create_task(resolver.lookup("n4.example", RecordType.A))
+        await asyncio.wait([later], timeout=0)
+        assert resolver._exchange.started == len(silent) + 2
         server.zone = {**ZONE, **{key: {"A": ["192.0.2.7"]} for key in silent}}  # they are asked again
         assert [(await each)[0].status for each in (*asking, first, late)] == [Status.FOUND] * (len(silent) + 1)
+        assert (await later).status is Status.FOUND
 
 
 async def test_sockets_are_given_back(make: Make) -> None:

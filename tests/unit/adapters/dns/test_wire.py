@@ -204,6 +204,14 @@ def test_names_that_can_not_be(name: str) -> None:
             Answer(Status.NXDOMAIN, (), 60),
         ),
         (message(rcode=dns.rcode.NXDOMAIN), Answer(Status.NXDOMAIN, (), 0)),
+        (
+            message(authority=(f"example 300 SOA {SOA.rpartition(' ')[0]} {2**31}",)),
+            Answer(Status.NO_DATA, (), 0),
+        ),
+        (
+            message(authority=(f"example 300 SOA {SOA.rpartition(' ')[0]} {2**31 - 1}",)),
+            Answer(Status.NO_DATA, (), 300),
+        ),
     ],
 )
 def test_answers(octets: bytes, expected: Answer) -> None:
