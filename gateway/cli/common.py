@@ -80,8 +80,12 @@ def config_before(context: typer.Context, config: Path) -> None:
         if parameter.name == "config":
             context.obj = config
         else:
-            place = f"{context.command_path} {context.invoked_subcommand} {parameter.opts[0]}"
-            raise typer.BadParameter(f"belongs behind the command: {place}", param_hint=parameter.opts[0])
+            option, below = parameter.opts[0], str(context.invoked_subcommand)
+            group: Any = context.command  # typer gives the type of a command that has none below it
+            known = {name for other in group.commands[below].params for name in other.opts}
+            place = f"{context.command_path} {below}"
+            told = f"belongs behind the command: {place} {option}" if option in known else f"{place} does not have it"
+            raise typer.BadParameter(told, param_hint=option)
 
 
 def config_given(context: typer.Context, config: Path) -> Path:

@@ -91,7 +91,7 @@ def workers(context: typer.Context, config: ConfigPath = DEFAULT_CONFIG, *, json
     """
     settings = load_config(config_given(context, config))
     if not settings.state.is_shared:
-        raise typer.BadParameter("the state is each worker's own memory, which is never away", param_hint="state")
+        raise typer.BadParameter("the state is each worker's own memory; only Redis can be away", param_hint="state")
     replies = ask_workers(settings, {"command": "state_health"})
     if json:
         print_json({str(worker): servers for worker, servers in replies.items()})

@@ -242,6 +242,8 @@ def _on_exceptions(config: Config) -> Told:
         if name and config.domain(name) is None:
             so = "anyone may send to it" if entry.policy in relays else "it is about mail that clients relay, if any"
             yield f"exceptions[{index}]", f"{name!r} is none of our domains: {so}"
+        if entry.recipient == "<>":
+            yield f"exceptions[{index}]", "recipient: no recipient is <>, so it holds for no mail; sender may be <>"
 
 
 def _recipients_domain(entry: ExceptionEntry) -> str | None:
@@ -251,7 +253,7 @@ def _recipients_domain(entry: ExceptionEntry) -> str | None:
 
 
 def _on_recipients(config: Config) -> Told:
-    """Domains in lists and files of recipients that are none of ours; each list is looked at once."""
+    """Domains in lists and files of recipients that are none of ours, or stand there as users; each list once."""
     seen: set[tuple[object, ...]] = set()
     for domain in config.domains.values():
         for section in domain.recipients or ():
@@ -259,20 +261,25 @@ def _on_recipients(config: Config) -> Told:
             if not section.has_tables or domain.alias_of is not None or key in seen:
                 continue
             seen.add(key)
-            foreign = sorted(name for name in _named_domains(section) if config.domain(name) is None)
+            listing = _listing(section)
+            foreign = sorted(name for name in listing.named_domains() if config.domain(name) is None)
             if foreign:
                 told = f"{_called(domain, section)} names addresses of {_some(foreign)}"
                 yield f"domains.{domain.name}.recipients", f"{told}, which {_is(foreign)} of our domains"
+            for user in sorted(listing.local_parts()):
+                name = user.removeprefix("*").removeprefix(".")
+                if name in config.domains:
+                    told = f"{_called(domain, section)} names the user {user!r}; write @{name} for all its addresses"
+                    yield f"domains.{domain.name}.recipients", told
 
 
-def _named_domains(section: RecipientOptions) -> frozenset[str]:
+def _listing(section: RecipientOptions) -> AddressList:
     aliases = section.aliases
     others: tuple[tuple[str, ...], Path | None] = ((), None) if aliases is None else (aliases.entries, aliases.file)
     try:
-        listing = AddressList(section.entries, section.file, *others)
+        return AddressList(section.entries, section.file, *others)
     except ValueError:
-        return frozenset()  # it changed since it was loaded, and is told where it is read
-    return listing.named_domains()
+        return AddressList()  # it changed since it was loaded, and is told where it is read
 
 
 def _called(domain: DomainOptions, section: RecipientOptions) -> str:

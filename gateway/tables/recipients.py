@@ -225,6 +225,10 @@ class AddressList:
             for name in (*index.domains, *(address.rpartition("@")[2] for address in index.addresses))
         )
 
+    def local_parts(self) -> frozenset[str]:
+        """The users that entries name without a domain."""
+        return frozenset(self._recipients.current().local_parts | self._aliases.current().local_parts)
+
     async def find(self, local_part: str, domain: str) -> bool:
         """Whether the address exists.
 

@@ -98,6 +98,18 @@ SLIPS = {
         SAFE.replace("[alice]", "[alice, bob@example.con]"),
         "7:17: domains.example.com.recipients: the list of example.com names addresses of example.con, which is",
     ),
+    "an exception for a recipient that nobody is": (
+        SAFE + "exceptions: [{policy: recipient, recipient: <>, reason: a}]\n",
+        "11:14: exceptions[0]: recipient: no recipient is <>",
+    ),
+    "a domain that stands as a user": (
+        SAFE.replace("[alice]", "[alice, example.com]"),
+        "7:17: domains.example.com.recipients: the list of example.com names the user 'example.com'; write @",
+    ),
+    "a domain that stands as a user, as in other programs": (
+        SAFE.replace("[alice]", "[alice, .Example.com]"),
+        "7:17: domains.example.com.recipients: the list of example.com names the user '.example.com'; write @",
+    ),
     "a size that nobody looks at": (
         SAFE.replace("{recipients:", "{message_size: 5MB, recipients:"),
         "7:3: domains.example.com: has a message_size, and a chain has no size policy, which alone looks at it",
