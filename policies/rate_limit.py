@@ -107,7 +107,7 @@ class RateLimitOptions(BucketOptions):
         if value == "refusals":
             raise ValueError(
                 "refusals are counted by a policy of their own, with the same settings but for 'count': "
-                "write 'refusals: {limit: 20/h}' in place of 'rate_limit: {count: refusals, limit: 20/h}'"
+                "write 'refusals: {limit: ...}' in place of 'rate_limit: {count: refusals, limit: ...}'"
             )
         return value
 

@@ -76,7 +76,7 @@ def _check_maildir(folder: Path) -> None:
     """Whether mail can be kept there: in a new folder, an empty one, or one that is a Maildir.
 
     Raises:
-        typer.BadParameter: It is a file, or a folder with other things.
+        typer.BadParameter: It is a file, a folder with other things, or can't be made.
     """
     if folder.exists() and not folder.is_dir():
         raise typer.BadParameter(f"{folder} is a file, and mail is kept in a folder", param_hint="--maildir")
@@ -84,8 +84,12 @@ def _check_maildir(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not all(part.is_dir() for part in parts):
         told = f"{folder} has other things in it and is no Maildir; name a new folder"
         raise typer.BadParameter(told, param_hint="--maildir")
-    for part in parts:
-        part.mkdir(parents=True, exist_ok=True)
+    try:
+        for part in parts:
+            part.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        told = f"{folder} can't be made: {error.strerror}; name another folder"
+        raise typer.BadParameter(told, param_hint="--maildir") from error
 
 
 def _what_to_do(config: Config, error: Exception) -> str:

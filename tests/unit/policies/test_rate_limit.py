@@ -147,7 +147,7 @@ def test_it_runs_where_what_it_counts_has_come(options: dict[str, Any], stages: 
             {"count": "connections", "key": "helo_name"},
             "connections are counted by client_address, client_name or client_domain",
         ),
-        ({"count": "refusals"}, r"write 'refusals: \{limit: 20/h\}' in place of"),
+        ({"count": "refusals"}, r"write 'refusals: \{limit: \.\.\.\}' in place of"),
         ({"key": ["helo_name", "helo_name"]}, "names something twice"),
         ({"count": "bytes", "cost": 2}, "leave out 'cost'"),
         ({"limit": "many"}, "not a rate"),
