@@ -1,4 +1,4 @@
-"""The buckets of a policy that limits how much there is in a time: its options, whom it counts, what it says.
+"""The buckets of a policy that limits how much may happen in a time. They have its options, subjects and replies.
 
 A bucket holds ``burst`` and regains ``limit``. What policies that count in buckets have in common is here: the limits
 of some clients, who is not counted, the question to the state, and the finding with the reply that says when to come

@@ -168,7 +168,7 @@ def _refuses(check: Check) -> bool:
 
 
 def _held(check: Check) -> str:
-    """What is told of a refusal that the client does not hear of yet."""
+    """The line about a refusal that is held until RCPT."""
     what = f"{check.policy}: {check.outcome} -> {check.action}"
     return f"held until RCPT, so that the record has the envelope: {what}"
 

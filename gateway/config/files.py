@@ -97,7 +97,7 @@ def named(value: Any, folder: Path, parts: Parts = ()) -> Iterator[tuple[Parts, 
     Args:
         value: A section, or anything that stands in one.
         folder: Where relative names of databases start.
-        parts: The path of keys and indices by which one comes to the value.
+        parts: The path of keys and indices that leads to the value.
     """
     if isinstance(value, BaseModel):
         for name, use, path in _beside(value, folder):

@@ -1,4 +1,4 @@
-"""What DMARC comes to for all authors of a message, and what trusted sealers make up for (RFC 9989 11.5).
+"""The result of DMARC for all authors of a message, and what trusted sealers make up for (RFC 9989 11.5).
 
 One author's domain is judged as ``dmarc`` evaluates it. Several of one organization are one author: the worst result
 counts. Of several organizations each must pass, and no record is no pass. A fault never makes it worse: what can't be

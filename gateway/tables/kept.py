@@ -5,8 +5,8 @@ when somebody says so (``Shelf.accept``). Anything else changes nothing: the acc
 log says so. While none was ever accepted an empty file says nothing about anybody (``KeptTable.is_known``).
 
 The accepted content lies in a folder, the ``Shelf``, as a plain copy of the file: it survives restarts, and can be
-compared with the file by ``diff``. Several processes share the folder. Each decides by itself, and comes to the same;
-what one of them, or a command, writes there the others notice at their next look, within a second of being asked.
+compared with the file by ``diff``. Several processes share the folder. Each decides by itself, by the same rules. When
+one of them, or a command, writes there, the others notice at their next look, within a second of being asked.
 
 Of a file that is being written in place a part may be read. So what has lost entries is taken, or held back, only when
 the file is still the same at the next look.
