@@ -340,7 +340,12 @@ class Reception:
             self.finish(*outcome_of(self.transaction), backend=backend)
 
     async def close(
-        self, verdict: Verdict | None = None, reply: Reply | None = None, backend: BackendRecord | None = None
+        self,
+        verdict: Verdict | None = None,
+        reply: Reply | None = None,
+        backend: BackendRecord | None = None,
+        *,
+        is_recorded: bool = True,
     ) -> None:
         """The connection has ended, or is being ended by the gateway with a reply.
 
@@ -349,6 +354,7 @@ class Reception:
                 counts more than how the connection came to its end.
             reply: The last reply to the client.
             backend: The backend's part in an open transaction.
+            is_recorded: Whether a connection on which nothing was decided leaves a record.
         """
         if self._refused is not None and (verdict is None or verdict.by is PROTOCOL):
             verdict, reply = self._refused, self._refused.reply
@@ -362,6 +368,8 @@ class Reception:
         checks: list[Check] = []
         if _CLOSE in self.chain.common.steps:
             await self.chain.run(_CLOSE, self.chain.common, Seen(session), (session,), checks)
+        if verdict is None and not is_recorded:
+            return
         if not self._written or (by_policy and verdict is not self._recorded):
             session.checks += checks
             result = "none" if verdict is None else RESULTS[verdict.action]

@@ -13,7 +13,7 @@ import signal
 import tempfile
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TextIO, cast
 
 import typer
 import uvloop
@@ -25,7 +25,8 @@ from gateway.cli.common import ExitCode, load_config
 from gateway.config.backend import BackendOptions, NextHop, NextHopKind
 from gateway.config.model import Config
 from gateway.doors.listening import ListenError, bind
-from gateway.log import configure, printable
+from gateway.lines import LineStream, LineWriter
+from gateway.log import END_WITHIN, WAITING, configure, printable
 from gateway.records import DecisionRecord
 from gateway.verdict import Party
 from gateway.worker import Worker
@@ -55,7 +56,8 @@ def demo(
     if port is not None:
         settings = _at_port(settings, port)
     configure("warning", "text")
-    console = Console(highlight=False, soft_wrap=True)
+    out = LineWriter(1, room=WAITING, name="decisions")  # mail waits for nobody who reads what is told
+    console = Console(file=cast("TextIO", LineStream(out)), highlight=False, soft_wrap=True)
     try:
         with tempfile.TemporaryDirectory(prefix="lychgate-demo-") as own:
             folder = Path(own) / "Maildir" if maildir is None else maildir
@@ -64,6 +66,8 @@ def demo(
     except (ListenError, OSError) as error:
         console.print(f"lychgate: {escape(str(error))}{escape(_what_to_do(settings, error))}", style="red")
         raise typer.Exit(ExitCode.CONFIG) from error
+    finally:
+        out.flush(END_WITHIN)
 
 
 def _at_port(config: Config, port: int) -> Config:

@@ -5,7 +5,7 @@ from rich.console import Console
 
 from gateway.cli.common import DEFAULT_CONFIG, ConfigPath, ExitCode, Seconds, console, load_config, print_problems
 from gateway.cli.control import ask_supervisor
-from gateway.log import configure
+from gateway.log import configure, take_over
 from gateway.service import ServiceError, Supervisor
 from gateway.units import counted
 
@@ -17,7 +17,8 @@ def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
     configuration is wrong or the service can't start.
     """
     settings = load_config(config, to_serve=True)
-    configure(settings.log.level, settings.log.format)
+    configure(settings.log.level, settings.log.format, waiting=settings.log.waiting)
+    take_over()
     try:
         Supervisor(settings.path, settings).run()
     except ServiceError as error:
