@@ -318,13 +318,16 @@ class ClientLink(asyncio.Protocol):
             TimeoutError: It does not come.
         """
         self._since = self._loop.time()
-        async with asyncio.timeout(within):
-            while not self.has_spoken:
-                if self.is_gone or self._ended:
-                    raise SessionEnd
-                if self._draining:
-                    raise protocol_end(replies.SHUTTING_DOWN, "shutdown", told=True)
-                await self._bell
+        try:
+            async with asyncio.timeout(within):
+                while not self.has_spoken:
+                    if self.is_gone or self._ended:
+                        raise SessionEnd
+                    if self._draining:
+                        raise protocol_end(replies.SHUTTING_DOWN, "shutdown", told=True)
+                    await self._bell
+        except TimeoutError:
+            raise TimeoutError(f"no handshake was begun: longer than {within:g} seconds") from None
 
     async def start_tls(self, context: ssl.SSLContext, within: float) -> ssl.SSLObject:
         """The handshake: at the beginning, or behind the reply to STARTTLS.
