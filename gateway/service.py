@@ -480,7 +480,8 @@ class Supervisor:
 def _warn(config: Config) -> None:
     """Tell of what the service, as the user that it is now, will miss."""
     for warning in reach.warnings(config):
-        log.warning("out of reach", problem=str(warning))
+        event = "service runs as root" if warning.where == "user" and config.user is None else "out of reach"
+        log.warning(event, problem=str(warning))
 
 
 def _configure_log(config: Config) -> None:
