@@ -76,10 +76,12 @@ def test_the_unit_is_accepted_by_systemd(tmp_path: Path) -> None:
 
 @pytest.mark.peer("logrotate")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can rotate another user's files")
-def test_root_rotates_records_in_the_folder_of_the_service() -> None:
-    """With the owner and the mode that the unit gives the folder; what is made is the service's again."""
+@pytest.mark.parametrize("writable", ["by the service", "by its group"])
+def test_root_rotates_records_in_the_folder_of_the_service(writable: str) -> None:
+    """With the owner and the mode that the unit gives it, and where logrotate refuses to work as root."""
     unit = (DEPLOY / "lychgate.service").read_text("utf-8")
     mode = next(line.split("=", 1)[1] for line in unit.splitlines() if line.startswith("LogsDirectoryMode="))
+    mode = mode if writable == "by the service" else "0770"
     user, group = pwd.getpwnam("nobody"), grp.getgrnam("nogroup")
     with tempfile.TemporaryDirectory(prefix="lychgate-rotated-") as name:
         folder = Path(name) / "lychgate"
