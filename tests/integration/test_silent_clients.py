@@ -13,7 +13,7 @@ from tests.support.gateway import Gateway, poll
 from tests.support.sink import Sink
 from tests.support.wire import ClosedError, Wire
 
-PROXY = {"proxy_protocol": {"trusted": ["127.0.0.1"]}}
+PROXY: dict[str, object] = {"proxy_protocol": {"trusted": ["127.0.0.1"]}}
 LISTENERS = ("smtp", "smtps", "proxied", "proxied smtps")
 TIMES = 3
 
@@ -30,7 +30,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gateway(request: pytest.FixtureRequest, certificate: Path) -> Iterator[tuple[Gateway, Page]]:
     """Listeners of every kind, with ``silent_clients`` and without, and the page of numbers."""
     page = Page()
-    tls = {"tls": {"mode": "implicit", "certificate": str(certificate)}}
+    tls: dict[str, object] = {"tls": {"mode": "implicit", "certificate": str(certificate)}}
     settings = {"metrics": page.setting, "records": {"file": "records.jsonl", "silent_clients": request.param}}
     listeners: dict[str, dict[str, object]] = dict(zip(LISTENERS, ({}, tls, PROXY, PROXY | tls), strict=True))
     with Sink() as sink, Gateway(settings, listeners=listeners, backend=sink.port) as running:
@@ -63,9 +63,7 @@ def test_who_says_nothing_is_quiet(gateway: tuple[Gateway, Page]) -> None:
                 client.sendall(head)
                 if name == "smtp":
                     client.recv(1000)  # its greeting
-                if name != "smtp" and head and how == "reset":
-                    how = "closed"  # a reset may overtake the header
-                leave(client, how)
+                leave(client, "closed" if head and how == "reset" else how)  # a reset may overtake the header
                 count += 1
     poll(lambda: page.value("silent_clients_total") == count)
     expected = count - 2 * 3 * TIMES if is_recorded else 0  # no session began on a listener that waits for a header
@@ -74,8 +72,8 @@ def test_who_says_nothing_is_quiet(gateway: tuple[Gateway, Page]) -> None:
     assert not [line for line in running.lines[seen:] if line["logger"] == "lychgate.smtp"]
     assert page.value("decisions_total", result="none") == expected
 
-    with Wire(running.port) as client:
-        client.command("NOOP")
+    with Wire(running.port) as polite:
+        polite.command("NOOP")
     with pytest.raises((ClosedError, ValueError, OSError)), Wire(running.ports["smtps"], first=[b"EHLO x\r\n"]):
         pass
     with Wire(running.ports["proxied"], first=[b"EHLO client.example\r\n"], greeted=False) as wrong:
