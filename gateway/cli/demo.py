@@ -64,7 +64,8 @@ def demo(
             _check_maildir(folder)
             asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_demo(settings, folder, console))
     except (ListenError, OSError) as error:
-        console.print(f"lychgate: {escape(str(error))}{escape(_what_to_do(settings, error))}", style="red")
+        told = f"lychgate: {error}{_what_to_do(settings, error)}"
+        Console(highlight=False, markup=False, soft_wrap=True).print(told, style="red")
         raise typer.Exit(ExitCode.CONFIG) from error
     finally:
         out.flush(END_WITHIN)

@@ -1,5 +1,6 @@
 """Nobody reads the log: standard error is a pipe that is full. Mail goes on, and so do the supervisor and its end."""
 
+import fcntl
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -17,6 +19,7 @@ import pytest
 from tests.integration.test_metrics import Page
 from tests.support.gateway import Gateway, poll
 from tests.support.installation import own
+from tests.support.ports import free_port
 from tests.support.sink import Sink
 from tests.support.wire import Wire
 
@@ -202,3 +205,59 @@ def test_nothing_else_waits_for_standard_error(code: str, event: str, is_full: b
                 assert json.loads(line)["event"] if "print" not in code else line == "printed"
     finally:
         os.close(reading)
+
+
+def test_a_reload_changes_the_log_of_the_workers(sink: Sink) -> None:
+    """New workers begin with the new settings: at ``warning`` they say nothing of a client that is sent away."""
+    with Gateway(backend=sink.port) as gateway:
+        make_line(gateway.port)
+        gateway.line("session ended")
+        gateway.write(gateway.settings | {"log": {"format": "json", "level": "warning"}})
+        old = gateway.worker().pid
+        gateway.send(signal.SIGHUP)
+        poll(lambda: [each.pid for each in gateway.workers() if each.pid != old] and len(gateway.workers()) == 1)
+        seen = len(gateway.lines)
+        make_line(gateway.port)
+        gateway.stop()
+        assert not [line for line in gateway.lines[seen:] if line["event"] == "session ended"]
+
+
+def test_a_service_manager_that_does_not_listen_holds_up_nothing(sink: Sink, tmp_path: Path) -> None:
+    """Systemd's socket is full: the service serves, and ends, all the same."""
+    path = tmp_path / "notify"
+    deaf, other = (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2))
+    with deaf, other:
+        deaf.bind(str(path))
+        other.setblocking(False)
+        with suppress(BlockingIOError):
+            while other.sendto(b"STATUS=full", str(path)):
+                pass
+        with Gateway(backend=sink.port, environment={"NOTIFY_SOCKET": str(path)}) as gateway:
+            gateway.line("service ready")
+            send(gateway, 1)
+            assert gateway.stop() == 0
+
+
+def test_a_demo_that_nobody_watches_takes_mail(tmp_path: Path) -> None:
+    """Its decisions go to a pipe that is full."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    port = free_port()
+    command = [*own().command, "demo", "--port", str(port), "--maildir", str(tmp_path / "Maildir")]
+    with subprocess.Popen(command, stdout=writing, cwd=ROOT, env=os.environ | own().environment) as process:
+        os.close(writing)
+        try:
+            poll(lambda: _answers(port))
+            for _ in range(80):
+                with Wire(port) as client:
+                    client.hello()
+                    assert client.transaction().code == 250
+        finally:
+            process.terminate()
+        assert process.wait(60) == 0
+    os.close(reading)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
