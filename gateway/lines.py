@@ -15,6 +15,7 @@ import fcntl
 import io
 import os
 import select
+import signal
 import stat
 import threading
 import time
@@ -147,12 +148,16 @@ class LineWriter:
         thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         if self._thread is None:  # a finalizer has run, and logged
             self._thread, self._lock = thread, _open_lock(self.descriptor)
+            # Signals are for the threads of others: one that waits for a signal blocks it, and this one must, too.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
                 thread.start()
             except RuntimeError:
                 self._thread = None
                 self._unlock()
                 raise
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _unlock(self) -> None:
         if self._lock is not None:

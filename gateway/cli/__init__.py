@@ -16,7 +16,7 @@ def main() -> None:
     from gateway.cli.app import app
     from gateway.log import configure
 
-    configure("warning")  # standard output is the command's own; ``serve`` sets its log up once more
+    configure("warning", "text")  # standard output is the command's own; ``serve`` sets its log up once more
     app()
 
 

@@ -97,8 +97,8 @@ def test_a_pipe_that_nobody_reads_keeps_nothing_from_its_end(sink: Sink) -> None
         assert not [line for line in gateway.lines if line["level"] == "raw"]
 
 
-def test_one_client_does_not_push_out_what_matters(sink: Sink) -> None:
-    """Lines below ``warning`` leave half of the room: a worker's death stands in the log that a client has filled."""
+def test_the_supervisor_goes_on_while_nobody_reads_the_log(sink: Sink) -> None:
+    """It replaces a worker that dies, and says so later."""
     page = Page()
     with Gateway(settings(page), backend=sink.port, expect=["worker died"]) as gateway:
         gateway.leave_log()

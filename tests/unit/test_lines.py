@@ -162,3 +162,17 @@ def test_a_fork_while_the_parent_writes(parent: str) -> None:
         parents = [line for line in found if line.startswith(b"parent")]
         assert len(set(parents)) == len(parents)
         assert parent == "killed" or len(parents) == 30
+
+
+def test_signals_are_left_to_the_other_threads() -> None:
+    """A process that waits for a signal, which it has blocked since, gets it, though the writer's thread is older."""
+    program = (
+        "import os, signal\n"
+        "from gateway.lines import LineWriter\n"
+        "LineWriter(1, room=1000, name='test').put(b'x\\n')\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "assert signal.sigwait({signal.SIGTERM}) == signal.SIGTERM\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, stdout=subprocess.DEVNULL, timeout=60)
+    assert done.returncode == 0

@@ -1,5 +1,6 @@
 """The log: what comes out, and that nothing a client sent can pass for something else."""
 
+import fcntl
 import json
 import logging
 import os
@@ -162,3 +163,25 @@ def test_settings_that_do_not_exist(level: str, line_format: str) -> None:
     """An unknown level or format is an error."""
     with pytest.raises(ValueError, match=r"loud|xml"):
         log.configure(level, line_format)
+
+
+def test_lines_that_clients_cause_push_out_none_that_matters() -> None:
+    """Where nobody reads, lines below ``warning`` leave half of the room to others; all that is lost is counted."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writing, b"x" * 4095 + b"\n")
+    log.configure("info", "json", descriptor=writing, waiting=10_000)
+    logger = structlog.get_logger("lychgate.test")
+    for _ in range(200):
+        logger.info("something usual")
+    lost = log.lost()
+    logger.error("something that matters")
+    assert log.lost() == lost > 100
+    with os.fdopen(reading, "rb") as lines:
+        assert lines.readline() == b"x" * 4095 + b"\n"
+        log.finish(30)
+        os.close(writing)
+        found = [json.loads(line) for line in lines]
+    assert [line["lost"] for line in found if line["event"] == "log lines were lost"] == [lost]
+    assert [line["event"] for line in found if line["level"] == "error"] == ["something that matters"]
+    assert len(found) == 200 - lost + 2
