@@ -27,8 +27,18 @@ if TYPE_CHECKING:
     from gateway.doors.proxy_protocol import Addresses
     from gateway.doors.smtp import SmtpDoor
 
-READ_AHEAD: Final = 65_536
-"""Octets the engine may hold unread before reading pauses; uvloop hands over up to 256 KiB at a time."""
+READ: Final = 32_768
+"""Octets that are read from a connection at a time."""
+
+READ_AHEAD: Final = 16_384
+"""Octets that the engine may hold unread before reading pauses."""
+
+SEND_AHEAD: Final = 16_384
+"""Octets of replies that may wait for the client to read before nothing more is carried out for it. One reply, or those
+of commands that need no decision, may come on top."""
+
+HELD: Final = READ + READ_AHEAD + 3 * SEND_AHEAD
+"""Octets that wait to be read or sent on one connection, at most: a reply can have 200 lines, but few have two."""
 
 TURN: Final = 50
 """Events that a client who sent them all at once gets in a row, before other clients have their turn: some 2 ms."""
@@ -40,6 +50,9 @@ AFTER_HELO: Final = frozenset({"CHUNKING"})
 """Extensions that a client may use which has said HELO: it needs no parameter. EHLO sets what is offered."""
 
 _NEVER: Final = float("inf")
+
+_BUFFER: Final = memoryview(bytearray(READ))
+"""Where every connection is read into: what comes is taken out before another is read."""
 
 
 class SessionEnd(Exception):  # noqa: N818 - it is no error
@@ -61,7 +74,7 @@ def protocol_end(reply: Reply, outcome: str, *, told: bool = False) -> SessionEn
     return SessionEnd(Verdict(Action.DISCONNECT, reply, PROTOCOL, outcome), told=told)
 
 
-class ClientLink(asyncio.Protocol):
+class ClientLink(asyncio.BufferedProtocol):
     """One connection.
 
     Args:
@@ -148,6 +161,7 @@ class ClientLink(asyncio.Protocol):
         if self.client_address:
             return  # the same connection, now under TLS
         self._transport = self._wire = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        self._transport.set_write_buffer_limits(high=SEND_AHEAD)
         if (proxied := self._proxied) is not None:
             self.client_address, self.client_port = address_text(proxied.client), proxied.client_port
             self.server_address = f"{address_text(proxied.server)}:{proxied.server_port}"
@@ -161,7 +175,13 @@ class ClientLink(asyncio.Protocol):
             self._session_end = self._loop.time() + whole
         self._door.begin(self)
 
-    def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio.Protocol
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002, D102 - asyncio.BufferedProtocol
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:  # noqa: D102 - asyncio.BufferedProtocol
+        self._received(bytes(_BUFFER[:nbytes]))
+
+    def _received(self, data: bytes) -> None:
         if self._diverted is not None:
             self._diverted.append(data)
             return
@@ -229,10 +249,13 @@ class ClientLink(asyncio.Protocol):
         event = engine.next_event()
         if event is not None:
             self._turn += 1
-            if self._turn >= TURN:
+            if self._turn < TURN and engine.unsent < SEND_AHEAD:
+                return event
+            self._send()
+            await asyncio.sleep(0)
+            if self._writable and not self.is_gone:
                 self._turn = 0
-                await asyncio.sleep(0)
-            return event
+                return event
         self._turn = 0
         self._expired = False  # the deadline passed in the moment in which the client went on
         self._since = self._loop.time()
@@ -339,11 +362,12 @@ class ClientLink(asyncio.Protocol):
             handshake.cancel()  # where the wait for it was cut off
         assert transport is not None  # noqa: S101 - what start_tls returns
         self._transport = transport
+        transport.set_write_buffer_limits(high=SEND_AHEAD)
         self._buffering = False
         if self.engine.state is State.TLS:
             self.engine.tls_started()
         for data in deciphered:
-            self.data_received(data)
+            self._received(data)
         return cast("ssl.SSLObject", transport.get_extra_info("ssl_object"))
 
     async def _shake_hands(self, context: ssl.SSLContext, within: float) -> asyncio.Transport | None:

@@ -191,6 +191,10 @@ SPLIT_RECIPIENTS: Final = Reply(452, "4.5.3", "Send this recipient in a transact
 
 TOO_MANY_ERRORS: Final = Reply(421, "4.7.0", "Too many errors, closing the connection")
 TOO_MANY_COMMANDS: Final = Reply(421, "4.7.0", "Too many commands without mail, closing the connection")
+TOO_MANY_REFUSALS: Final = Reply(421, "4.7.0", "Too many refused commands, closing the connection")
+TOO_MANY_TRANSACTIONS: Final = Reply(421, "4.7.0", "Too many messages, come back on a new connection")
+TOO_MANY_CHUNKS: Final = Reply(421, "4.7.0", "Too many small chunks, closing the connection")
+TOO_MUCH_DROPPED: Final = Reply(421, "4.7.0", "Too many octets that nobody asked for, closing the connection")
 EARLY_TLS_OCTETS: Final = Reply(421, "4.7.0", "Octets before the TLS handshake, closing the connection")
 FORBIDDEN_COMMAND: Final = Reply(421, "4.7.0", "This is a mail server, closing the connection")
 MALFORMED_BDAT: Final = Reply(501, "5.5.4", "Syntax: BDAT size [LAST]; closing the connection")
