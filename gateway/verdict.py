@@ -178,5 +178,5 @@ class Check(msgspec.Struct, kw_only=True):
     action: Action = Action.PASS
     observed: bool = False
     exempted: str | None = None
-    evidence: dict[str, Any] = {}
+    evidence: Evidence = {}
     duration_us: int = 0

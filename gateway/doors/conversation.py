@@ -164,7 +164,7 @@ class Conversation:
         self._answer(await self._reception.mail(event.path, event.parameters), replies.SENDER_OK)
 
     async def _rcpt(self, event: Rcpt) -> None:
-        recipient, verdict = await self._reception.rcpt(event.path, event.parameters)
+        recipient, verdict = await self._reception.rcpt(event.path, event.parameters, self.link.waiting)
         if verdict.reply is not None:
             self._answer(verdict, verdict.reply)
             return

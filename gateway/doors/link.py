@@ -27,18 +27,19 @@ if TYPE_CHECKING:
     from gateway.doors.proxy_protocol import Addresses
     from gateway.doors.smtp import SmtpDoor
 
-READ: Final = 32_768
-"""Octets that are read from a connection at a time."""
+READ: Final = 16_384
+"""Octets that are read from a connection at a time, while it brings commands."""
 
-READ_AHEAD: Final = 16_384
+READ_OF_MESSAGE: Final = 131_072
+"""The same while it brings a message, which is a quarter quicker so."""
+
+READ_AHEAD: Final = 8_192
 """Octets that the engine may hold unread before reading pauses."""
 
-SEND_AHEAD: Final = 16_384
+SEND_AHEAD: Final = 8_192
 """Octets of replies that may wait for the client to read before nothing more is carried out for it. One reply, or those
 of commands that need no decision, may come on top."""
 
-HELD: Final = READ + READ_AHEAD + 3 * SEND_AHEAD
-"""Octets that wait to be read or sent on one connection, at most: a reply can have 200 lines, but few have two."""
 
 TURN: Final = 50
 """Events that a client who sent them all at once gets in a row, before other clients have their turn: some 2 ms."""
@@ -51,7 +52,8 @@ AFTER_HELO: Final = frozenset({"CHUNKING"})
 
 _NEVER: Final = float("inf")
 
-_BUFFER: Final = memoryview(bytearray(READ))
+_BUFFER_OF_MESSAGE: Final = memoryview(bytearray(READ_OF_MESSAGE))
+_BUFFER: Final = _BUFFER_OF_MESSAGE[:READ]
 """Where every connection is read into: what comes is taken out before another is read."""
 
 
@@ -176,10 +178,10 @@ class ClientLink(asyncio.BufferedProtocol):
         self._door.begin(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002, D102 - asyncio.BufferedProtocol
-        return _BUFFER
+        return _BUFFER if self._message_end is None else _BUFFER_OF_MESSAGE
 
     def buffer_updated(self, nbytes: int) -> None:  # noqa: D102 - asyncio.BufferedProtocol
-        self._received(bytes(_BUFFER[:nbytes]))
+        self._received(bytes(_BUFFER_OF_MESSAGE[:nbytes]))
 
     def _received(self, data: bytes) -> None:
         if self._diverted is not None:
@@ -286,6 +288,11 @@ class ClientLink(asyncio.BufferedProtocol):
         if self._buffering and event is None and self._writable:
             self._buffering = False
             self._transport.resume_reading()
+
+    @property
+    def waiting(self) -> int:
+        """Octets that the client has sent ahead, and that are not read yet."""
+        return len(self.engine.unread)
 
     def expect_message(self) -> None:
         """A message comes: it has time limits of its own."""

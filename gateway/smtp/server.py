@@ -139,6 +139,7 @@ class ServerConnection(Terms):
         self.unsent = 0
         self._out: list[bytes] = []
         self._awaiting: Event | None = None
+        self._read: Callable[[ServerConnection], Event | None]
         self._transition: Transition  # where the reply that is awaited leads
         self._unknown = 0
         self._idle = 0
@@ -272,7 +273,6 @@ class ServerConnection(Terms):
     def _enter(self, state: State) -> None:
         self.state = state
         self._row: Row
-        self._read: Callable[[ServerConnection], Event | None]
         self._row, self._read = _ENTRANCES[state]
         if state is _DATA:
             self._decoder = DataDecoder(self.options.bare_newlines, self.options.nul)
@@ -283,7 +283,7 @@ class ServerConnection(Terms):
     def _read_nothing(self) -> None:
         return None
 
-    def _read_no_more(self) -> Event:
+    def _read_no_more(self) -> Event | None:
         return self._fatal(reply.TOO_MANY_REFUSALS, FatalReason.REFUSALS)
 
     def _read_command(self) -> Event | None:

@@ -27,6 +27,8 @@ class Desk:
                 domain=self.site.context.domain,
                 backend=lambda _session, recipient: recipient.path.domain,
                 recipient_limit=2,
+                recipient_overshoot=2,
+                transaction_memory=10**6,
                 single_recipient=frozenset(),
                 sink=self,
                 clock=self.site.clock,
