@@ -242,7 +242,9 @@ class Reception:
         """
         transaction = self._open()
         recipient = Recipient(path=path, parameters=parameters, domain=self._rules.domain(path.domain))
-        if transaction.recipients and not self._has_room(transaction, waiting):  # not noted, or a client could fill the memory
+        if transaction.recipients and not self._has_room(
+            transaction, waiting
+        ):  # not noted, or a client could fill the memory
             return recipient, self._refuse(recipient, self._one_too_many())
         transaction.recipients.append(recipient)
         variant = self.chain.variant(recipient.domain)

@@ -25,8 +25,9 @@ _PARAMETER: Final = 80
 _REPLY: Final = 240
 """A ``Reply`` without its text."""
 
-_CHECK: Final = 180
-"""A ``Check`` and its ``Finding``."""
+_CHECK: Final = 215
+_FINDING: Final = 60
+"""A ``Finding`` without its evidence."""
 
 _RESERVATION: Final = 420
 """What was counted: a ``Reservation``, its ``Take`` with two numbers and its ``Answer``."""
@@ -60,7 +61,7 @@ def of_checks(checks: Iterable[Check]) -> int:
     for check in checks:
         octets += _CHECK
         if check.evidence:
-            octets += _of_value(check.evidence)
+            octets += _FINDING + _of_value(check.evidence)
     return octets
 
 

@@ -72,7 +72,9 @@ _PROGRESS: Final = (EndOfData, StartTls)
 """Events after which a client may say some more that leads nowhere."""
 _KIB: Final = 1024
 _MAIL: Final = Command.MAIL
-_IDLE: Final = frozenset({Command.HELO, Command.EHLO, Command.RSET, Command.NOOP, Command.VRFY, Command.HELP})
+_COUNTED: Final = frozenset(
+    {Command.MAIL, Command.HELO, Command.EHLO, Command.RSET, Command.NOOP, Command.VRFY, Command.HELP}
+)
 _TRANSACTION: Final = frozenset({State.MAIL, State.NO_RECIPIENT, State.RCPT, State.DATA, State.CHUNK, State.BDAT})
 # What is asked for at every command, by names of this module: members of an enum are slow to find before Python 3.12.
 _START: Final = State.START
@@ -320,12 +322,8 @@ class ServerConnection(Terms):
             entry = self._demanded(command, entry)
         if isinstance(entry, Reply):
             return self._refuse_unknown(entry, verb) if command is Command.UNKNOWN else self._refuse(entry, command)
-        if command is _MAIL:
-            self._transactions += 1
-            if self._transactions > self.options.transactions:
-                return self._fatal(reply.TOO_MANY_TRANSACTIONS, FatalReason.TRANSACTIONS)
-        elif command in _IDLE and self._is_idle():
-            return self._fatal(reply.TOO_MANY_COMMANDS, FatalReason.IDLE_COMMANDS)
+        if command in _COUNTED and (end := self._count(command)) is not None:
+            return end
         try:
             event = HANDLERS[command](self, argument)
         except GrammarError as error:
@@ -341,10 +339,17 @@ class ServerConnection(Terms):
         self._transition = entry
         return event
 
-    def _is_idle(self) -> bool:
-        """Count a command that leads nowhere by itself; whether they are too many."""
+    def _count(self, command: Command) -> Event | None:
+        """Count a command that leads nowhere by itself, or begins a transaction; one too many ends the session."""
+        if command is _MAIL:
+            self._transactions += 1
+            if self._transactions > self.options.transactions:
+                return self._fatal(reply.TOO_MANY_TRANSACTIONS, FatalReason.TRANSACTIONS)
+            return None
         self._idle += 1
-        return self._idle > self.options.idle_commands
+        if self._idle > self.options.idle_commands:
+            return self._fatal(reply.TOO_MANY_COMMANDS, FatalReason.IDLE_COMMANDS)
+        return None
 
     def _demanded(self, command: Command, entry: Transition | Reply) -> Transition | Reply:
         """What TLS and authentication say to a command, where they are required, and else the state's entry."""
@@ -358,8 +363,8 @@ class ServerConnection(Terms):
         line = self.unread.take_line(self.options.auth_line)
         if line is None:
             return self._incomplete()
-        if self._is_idle():
-            return self._fatal(reply.TOO_MANY_COMMANDS, FatalReason.IDLE_COMMANDS)
+        if (end := self._count(Command.AUTH_RESPONSE)) is not None:
+            return end
         # What is no base64, too long a line included, can't go to the backend: to cancel fails the exchange in order.
         return self._await(AuthResponse(line if grammar.is_base64(line) else b"*"), Command.AUTH_RESPONSE)
 
