@@ -8,7 +8,7 @@ decision record. Nothing here does anything: these are values.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -178,5 +178,5 @@ class Check(msgspec.Struct, kw_only=True):
     action: Action = Action.PASS
     observed: bool = False
     exempted: str | None = None
-    evidence: Evidence = {}
+    evidence: dict[str, Any] = {}
     duration_us: int = 0

@@ -85,6 +85,7 @@ def test_checks_weigh_what_they_take(case: str) -> None:
         if not given:
             return check, None
         finding = OUTCOME(reply=None, **{name: _own(value, number) for name, value in given.items()})
+        assert isinstance(finding.evidence, dict)
         check.evidence = finding.evidence
         return check, finding
 

@@ -86,7 +86,7 @@ async def _read_until(client: socket.socket, end: bytes) -> bytes:
 async def test_thousands_of_commands_in_one_packet_hold_up_nobody(tmp_path: Path) -> None:
     """While a client's pipelined commands are carried out another client is answered."""
     loop = asyncio.get_running_loop()
-    async with _serving(tmp_path, _Sink()) as port:
+    async with _serving(tmp_path, _Sink(), limits={"session_memory": "10MB"}) as port:
         flood, other = await _connect(port), await _connect(port)
         with flood, other:
             for client in (flood, other):
