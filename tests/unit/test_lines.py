@@ -50,7 +50,7 @@ def test_what_is_lost_is_said_once_there_is_room(pipe: tuple[io.BufferedReader, 
 
 def test_a_share_of_the_room(pipe: tuple[io.BufferedReader, int]) -> None:
     """Lines that may use half of it leave the other half to others."""
-    _, writing = pipe
+    lines, writing = pipe
     os.write(writing, b"x" * 4096)
     writer = LineWriter(writing, room=1000, name="test")
     for _ in range(10):
@@ -59,6 +59,8 @@ def test_a_share_of_the_room(pipe: tuple[io.BufferedReader, int]) -> None:
     for _ in range(10):
         writer.put(b"x" * 99 + b"\n")
     assert writer.lost == 10
+    assert len(lines.read(4096 + 10 * 100)) == 5096
+    writer.close(30)
 
 
 def test_the_descriptor_stays_as_it_is(pipe: tuple[io.BufferedReader, int]) -> None:
@@ -81,6 +83,7 @@ def test_a_pipe_without_a_reader_is_not_waited_for() -> None:
     writer.put(b"one\n")
     assert writer.flush(30)
     assert writer.lost == 1
+    writer.close(30)
     os.close(writing)
 
 
@@ -100,6 +103,7 @@ def test_a_system_without_threads_loses_lines(
     assert writer.lost == 1
     writer.put(b"two\n")
     assert lines.readline() == b"two\n"
+    writer.close(30)
 
 
 def test_a_stream_hands_over_whole_lines(pipe: tuple[io.BufferedReader, int]) -> None:
@@ -116,6 +120,7 @@ def test_a_stream_hands_over_whole_lines(pipe: tuple[io.BufferedReader, int]) ->
     stream.write("rest")
     stream.flush()
     assert lines.read(4) == b"rest"
+    writer.close(30)
 
 
 PROGRAM = textwrap.dedent(
