@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.chain import Chain
+from gateway.chain.chain import Chain
 from gateway.config.model import Mode, PolicySettings
 from gateway.form import HeaderReader
 from gateway.header import header_fields

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from gateway.adapters.state.memory import MemoryState
-from gateway.chain import Chain, Ruling, Seen, recipient_seen
+from gateway.chain.chain import Chain, Ruling, Seen, recipient_seen
 from gateway.config.model import ExceptionEntry, Mode, PolicySettings
 from gateway.policy import NoOptions, OnError, Options, Policy
 from gateway.session import Message, Recipient, Session, Transaction

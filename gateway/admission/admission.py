@@ -23,17 +23,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from gateway import weight
 from gateway.address import address_text
-from gateway.chain import Chain, Found, Ruling, Seen, Variant, applied, recipient_seen
+from gateway.admission import weight
+from gateway.admission.recording import RESULTS, decision_of, outcome_of, record_of
+from gateway.admission.trace import Identity, received, sender_authentication
+from gateway.chain.chain import Chain, Found, Ruling, Seen, Variant, applied, recipient_seen
 from gateway.policy import Clock
-from gateway.recording import RESULTS, decision_of, outcome_of, record_of
 from gateway.records import BackendRecord, DecisionPart, RecordSink, Result
 from gateway.session import Domain, Message, Recipient, RecipientState, Session, Transaction
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import MAX_REPLY_LINE, Reply
-from gateway.trace import Identity, received, sender_authentication
 from gateway.verdict import GO_ON, PROTOCOL, Action, ByPolicy, Check, Stage, Verdict
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Trace fields: what the gateway adds on top of a message."""
 
+from gateway.admission.trace import received, sender_authentication
 from gateway.mailauth.results import Arc, ArcResult, Spf, SpfCheck, SpfResult
 from gateway.testing import Site
-from gateway.trace import received, sender_authentication
 
 PASSED = Spf(mail_from=SpfCheck(result=SpfResult.PASS, domain="example.net"))
 

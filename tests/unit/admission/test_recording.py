@@ -1,5 +1,6 @@
 """The decision record is made of what the types of the session hold."""
 
+from gateway.admission.recording import decision_of, record_of
 from gateway.mailauth.dmarc_record import parse_record
 from gateway.mailauth.results import (
     Arc,
@@ -13,7 +14,6 @@ from gateway.mailauth.results import (
     SpfCheck,
     SpfResult,
 )
-from gateway.recording import decision_of, record_of
 from gateway.records import AuthenticationRecord, DecisionRecord
 from gateway.session import Transaction
 from gateway.testing import Site, message

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.adapters.state.memory import MemoryState
-from gateway.chain import Chain, Seen
+from gateway.chain.chain import Chain, Seen
 from gateway.config.model import Mode, PolicySettings
 from gateway.policy import OnError, Policy
 from gateway.session import Transaction

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 import structlog
 
-from gateway.asking import Question, ask
+from gateway.chain.asking import Question, ask
 from gateway.config.model import ExceptionEntry, Mode, PolicySettings
 from gateway.mailauth.results import Spf
 from gateway.policy import Context, OnError, Policy, Result
