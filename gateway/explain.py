@@ -424,7 +424,7 @@ class _Walk:
     def _tried_by_spf(self) -> str:
         """What SPF tried, where the evidence does not say: a record has no room for what leads to a pass."""
         transaction = self._reception.latest
-        spf = None if transaction is None else transaction.spf
+        spf = None if transaction is None else transaction.authentication.spf
         if transaction is None or spf is None:
             return ""
         shown = [check.evidence.get("steps") for check in transaction.checks]

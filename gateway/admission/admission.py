@@ -21,7 +21,7 @@ describes is sent.
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from gateway.address import address_text
 from gateway.admission import weight
@@ -30,14 +30,11 @@ from gateway.admission.trace import Identity, received, sender_authentication
 from gateway.chain.chain import Chain, Found, Ruling, Seen, Variant, applied, recipient_seen
 from gateway.policy import Clock
 from gateway.records import BackendRecord, DecisionPart, RecordSink, Result
-from gateway.session import Domain, Message, Recipient, RecipientState, Session, Transaction
+from gateway.session import Authentication, Domain, Message, Recipient, RecipientState, Session, Transaction
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import MAX_REPLY_LINE, Reply
 from gateway.verdict import GO_ON, PROTOCOL, Action, ByPolicy, Check, Stage, Verdict
-
-if TYPE_CHECKING:
-    from gateway.mailauth.results import Spf
 
 _PROBLEMS: Final[Mapping[Reply, str]] = {
     replies.NUL_IN_DATA: "nul",
@@ -111,9 +108,10 @@ class Reception:
     """
 
     __slots__ = (
-        "_accepted_spf",
+        "_accepted",
         "_anew",
         "_client",
+        "_common",
         "_discarded",
         "_first",
         "_has_accepted",
@@ -125,7 +123,6 @@ class Reception:
         "_refused",
         "_rules",
         "_shared",
-        "_spf",
         "_started",
         "_tags",
         "_weighed",
@@ -146,8 +143,8 @@ class Reception:
         self._held: list[Ruling] = []
         self._anew: dict[tuple[Stage, int], Found] = {}
         # What was found before RCPT with the options that hold for all, and with those of the accepted recipients.
-        self._spf: Spf | None = None
-        self._accepted_spf: Spf | None = None
+        self._common: Authentication
+        self._accepted: Authentication
         self._pending: list[Ruling] = []  # of the recipient whose answer the backend is asked for
         self._tags: list[bytes] = []
         self._has_accepted = False
@@ -222,7 +219,7 @@ class Reception:
         verdict = self._refused or GO_ON
         if self._refused is None and _MAIL in self.chain.common.steps:
             verdict = await self._early_stage(_MAIL, Seen(session, path), (transaction,), transaction.checks)
-        self._spf = transaction.spf
+        self._common = transaction.authentication
         if verdict.reply is not None:
             session.refusals += 1
             if verdict.action is Action.REJECT and isinstance(verdict.by, ByPolicy):
@@ -250,7 +247,7 @@ class Reception:
         variant = self.chain.variant(recipient.domain)
         seen = recipient_seen(transaction, recipient)
         rulings: list[Ruling] = []
-        transaction.spf = self._spf
+        transaction.authentication = self._common.copy() if variant.anew else self._common
         if self._held or variant.anew:
             rulings = await self.chain.early(variant, self._held, seen, transaction, self._anew)
         if _ending(rulings) is None:
@@ -293,7 +290,7 @@ class Reception:
         if reply.is_positive:
             recipient.state = _ACCEPTED
             self._has_accepted = True
-            self._accepted_spf = self._open().spf
+            self._accepted = self._open().authentication
             if self._pending:
                 self._tag(self._pending)
             return
@@ -311,7 +308,7 @@ class Reception:
             discarded = (each.verdict for each in transaction.recipients if each.state is RecipientState.DISCARDED)
             verdict = next(discarded, None) or GO_ON
         else:
-            transaction.spf = self._accepted_spf
+            transaction.authentication = self._accepted
             verdict = await self._late_stage(_DATA, (transaction,))
         if verdict is GO_ON or verdict.action is not Action.DISCARD:
             return verdict

@@ -23,7 +23,6 @@ import structlog
 
 from gateway.chain.asking import Question, ask
 from gateway.config.model import ExceptionEntry, Mode, PolicySettings
-from gateway.mailauth.results import Spf
 from gateway.policy import Context, OnError, Policy, Result
 from gateway.session import Domain, Message, Recipient, Session, Transaction
 from gateway.smtp import reply as replies
@@ -223,11 +222,11 @@ class Found(NamedTuple):
 
     Attributes:
         finding: The finding.
-        spf: What it left on the transaction; a tuple of one, None where it left that alone.
+        authentication: The fields of ``Transaction.authentication`` that it changed.
     """
 
     finding: Finding | None
-    spf: tuple[Spf | None] | None
+    authentication: Mapping[str, Any]
 
 
 class Chain:
@@ -472,17 +471,16 @@ class Chain:
         if key not in found:
             started = perf_counter_ns()
             arguments = (transaction if stage is Stage.MAIL else transaction.session,)
-            common = transaction.spf
+            before = transaction.authentication.copy()
             if step.asks:
                 finding = await self._ask([step], stage, seen, arguments, {})
             else:
                 result = await step.wait(stage, arguments) if stage in step.waits else step.run(stage, arguments)
                 finding = cast("Finding | None", result)
-            found[key] = Found(finding, None if transaction.spf is common else (transaction.spf,))
+            found[key] = Found(finding, transaction.authentication.differs_from(before))
             check.duration_us = (perf_counter_ns() - started) // 1000
-        finding, spf = found[key]
-        if spf is not None:
-            (transaction.spf,) = spf
+        finding, authentication = found[key]
+        transaction.authentication.take(authentication)
         return None if finding is None else self._rule(step, stage, finding, check)
 
     def _rule_again(self, ruling: Ruling, step: Step, seen: Seen, checks: list[Check]) -> Ruling | None:

@@ -156,7 +156,7 @@ def name(client: str) -> Look:
         assert identity(session)["NAME"] == "[TEMPUNAVAIL]", "it is not known before it was asked for"
         found = await session.resolve_client_name()
         transaction = site.transaction(session=session)
-        transaction.dkim = ()
+        transaction.authentication.dkim = ()
         return f"{_field(transaction).partition(' ')[0]} {identity(session)['NAME']} {found.status}"
 
     return look
