@@ -42,7 +42,7 @@ LONGEST_WAIT: Final = 86_400.0
 def _seconds(given: float) -> float:
     """Also refuses what is no number of seconds, ``nan`` and ``inf``, and what no clock can wait for."""
     if not SHORTEST_WAIT <= given <= LONGEST_WAIT:
-        raise typer.BadParameter(f"{given:g} is not from {SHORTEST_WAIT:g} to {LONGEST_WAIT:g} seconds")
+        raise bad_parameter(f"{given:g} is not from {SHORTEST_WAIT:g} to {LONGEST_WAIT:g} seconds")
     return given
 
 

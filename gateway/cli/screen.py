@@ -1,8 +1,8 @@
 """What the commands print: the one place where text goes to the terminal.
 
 A command shows what clients, backends, the DNS and files said. ``Screen`` makes each text harmless (``printable``), be
-it printed or a cell of a table, and ``line`` each part of a text in colours; no command makes a console, a ``Text``
-or a table of its own. So a text is one line: more lines are more calls. JSON is escaped in its own way (``print_json``).
+it printed or a cell of a table, and ``line`` each part of a text in colours. No command makes a console, a ``Text`` or
+a table of its own. So a text is one line: more lines are more calls. JSON is escaped in its own way (``print_json``).
 """
 
 import json
@@ -92,11 +92,11 @@ def print_plain(text: str) -> None:
     typer.echo(text)
 
 
-def bad_parameter(told: str, param_hint: str) -> typer.BadParameter:
+def bad_parameter(told: str, param_hint: str | None = None) -> typer.BadParameter:
     """The error that the command was called wrongly.
 
     Args:
         told: What is wrong.
-        param_hint: The option or argument.
+        param_hint: The option or argument; the callback of one need not say it.
     """
     return typer.BadParameter(printable(told), param_hint=param_hint)

@@ -1,8 +1,8 @@
 """Values that a client may choose, and that mean something where they are put: one list for every place.
 
 ``VALUES`` has them by name. A client can't say each of them everywhere: ``local_parts``, ``helo_names`` and ``domains``
-give those that the grammar of SMTP takes there, as the gateway reads them. ``is_harmless`` is what anything that is shown
-must be.
+give those that the grammar of SMTP takes there, as the gateway reads them. ``is_harmless`` says what anything that is
+shown must be.
 """
 
 import re
@@ -157,7 +157,7 @@ def domains() -> dict[str, str]:
 def is_harmless(shown: str) -> bool:
     """Whether a terminal shows it as it is: no control, format, private or separating character but LF and space."""
     return all(
-        character in "\n " or unicodedata.category(character)[0] not in "CZ" and not _is_unseen(character)
+        character in "\n " or (unicodedata.category(character)[0] not in "CZ" and not _is_unseen(character))
         for character in shown
     )
 

@@ -228,9 +228,9 @@ def in_authentication_results(value: str) -> None:
     transaction = Site().transaction(session=Site().session(helo_name=value, login=value or None))
     transaction.session.client_name = ClientName(value, NameStatus.CONFIRMED)
     transaction.spf = Spf(mail_from=SpfCheck(result=SpfResult.FAIL, domain=value, reason=value))
-    transaction.dkim = [
-        DkimSignature(result=DkimResult.FAIL, domain=value, selector=value, auid=f"{value}@x.example", reason=value)
-    ]
+    transaction.dkim = (
+        DkimSignature(result=DkimResult.FAIL, domain=value, selector=value, auid=f"{value}@x.example", reason=value),
+    )
     transaction.dmarc = Dmarc(result=DmarcResult.FAIL, domain=value, reason=value)
     for reverse_path in ("", value):
         transaction.reverse_path = (
@@ -309,9 +309,7 @@ def logged(value: str) -> None:
     for line_format in ("json", "text"):
         stream = io.StringIO()
         with logging_to(stream, line_format):
-            structlog.get_logger("lychgate.test").warning(
-                "event", value=value, **{"names": [value], "of": {value: value}}
-            )
+            structlog.get_logger("lychgate.test").warning("event", value=value, names=[value], of={value: value})
         (line,) = stream.getvalue().split("\n")[:-1]
         assert hostile.is_harmless(line)
         if line_format == "json":
