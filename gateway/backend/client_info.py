@@ -48,8 +48,10 @@ MAX_COMMAND: Final = 510
 UNAVAILABLE: Final = "[UNAVAILABLE]"
 NOT_KNOWN_NOW: Final = "[TEMPUNAVAIL]"
 
-# xchar = any ASCII CHAR between "!" (33) and "~" (126) inclusive, except for "+" and "="   (RFC 3461 4)
-_NOT_XCHAR: Final = re.compile(rb"[^!-*,-<>-~]")
+# xtext = *( xchar / hexchar ); hexchar = ASCII "+" immediately followed by two upper case hexadecimal digits
+# (RFC 3461 4). A hexchar may stand for anything, and here stands for all but these: Postfix parts a command into words
+# before it decodes them, and there takes a quote, a backslash or a bracket for the begin of a word with spaces.
+_NOT_PLAIN: Final = re.compile(rb"[^A-Za-z0-9._-]")
 _MARKERS: Final = frozenset({"[unavailable]", "[tempunavail]"})
 _log = structlog.get_logger("gateway.backend")
 
@@ -63,14 +65,14 @@ _HELO_NAME: Final = re.compile(r"[!-~]{1,255}")
 
 
 def xtext(value: str) -> str:
-    """Encode a value as xtext."""
-    octets = _NOT_XCHAR.sub(lambda match: b"+%02X" % match[0][0], value.encode("utf-8", "surrogateescape"))
+    """Encode a value as xtext, which is one word whatever it stands for."""
+    octets = _NOT_PLAIN.sub(lambda match: b"+%02X" % match[0][0], value.encode("utf-8", "surrogateescape"))
     return octets.decode("ascii")
 
 
 def _word(value: str | None) -> str:
     """A value as it is sent; ``[UNAVAILABLE]`` where there is none, or none that the server would read as itself."""
-    if not value or value.lower() in _MARKERS:
+    if not value or "\0" in value or value.lower() in _MARKERS:  # a NUL would end it
         return UNAVAILABLE
     written = xtext(value)
     return written if len(written) <= MAX_VALUE else UNAVAILABLE
@@ -99,7 +101,7 @@ def identity(session: Session) -> Identity:
         "HELO": _word(session.helo_name),
         "PROTO": "ESMTP" if session.extended else "SMTP",
         "LOGIN": _word(session.login),
-        "DESTADDR": _word(f"IPV6:{server_address}" if ":" in server_address else server_address),
+        "DESTADDR": (f"IPV6:{server_address}" if ":" in server_address else server_address) or UNAVAILABLE,
         "DESTPORT": server_port if server_port.isdecimal() else UNAVAILABLE,
         "SOURCE": "REMOTE",
         "PORT": str(session.client_port) if session.client_port else UNAVAILABLE,

@@ -70,7 +70,9 @@ def attributes(lines: list[str]) -> dict[str, str | None]:
             assert equals
             assert name not in found
             assert 1 <= len(value) <= MAX_VALUE == 255
-            assert re.fullmatch(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+", value)
+            assert re.fullmatch(r"(?:[A-Za-z0-9._:-]|\+[0-9A-F]{2})+|\[[A-Z]+\]", value), (
+                "a word, as Postfix parts words"
+            )
             octets = re.sub(rb"\+(..)", lambda code: bytes.fromhex(code[1].decode()), value.encode())
             found[name] = None if value.lower() in MARKERS else octets.decode("utf-8", "surrogateescape")
     assert set(found) == ALL - {"SOURCE", "LOGIN", "DESTADDR", "DESTPORT"} | (set(found) & ALL)
