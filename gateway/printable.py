@@ -6,6 +6,7 @@ address look like another. All of these are written out. What is left has one li
 """
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 # What str.isprintable() takes although nothing is seen of it: fillers, variation selectors, a blank of Braille.
@@ -13,12 +14,12 @@ _UNSEEN: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
+_PECULIAR: Final = re.compile("[^ -~]+")
+
 
 def printable(text: str) -> str:
     r"""The text with everything escaped that could be taken for something else, such as ``\n`` or ``\x1b``."""
-    if _is_printable(text):
-        return text
-    return "".join(character if _is_printable(character) else _escaped(character) for character in text)
+    return text if _is_printable(text) else _PECULIAR.sub(lambda found: _each(found[0], _escaped), text)
 
 
 def printable_json(text: str) -> str:
@@ -29,11 +30,13 @@ def printable_json(text: str) -> str:
     Args:
         text: JSON; line ends between its values stay.
     """
+    return text if _is_printable(text) else _PECULIAR.sub(lambda found: _each(found[0], _json_escaped), text)
+
+
+def _each(text: str, escape: Callable[[str], str]) -> str:
     if _is_printable(text):
         return text
-    return "".join(
-        character if character == "\n" or _is_printable(character) else _json_escaped(character) for character in text
-    )
+    return "".join(character if _is_printable(character) else escape(character) for character in text)
 
 
 def _is_printable(text: str) -> bool:
@@ -47,6 +50,8 @@ def _escaped(character: str) -> str:
 
 
 def _json_escaped(character: str) -> str:
+    if character == "\n":
+        return character
     if 0xD800 <= ord(character) <= 0xDFFF:  # noqa: PLR2004 - half a character (RFC 8259 8.2)
         return "\\" + _escaped(character)
     octets = character.encode("utf-16-be")

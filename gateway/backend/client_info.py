@@ -26,6 +26,7 @@ is sent with each. Postfix knows no ``[TEMPUNAVAIL]`` there, and would not log t
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Final
 
@@ -70,6 +71,7 @@ def xtext(value: str) -> str:
     return octets.decode("ascii")
 
 
+@lru_cache(maxsize=1024)
 def _word(value: str | None) -> str:
     """A value as it is sent; ``[UNAVAILABLE]`` where there is none, or none that the server would read as itself."""
     if not value or "\0" in value or value.lower() in _MARKERS:  # a NUL would end it

@@ -9,7 +9,7 @@ import posixpath
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
@@ -227,6 +227,23 @@ async def test_no_value_is_another_recipient(source: str, request: pytest.Fixtur
 def censored(name: str) -> str:
     """A HELO name as Postfix logs it."""
     return re.sub(r'[ <>()\\";@]', "?", name)
+
+
+@pytest.mark.peer("slapd")
+@pytest.mark.parametrize("source", ["the filter of LDAP", "the search base of LDAP"])
+async def test_no_value_ends_the_connection_to_a_directory(source: str, request: pytest.FixtureRequest) -> None:
+    """What a directory calls bad syntax is no reason to leave it: the questions of others are on the connection, too."""
+    async with SOURCES[source][1](request) as lookup:
+        assert isinstance(lookup, LdapLookup)
+        await lookup.ask("alice", "example.com")
+        first = lookup._connection
+        for name, value in hostile.local_parts().items():
+            with suppress(UnverifiableError):
+                await lookup.ask(value, "example.com")
+            assert lookup._connection is first, name
+            assert first is not None
+            assert first.fault is None, (name, first.fault)
+        await lookup.close()
 
 
 @pytest.mark.peer("postfix")
