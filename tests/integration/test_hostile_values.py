@@ -11,8 +11,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from ipaddress import IPv4Address
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 import pytest
@@ -35,7 +34,7 @@ from gateway.config.recipients import (
     TcpOptions,
 )
 from gateway.config.state import StateOptions
-from gateway.lookup.answer import Lookup, UnansweredError, UnverifiableError
+from gateway.lookup.answer import Answer, Lookup, UnansweredError, UnverifiableError
 from gateway.lookup.socketmap import Socketmap
 from gateway.lookup.tcp_table import TcpTable
 from gateway.state import Kind, Take, subject
@@ -45,6 +44,9 @@ from tests.support.redis import RedisServer
 from tests.support.slapd import SUFFIX, Slapd
 from tests.support.table_server import TableServer
 from tests.support.web_service import WebService
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TRUSTED: Final = {"smtpd_authorized_xclient_hosts": "127.0.0.1", "smtpd_authorized_xforward_hosts": "127.0.0.1"}
 
@@ -213,15 +215,21 @@ async def test_no_value_is_another_recipient(source: str, request: pytest.Fixtur
         try:
             assert (await asked.ask("alice", "example.com")).exists
             for name, value in hostile.local_parts().items():
-                try:
-                    answer = await asked.ask(value, "example.com")
-                except UnverifiableError as error:
-                    assert not isinstance(error, UnansweredError), (name, error)
-                else:
-                    assert answer.exists is (name in KNOWN.get(source, ())), (name, answer)
+                found = await said(asked, value)
+                assert not isinstance(found, UnansweredError), (name, found)
+                if isinstance(found, Answer):
+                    assert found.exists is (name in KNOWN.get(source, ())), (name, found)
             assert (await asked.ask("alice", "example.com")).exists
         finally:
             await asked.close()
+
+
+async def said(source: CachedSource, local_part: str) -> Answer | UnverifiableError:
+    """The source's answer, or why there is none."""
+    try:
+        return await source.ask(local_part, "example.com")
+    except UnverifiableError as error:
+        return error
 
 
 def censored(name: str) -> str:
@@ -232,7 +240,7 @@ def censored(name: str) -> str:
 @pytest.mark.peer("slapd")
 @pytest.mark.parametrize("source", ["the filter of LDAP", "the search base of LDAP"])
 async def test_no_value_ends_the_connection_to_a_directory(source: str, request: pytest.FixtureRequest) -> None:
-    """What a directory calls bad syntax is no reason to leave it: the questions of others are on the connection, too."""
+    """What a directory calls bad syntax is no reason to leave it: others ask on the same connection."""
     async with SOURCES[source][1](request) as lookup:
         assert isinstance(lookup, LdapLookup)
         await lookup.ask("alice", "example.com")

@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import pytest
 import typer.main
-
 from rich.console import Console
 from typer.core import TyperGroup
 from typer.testing import CliRunner
@@ -110,9 +109,7 @@ def answering(folder: Path, name: str, reply: Any, *, key: str = "reply") -> Ite
 def wrong(folder: Path) -> str:
     """A configuration that has every value where it is wrong."""
     values = {value: value for value in TEXTS}
-    return config(
-        folder, **{"hostname": "\x1b\u202e", "workers": "\x9b1", "listeners": values, "state": values}, **values
-    )
+    return config(folder, hostname="\x1b\u202e", workers="\x9b1", listeners=values, state=values, **values)
 
 
 def file_names() -> list[str]:
