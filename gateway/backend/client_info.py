@@ -169,7 +169,7 @@ async def announce(
         return None
     offered = connection.engine.capabilities.xclient
     if client.login is not None and client.attributes["LOGIN"] == UNAVAILABLE and "LOGIN" in offered:
-        _log.warning("backend_can_not_be_told_login", server=str(opener.endpoint), login=client.login)
+        _log.warning("backend_login_not_announced", server=str(opener.endpoint), login=client.login)
         raise BackendError("the client's login can't be said by XCLIENT", counts=False)
     lines = xclient(client, offered)
     if not lines:

@@ -43,10 +43,10 @@ def console(*, soft_wrap: bool = False) -> Screen:
     return Screen(highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap, width=width)
 
 
-def complain(told: str, style: str = "") -> None:
+def complain(text: str, style: str = "") -> None:
     """Print a line to standard error."""
     errors = Screen(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    errors.print(line(told, style=style))
+    errors.print(line(text, style=style))
 
 
 def line(*pieces: Piece, style: str = "") -> Text:
@@ -92,11 +92,11 @@ def print_plain(text: str) -> None:
     typer.echo(text)
 
 
-def bad_parameter(told: str, param_hint: str | None = None) -> typer.BadParameter:
+def bad_parameter(problem: str, param_hint: str | None = None) -> typer.BadParameter:
     """The error that the command was called wrongly.
 
     Args:
-        told: What is wrong.
+        problem: What is wrong.
         param_hint: The option or argument; the callback of one need not say it.
     """
-    return typer.BadParameter(printable(told), param_hint=param_hint)
+    return typer.BadParameter(printable(problem), param_hint=param_hint)
