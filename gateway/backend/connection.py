@@ -52,7 +52,7 @@ class BackendError(Exception):
 
 
 class Identity(NamedTuple):
-    """Who a client is, as a server is told; two connections for the same one are alike.
+    """Who a client is, as servers learn it; two connections for the same one are alike.
 
     Attributes:
         attributes: Those of XCLIENT and XFORWARD in the order in which they are sent, their values as sent.

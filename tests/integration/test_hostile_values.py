@@ -1,7 +1,7 @@
 """A client's value in another syntax, read by the peers themselves: Postfix, directories, databases, Redis.
 
 What must hold of a source of recipients: it knows ``alice`` alone, so that no hostile local part may be answered by yes
-(but for ``KNOWN``). The answer is no, or that it can't be told. And the source is asked on, because no client may shut
+(but for ``KNOWN``). The answer is no, or that nothing is known. And the source is asked on, because no client may shut
 it for the others.
 """
 
