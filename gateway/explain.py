@@ -12,8 +12,10 @@ from functools import partial
 from ipaddress import ip_address
 from typing import TypeVar
 
-from gateway import weight
 from gateway.adapters.state.memory import MemoryState
+from gateway.admission import weight
+from gateway.admission.admission import Reception, Rules
+from gateway.admission.recording import RESULTS
 from gateway.assembly import build_chains, build_sources, header_reader, identity_of, our_domains
 from gateway.config.backend import BackendProtocol
 from gateway.config.model import Config, DelayReject, Listener
@@ -22,8 +24,6 @@ from gateway.doors.smtp import engine_options
 from gateway.form import IN_WORDS
 from gateway.header import HeaderField
 from gateway.policy import Clock
-from gateway.reception import Reception, Rules
-from gateway.recording import RESULTS
 from gateway.records import BackendRecord, DecisionRecord, Result
 from gateway.resolver import Answer, RecordType, Resolver, SessionResolver, client_name
 from gateway.session import Message, Recipient, Session, Transaction, new_id
@@ -424,7 +424,7 @@ class _Walk:
     def _tried_by_spf(self) -> str:
         """What SPF tried, where the evidence does not say: a record has no room for what leads to a pass."""
         transaction = self._reception.latest
-        spf = None if transaction is None else transaction.spf
+        spf = None if transaction is None else transaction.authentication.spf
         if transaction is None or spf is None:
             return ""
         shown = [check.evidence.get("steps") for check in transaction.checks]

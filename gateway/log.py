@@ -25,6 +25,7 @@ from typing import Any, Final
 import structlog
 
 from gateway.lines import LineStream, LineWriter
+from gateway.printable import printable
 
 WAITING: Final = 4_000_000
 """How many octets wait for a slow reader: some 20,000 lines."""
@@ -193,19 +194,6 @@ def _thread_failed(failed: threading.ExceptHookArgs) -> None:
     if not issubclass(failed.exc_type, SystemExit):
         name = "" if failed.thread is None else failed.thread.name
         _log.error("thread failed", thread=name, exc_info=(failed.exc_type, failed.exc_value, failed.exc_traceback))
-
-
-def printable(text: str) -> str:
-    r"""The text with everything escaped that could be taken for something else, such as ``\n`` or ``\x1b``."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else _escape(character) for character in text)
-
-
-def _escape(character: str) -> str:
-    if 0xDC80 <= ord(character) <= 0xDCFF:  # noqa: PLR2004 - an octet that is no UTF-8, as PEP 383 keeps it
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def _clean(value: object) -> Any:

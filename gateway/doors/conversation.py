@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from gateway.admission.admission import Reception
+from gateway.admission.recording import RESULTS, reply_record
 from gateway.backend import Delivery, ServerGroup
 from gateway.doors.authentication import Authentication
 from gateway.doors.link import ClientLink, SessionEnd, protocol_end
 from gateway.doors.tls import tls_info
-from gateway.reception import Reception
-from gateway.recording import RESULTS, reply_record
 from gateway.records import BackendRecord, Result
 from gateway.session import Address, Session, new_id
 from gateway.smtp import reply as replies

@@ -4,58 +4,22 @@ import fcntl
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import structlog
 
 from gateway import log
+from tests.support.log_output import Output, restored_log
 
 HOSTILE = 'x\r\n2026-11-21T00:00:00Z info    lychgate: fine\x1b[2J\u202e\x85\udcff"='
 
 
 @pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Leave the log of other tests as it was."""
-    root = logging.getLogger()
-    handlers, level, settings = list(root.handlers), root.level, structlog.get_config()
-    log._handler = None
-    yield
-    writers = [handler.writer for handler in root.handlers if isinstance(handler, log._Handler)]
-    for writer in writers:
-        writer.close(10)
-    log._handler = None
-    root.handlers[:], root.level = handlers, level
-    structlog.configure(**settings)
-
-
-class Output:
-    """A file that the log is written to; a terminal, if ``is_terminal``."""
-
-    def __init__(self, *, is_terminal: bool = False) -> None:
-        if is_terminal:
-            self._reader, self.descriptor = os.openpty()
-        else:
-            self.descriptor, path = tempfile.mkstemp()
-            self._reader = os.open(path, os.O_RDONLY)
-            Path(path).unlink()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for descriptor in (self.descriptor, self._reader):
-            with suppress(OSError):
-                os.close(descriptor)
-
-    def lines(self) -> list[str]:
-        """What was written since the last call."""
-        log.finish()
-        return os.read(self._reader, 1_000_000).decode().splitlines()
+def _restored() -> Iterator[None]:
+    with restored_log():
+        yield
 
 
 @pytest.fixture

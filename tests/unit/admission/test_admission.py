@@ -1,13 +1,13 @@
 """The reception's own parts: ids, the end of a session, the Received field."""
 
-from gateway.chain import Chain
-from gateway.reception import Reception, Rules
+from gateway.admission.admission import Reception, Rules
+from gateway.admission.trace import Identity
+from gateway.chain.chain import Chain
 from gateway.records import DecisionRecord
 from gateway.session import RecipientState, Session, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.grammar import parse_mail, parse_rcpt
 from gateway.testing import NOON, Site, message
-from gateway.trace import Identity
 from gateway.verdict import Action, ByPolicy, Party, Verdict
 
 
