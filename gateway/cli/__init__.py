@@ -1,7 +1,7 @@
 """The command ``lychgate``.
 
-``app`` holds the application and the list of commands; each command is a function in a file of its own. What they
-share (exit codes, ``--config``, printing) stands in ``common``.
+``app`` holds the application and the list of commands, ``commands`` how each of them is written. What a command does
+stands in a file of its own; what these share (exit codes, loading, printing) in ``common``.
 """
 
 
