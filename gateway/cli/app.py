@@ -54,10 +54,12 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it so
     if wanted:
         from importlib.metadata import PackageNotFoundError, version  # which takes a while to load
 
+        from gateway.cli.screen import print_plain  # the same
+
         try:
-            typer.echo(version("lychgate"))
+            print_plain(version("lychgate"))
         except PackageNotFoundError:
-            typer.echo("not installed")
+            print_plain("not installed")
         raise typer.Exit
 
 

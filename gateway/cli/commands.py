@@ -193,9 +193,7 @@ def recipients_flush(
     """
     from gateway.cli.recipients import flush
 
-    if (what is None) is not everything:
-        raise typer.BadParameter("give an address or a domain, or --all", param_hint="WHAT")
-    flush(config, what)
+    flush(config, what, everything=everything)
 
 
 @recipients.command("check")

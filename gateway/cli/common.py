@@ -1,32 +1,23 @@
-"""What the commands share: exit codes, loading with readable errors, printing.
+"""What the commands share: exit codes, loading with readable errors.
 
 Exit codes: 0 all is well; 1 the configuration can't be used (or the command's own failure); 2 the command was called
 wrongly; 3 it can't be told.
 """
 
-import json
-import sys
 from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
+from gateway.cli.screen import bad_parameter, complain
 from gateway.config.advice import file_problems
 from gateway.config.load import load
 from gateway.config.model import Config
 from gateway.config.problems import ConfigError, Problem
 from gateway.smtp.grammar import GrammarError, parse_mailbox
 from gateway.smtp.path import Mailbox
-
-_WIDEST: Final = 100_000
-_PLAIN_WIDTH: Final = 240  # where nobody looks at it, a line is not broken for a window's sake
 
 ANSWER_COLOURS: Final = {"yes": "green", "no": "red", "unknown": "yellow"}
 """Of the answers whether a recipient exists."""
@@ -39,32 +30,6 @@ class ExitCode(IntEnum):
     CONFIG = 1
     USAGE = 2
     UNKNOWN = 3
-
-
-def console() -> Console:
-    """Prints to standard output: in colours on a terminal, plain text without line breaks of its own elsewhere."""
-    plain = not sys.stdout.isatty()
-    return Console(highlight=False, markup=False, emoji=False, width=_PLAIN_WIDTH if plain else None)
-
-
-def table(*columns: str) -> Table:
-    """A table: ruled on a terminal, columns of plain text elsewhere."""
-    return Table(*columns, box=box.SIMPLE if sys.stdout.isatty() else None, pad_edge=False)
-
-
-def print_whole(out: Console, listing: Table) -> None:
-    """Print a table with every cell whole and on one line, however narrow the window: other commands need the keys."""
-    for column in listing.columns:
-        column.no_wrap = True
-    needed = Measurement.get(out, out.options.update(max_width=_WIDEST), listing).maximum
-    window, out.width = out.width, max(out.width, needed)  # a terminal breaks what is too long for its line
-    out.print(listing)
-    out.width = window
-
-
-def print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def load_config(path: Path, *, to_serve: bool = False) -> Config:
@@ -98,14 +63,13 @@ def parse_recipient(address: str) -> Mailbox:
     try:
         return parse_mailbox(address.removeprefix("<").removesuffix(">"))
     except GrammarError as error:
-        raise typer.BadParameter(f"{address!r} is not an address", param_hint="ADDRESS") from error
+        raise bad_parameter(f"{address!r} is not an address", param_hint="ADDRESS") from error
 
 
 def print_problems(problems: Iterable[Problem | str]) -> None:
     """Print problems to standard error, one a line, as ``file:line:column: path: what is wrong``."""
-    out = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     for problem in problems:
-        out.print(Text(str(problem), style="red"))
+        complain(str(problem), "red")
 
 
 def problem_json(problem: Problem) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.text import Text
 
-from gateway.cli.common import ExitCode, console, load_config, print_json, table
+from gateway.cli.common import ExitCode, load_config
+from gateway.cli.screen import bad_parameter, complain, console, line, print_json, table
 from gateway.config.lists import named_lists, shelf
 from gateway.config.model import Config
 from gateway.tables import KeptTable, ListStatus, RecipientFile
@@ -24,7 +24,7 @@ def show(config: Path, *, as_json: bool) -> None:
         inside = status.entries if status.held is None else status.held.has
         colour = "green" if status.problem is None else "yellow"
         listing.add_row(
-            str(status.file), status.kind, str(status.entries), str(inside), Text(status.state, style=colour)
+            str(status.file), status.kind, str(status.entries), str(inside), line(status.state, style=colour)
         )
     console().print(listing)
 
@@ -42,21 +42,21 @@ def accept(config: Path, name: str, *, as_json: bool) -> None:
     try:
         make_lists_folder(settings)  # for the service's user, also where root is the first to accept anything
     except ServiceError as error:
-        typer.echo(f"lychgate: {error}", err=True)
+        complain(f"lychgate: {error}")
         raise typer.Exit(ExitCode.CONFIG) from None
     chosen = [source.table for source in _files(settings) if _is_meant(source.table, name)]
     if not chosen:
-        raise typer.BadParameter(f"the configuration names no file of recipients {name!r}", param_hint="NAME")
+        raise bad_parameter(f"the configuration names no file of recipients {name!r}", param_hint="NAME")
     if len({status.file for status in map(_status, chosen)}) > 1:
         paths = ", ".join(str(_status(each).file) for each in chosen)
-        raise typer.BadParameter(f"there is more than one list {name!r}: {paths}", param_hint="NAME")
+        raise bad_parameter(f"there is more than one list {name!r}: {paths}", param_hint="NAME")
     accepted = []
     for each in chosen:
         try:
             change = each.accept()
         except (OSError, ValueError) as error:
             told = f"{error.strerror or error}: {error.filename}" if isinstance(error, OSError) else str(error)
-            typer.echo(f"lychgate: the list can't be accepted: {told}", err=True)
+            complain(f"lychgate: the list can't be accepted: {told}")
             raise typer.Exit(ExitCode.CONFIG) from None
         accepted.append(_as_data(_status(each)) | {"came": change.came, "went": change.went})
     if as_json:

@@ -20,7 +20,9 @@ LONGEST_WAIT: Final = 86_400.0
 def _seconds(given: float) -> float:
     """Also refuses what is no number of seconds, ``nan`` and ``inf``, and what no clock can wait for."""
     if not SHORTEST_WAIT <= given <= LONGEST_WAIT:
-        raise typer.BadParameter(f"{given:g} is not from {SHORTEST_WAIT:g} to {LONGEST_WAIT:g} seconds")
+        from gateway.cli.screen import bad_parameter  # its rich output takes a while to load
+
+        raise bad_parameter(f"{given:g} is not from {SHORTEST_WAIT:g} to {LONGEST_WAIT:g} seconds")
     return given
 
 
@@ -48,7 +50,9 @@ def config_before(context: typer.Context, config: Path) -> None:
             known = {name for other in group.commands[below].params for name in other.opts}
             place = f"{context.command_path} {below}"
             told = f"belongs behind the command: {place} {option}" if option in known else f"{place} does not have it"
-            raise typer.BadParameter(told, param_hint=option)
+            from gateway.cli.screen import bad_parameter  # its rich output takes a while to load
+
+            raise bad_parameter(told, param_hint=option)
 
 
 def config_given(context: typer.Context, config: Path) -> Path:
@@ -61,7 +65,9 @@ def config_given(context: typer.Context, config: Path) -> Path:
     if not isinstance(before, Path):
         return config
     if _is_written(context, "config") and config != before:
-        raise typer.BadParameter(f"is given twice: {before} and {config}", param_hint="--config")
+        from gateway.cli.screen import bad_parameter  # the same
+
+        raise bad_parameter(f"is given twice: {before} and {config}", param_hint="--config")
     return before
 
 

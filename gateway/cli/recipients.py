@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.table import Table
-from rich.text import Text
 
-from gateway.cli.common import ANSWER_COLOURS, console, load_config, parse_recipient, print_json, print_whole, table
+from gateway.cli.common import ANSWER_COLOURS, load_config, parse_recipient
 from gateway.cli.control import ask_workers
-from gateway.log import printable
+from gateway.cli.screen import bad_parameter, console, line, print_json, print_whole, table
 from gateway.smtp.grammar import GrammarError, parse_domain
 from gateway.units import counted, rough_duration
 
@@ -40,8 +38,14 @@ def show(config: Path, what: str | None, limit: int, *, as_json: bool) -> None:
                 out.print(f"  and {source['left_out']} more; --limit 0 has all")
 
 
-def flush(config: Path, what: str | None) -> None:
-    """Carry ``lychgate recipients flush`` out, for an address, a domain or (None) everything."""
+def flush(config: Path, what: str | None, *, everything: bool) -> None:
+    """Carry ``lychgate recipients flush`` out, for an address or a domain, or for everything.
+
+    Raises:
+        typer.BadParameter: Neither is given, or both.
+    """
+    if (what is None) is not everything:
+        raise bad_parameter("give an address or a domain, or --all", param_hint="WHAT")
     settings = load_config(config)
     replies = ask_workers(settings, {"command": "flush_recipients", **_chosen(what)})
     console().print(f"{sum(replies.values())} forgotten, in {counted(len(replies), 'worker')}")
@@ -57,7 +61,7 @@ def _chosen(what: str | None) -> dict[str, str | None]:
     try:
         return {"domain": parse_domain(what.removeprefix("@"))}
     except GrammarError as error:
-        raise typer.BadParameter(f"{what!r} is neither an address nor a domain", param_hint="WHAT") from error
+        raise bad_parameter(f"{what!r} is neither an address nor a domain", param_hint="WHAT") from error
 
 
 def _listing(entries: list[dict[str, Any]]) -> Table:
@@ -66,9 +70,9 @@ def _listing(entries: list[dict[str, Any]]) -> Table:
         word = entry["answer"]
         stale = " (old)" if entry["stale"] else ""
         listing.add_row(
-            printable(entry["address"]),
-            Text(word + stale, style=ANSWER_COLOURS[word]),
-            printable(entry["said"]),
+            entry["address"],
+            line(word + stale, style=ANSWER_COLOURS[word]),
+            entry["said"],
             f"{rough_duration(entry['age'])} ago",
             rough_duration(entry["holds"]),
         )

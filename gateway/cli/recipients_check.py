@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Final
 
 import typer
-from rich.text import Text
 
 from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.recipients.cache import CachedSource
 from gateway.adapters.recipients.sources import InOrder, RecipientSources
 from gateway.assembly import build_groups, build_sources
-from gateway.cli.common import ANSWER_COLOURS, console, load_config, parse_recipient, print_json
+from gateway.cli.common import ANSWER_COLOURS, load_config, parse_recipient
+from gateway.cli.screen import bad_parameter, console, line, print_json
 from gateway.config.model import Config, DomainOptions
-from gateway.log import printable
 from gateway.lookup.answer import UnverifiableError
 from gateway.session import without_detail
 from gateway.smtp.path import Mailbox
@@ -37,7 +36,7 @@ def check(config: Path, address: str, *, as_json: bool) -> None:
     mailbox = parse_recipient(address)
     options = settings.domain(mailbox.domain)
     if options is None:
-        raise typer.BadParameter(f"{mailbox.domain} is none of our domains", param_hint="ADDRESS")
+        raise bad_parameter(f"{mailbox.domain} is none of our domains", param_hint="ADDRESS")
     said = asyncio.run(_ask(settings, options, mailbox))
     found = _verdict(said)
     if as_json:
@@ -48,11 +47,11 @@ def check(config: Path, address: str, *, as_json: bool) -> None:
         out = console()
         for step in said:
             word = _WORDS[step.exists]
-            line = Text(f"{step.source}: {printable(step.address)}: ").append(word, style=ANSWER_COLOURS[word])
-            out.print(line.append(f" ({printable(step.words)})" if step.words else ""), soft_wrap=True)
+            words = f" ({step.words})" if step.words else ""
+            out.print(line(f"{step.source}: {step.address}: ", (word, ANSWER_COLOURS[word]), words), soft_wrap=True)
         if not said:
             out.print("every address of the domain is taken, and the backend has its say")
-        out.print(Text(f"Result: {_WORDS[found]}", style="bold"))
+        out.print(line(f"Result: {_WORDS[found]}", style="bold"))
     raise typer.Exit(EXIT[found])
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import typer
 
-from gateway.cli.common import ExitCode, console, load_config, print_problems
+from gateway.cli.common import ExitCode, load_config, print_problems
 from gateway.cli.control import ask_supervisor
+from gateway.cli.screen import console
 from gateway.units import counted
 
 

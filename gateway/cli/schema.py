@@ -1,7 +1,7 @@
 """``lychgate schema``: the JSON Schemas that Lychgate publishes."""
 
 from gateway import records
-from gateway.cli.common import print_json
+from gateway.cli.screen import print_json
 from gateway.config.registry import Registry
 from gateway.config.schema import config_schema
 

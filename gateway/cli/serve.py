@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
 from gateway.cli.common import ExitCode, load_config
+from gateway.cli.screen import complain
 from gateway.log import configure
 from gateway.service import ServiceError, Supervisor
 
@@ -21,5 +21,5 @@ def serve(config: Path) -> None:
     try:
         Supervisor(settings.path, settings).run()
     except ServiceError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"lychgate: {error}", style="red", markup=False)
+        complain(f"lychgate: {error}", "red")
         raise typer.Exit(ExitCode.CONFIG) from error

@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gateway.chain import Chain
+from gateway.admission.admission import Reception, Rules
+from gateway.admission.recording import RESULTS
+from gateway.admission.trace import Identity
+from gateway.chain.chain import Chain
 from gateway.config.model import ExceptionEntry, Mode, PolicySettings
 from gateway.policy import OnError
-from gateway.reception import Reception, Rules
-from gateway.recording import RESULTS
 from gateway.records import BackendRecord, DecisionRecord
 from gateway.session import RecipientState
 from gateway.smtp import reply as replies
 from gateway.smtp.grammar import parse_mail, parse_rcpt
 from gateway.testing import Site, domain, message
-from gateway.trace import Identity
 from gateway.verdict import Action, Response, Stage, Verdict
 from tests.support.policy_model import Act, Answer, Case, CheckLine, Model, RecordLine, Script, Scripted, ScriptedToAsk
 
@@ -46,6 +46,8 @@ class Desk:
                 domain=site.context.domain,
                 backend=lambda _, recipient: case.groups.get(recipient.path.domain, "default"),
                 recipient_limit=case.limit,
+                recipient_overshoot=10**6,
+                transaction_memory=10**6,
                 single_recipient=case.single,
                 sink=self,
                 clock=site.clock,

@@ -21,22 +21,22 @@ describes is sent.
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from gateway.address import address_text
-from gateway.chain import Chain, Found, Ruling, Seen, Variant, applied, recipient_seen
+from gateway.admission import weight
+from gateway.admission.recording import RESULTS, decision_of, outcome_of, record_of
+from gateway.admission.trace import Identity, received, sender_authentication
+from gateway.chain.chain import Chain, Found, envelope_of
+from gateway.chain.rule import Envelope, Ruling, applied, ending
+from gateway.chain.variants import Variant
 from gateway.policy import Clock
-from gateway.recording import RESULTS, decision_of, outcome_of, record_of
 from gateway.records import BackendRecord, DecisionPart, RecordSink, Result
-from gateway.session import Domain, Message, Recipient, RecipientState, Session, Transaction
+from gateway.session import Authentication, Domain, Message, Recipient, RecipientState, Session, Transaction
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import MAX_REPLY_LINE, Reply
-from gateway.trace import Identity, received, sender_authentication
 from gateway.verdict import GO_ON, PROTOCOL, Action, ByPolicy, Check, Stage, Verdict
-
-if TYPE_CHECKING:
-    from gateway.mailauth.results import Spf
 
 _PROBLEMS: Final[Mapping[Reply, str]] = {
     replies.NUL_IN_DATA: "nul",
@@ -62,6 +62,10 @@ class Rules:
         domain: Finds our domain of a name, None if it is not ours.
         backend: Tells the name of the server group that a recipient's mail goes to.
         recipient_limit: The most RCPT commands of one transaction, refused ones too.
+        recipient_overshoot: How many a session may have above that; the next one ends it (as Postfix's
+            smtpd_recipient_overshoot_limit).
+        transaction_memory: Octets that a transaction may hold beside its message; a recipient that does not fit is one
+            above the limit.
         single_recipient: The groups that take one recipient a transaction (LMTP answers each recipient by itself).
         sink: Takes the records.
         clock: Tells the time.
@@ -73,6 +77,8 @@ class Rules:
     domain: Callable[[str], Domain | None]
     backend: Callable[[Session, Recipient], str]
     recipient_limit: int
+    recipient_overshoot: int
+    transaction_memory: int
     single_recipient: frozenset[str]
     sink: RecordSink
     clock: Clock
@@ -100,30 +106,31 @@ class Reception:
     Attributes:
         chain: The listener's chain.
         transaction: The open transaction, None between them.
-        latest: The open transaction, or the last one.
         in_doubt: Whether the backend may have accepted the message, because it was handed over and no answer is known.
     """
 
     __slots__ = (
-        "_accepted_spf",
+        "_accepted",
         "_anew",
         "_client",
+        "_common",
         "_discarded",
         "_first",
         "_has_accepted",
         "_held",
+        "_held_octets",
+        "_overshoot",
         "_pending",
         "_recorded",
         "_refused",
         "_rules",
         "_shared",
-        "_spf",
         "_started",
         "_tags",
+        "_weighed",
         "_written",
         "chain",
         "in_doubt",
-        "latest",
         "session",
         "transaction",
     )
@@ -132,19 +139,21 @@ class Reception:
         self.session = session
         self.chain = rules.chain
         self.transaction: Transaction | None = None
-        self.latest: Transaction | None = None
         self.in_doubt = False
         self._rules = rules
         self._client = client or address_text(session.client_address)
         self._held: list[Ruling] = []
         self._anew: dict[tuple[Stage, int], Found] = {}
         # What was found before RCPT with the options that hold for all, and with those of the accepted recipients.
-        self._spf: Spf | None = None
-        self._accepted_spf: Spf | None = None
+        self._common: Authentication
+        self._accepted: Authentication
         self._pending: list[Ruling] = []  # of the recipient whose answer the backend is asked for
         self._tags: list[bytes] = []
         self._has_accepted = False
-        self._first: tuple[Recipient, Variant, Seen, list[Ruling]]  # the first recipient that was accepted
+        self._held_octets = 0  # beside the message, as far as it was counted: see _has_room
+        self._weighed = 0  # checks that were counted
+        self._overshoot = 0  # recipients above the limit, in the session
+        self._first: tuple[Recipient, Variant, Envelope, list[Ruling]]  # the first recipient that was accepted
         self._shared: _Sharing | None = None  # what it must have in common with others, once there are any
         self._refused: Verdict | None = None  # the connection or HELO, at once
         self._discarded: Verdict | None = None  # at DATA: the message is read first
@@ -178,7 +187,7 @@ class Reception:
         """
         check = Check(policy=PROTOCOL.value, stage=_CONNECT, recipient=None)
         check.outcome, check.action = "tls_handshake_failed", Action.DISCONNECT
-        check.evidence["reason"] = reason
+        check.evidence = {"reason": reason}
         self.session.checks.append(check)
         return None if left else Verdict(Action.DISCONNECT, None, PROTOCOL, check.outcome, _CONNECT)
 
@@ -205,13 +214,14 @@ class Reception:
             parameters=parameters,
             started=self._rules.clock.now(),
         )
-        self.transaction = self.latest = transaction
+        self.transaction = transaction
         self._anew.clear()
         self._has_accepted = False
+        self._held_octets = self._weighed = 0
         verdict = self._refused or GO_ON
         if self._refused is None and _MAIL in self.chain.common.steps:
-            verdict = await self._early_stage(_MAIL, Seen(session, path), (transaction,), transaction.checks)
-        self._spf = transaction.spf
+            verdict = await self._early_stage(_MAIL, envelope_of(transaction, None), (transaction,), transaction.checks)
+        self._common = transaction.authentication
         if verdict.reply is not None:
             session.refusals += 1
             if verdict.action is Action.REJECT and isinstance(verdict.by, ByPolicy):
@@ -219,31 +229,56 @@ class Reception:
             self.finish(RESULTS[verdict.action], verdict, verdict.reply)
         return verdict
 
-    async def rcpt(self, path: Mailbox, parameters: tuple[Parameter, ...]) -> tuple[Recipient, Verdict]:
-        """RCPT: a verdict with a reply refuses or discards the recipient; otherwise the backend has the next word."""
+    async def rcpt(
+        self, path: Mailbox, parameters: tuple[Parameter, ...], waiting: int = 0
+    ) -> tuple[Recipient, Verdict]:
+        """RCPT: a verdict with a reply refuses or discards the recipient; otherwise the backend has the next word.
+
+        Args:
+            path: The forward-path.
+            parameters: Its parameters.
+            waiting: Octets that the client has sent ahead: what it holds, too.
+        """
         transaction = self._open()
         recipient = Recipient(path=path, parameters=parameters, domain=self._rules.domain(path.domain))
-        if len(transaction.recipients) >= self._rules.recipient_limit:  # not noted, or a client could fill the memory
-            told = replies.TOO_MANY_RECIPIENTS.with_reference(self.reference)
-            verdict = Verdict(Action.DEFER, told, PROTOCOL, "too_many_recipients", _RCPT)
-            return recipient, self._refuse(recipient, verdict)
+        if transaction.recipients and not self._has_room(
+            transaction, waiting
+        ):  # not noted, or a client could fill the memory
+            return recipient, self._refuse(recipient, self._one_too_many())
         transaction.recipients.append(recipient)
         variant = self.chain.variant(recipient.domain)
-        seen = recipient_seen(transaction, recipient)
+        envelope = envelope_of(transaction, recipient)
         rulings: list[Ruling] = []
-        transaction.spf = self._spf
-        if self._held or variant.anew:
-            rulings = await self.chain.early(variant, self._held, seen, transaction, self._anew)
-        if _ending(rulings) is None:
-            rulings += await self.chain.run(_RCPT, variant, seen, (transaction, recipient), transaction.checks)
-        ruling = _ending(rulings)
+        transaction.authentication = self._common.copy() if variant.own_early else self._common
+        if self._held or variant.own_early:
+            rulings = await self.chain.early(variant, self._held, envelope, transaction, self._anew)
+        if ending(rulings) is None:
+            rulings += await self.chain.run(_RCPT, variant, envelope, (transaction, recipient), transaction.checks)
+        ruling = ending(rulings)
         if ruling is not None:
             return recipient, self._refuse(recipient, self._verdict(ruling))
-        split = self._split(recipient, variant, seen, rulings)
+        split = self._split(recipient, variant, envelope, rulings)
         if split is not None:
             return recipient, self._refuse(recipient, split)
         self._pending = rulings
         return recipient, GO_ON
+
+    def _has_room(self, transaction: Transaction, waiting: int) -> bool:
+        """Whether a transaction may have one more recipient: by their number, and by what it holds already."""
+        recipients, checks, reservations = transaction.recipients, transaction.checks, transaction.reservations
+        self._held_octets += weight.of_recipient(*recipients[-1:-3:-1]) + weight.of_checks(checks[self._weighed :])
+        self._weighed = len(checks)
+        octets = waiting + self._held_octets + weight.of_reservations(reservations)
+        return len(recipients) < self._rules.recipient_limit and octets < self._rules.transaction_memory
+
+    def _one_too_many(self) -> Verdict:
+        """The answer to a recipient above the limit, and in the end to a client that goes on all the same."""
+        self._overshoot += 1
+        if self._overshoot > self._rules.recipient_overshoot:
+            told = replies.TOO_MANY_COMMANDS.with_reference(self.reference)
+            return Verdict(Action.DISCONNECT, told, PROTOCOL, "too_many_recipients", _RCPT)
+        told = replies.TOO_MANY_RECIPIENTS.with_reference(self.reference)
+        return Verdict(Action.DEFER, told, PROTOCOL, "too_many_recipients", _RCPT)
 
     def told(self, reply: Reply) -> Reply:
         """A backend's reply as the client gets it: unchanged; what the gateway says in its place has a reference."""
@@ -257,7 +292,7 @@ class Reception:
         if reply.is_positive:
             recipient.state = _ACCEPTED
             self._has_accepted = True
-            self._accepted_spf = self._open().spf
+            self._accepted = self._open().authentication
             if self._pending:
                 self._tag(self._pending)
             return
@@ -275,7 +310,7 @@ class Reception:
             discarded = (each.verdict for each in transaction.recipients if each.state is RecipientState.DISCARDED)
             verdict = next(discarded, None) or GO_ON
         else:
-            transaction.spf = self._accepted_spf
+            transaction.authentication = self._accepted
             verdict = await self._late_stage(_DATA, (transaction,))
         if verdict is GO_ON or verdict.action is not Action.DISCARD:
             return verdict
@@ -361,7 +396,7 @@ class Reception:
         session = self.session
         checks: list[Check] = []
         if _CLOSE in self.chain.common.steps:
-            await self.chain.run(_CLOSE, self.chain.common, Seen(session), (session,), checks)
+            await self.chain.run(_CLOSE, self.chain.common, Envelope(session.client_address), (session,), checks)
         if not self._written or (by_policy and verdict is not self._recorded):
             session.checks += checks
             result = "none" if verdict is None else RESULTS[verdict.action]
@@ -370,19 +405,20 @@ class Reception:
     # How stages are run.
 
     async def _session_stage(self, stage: Stage) -> Verdict:
-        verdict = await self._early_stage(stage, Seen(self.session), (self.session,), self.session.checks)
+        session = self.session
+        verdict = await self._early_stage(stage, Envelope(session.client_address), (session,), session.checks)
         self._refused = None if verdict.reply is None else verdict
         return verdict
 
     async def _early_stage(
-        self, stage: Stage, seen: Seen, arguments: tuple[object, ...], checks: list[Check]
+        self, stage: Stage, envelope: Envelope, arguments: tuple[object, ...], checks: list[Check]
     ) -> Verdict:
         chain = self.chain
         if self._held and self._refusal_stands():
             return GO_ON
         # What is discarded must look accepted, so it too waits for RCPT, and with it what is refused behind it.
         waits = self._rules.delay_reject or (bool(self._held) and bool(applied(self._held, Action.DISCARD)))
-        rulings = await chain.run(stage, chain.common, seen, arguments, checks, to_the_end=waits)
+        rulings = await chain.run(stage, chain.common, envelope, arguments, checks, to_the_end=waits)
         if not rulings:
             return GO_ON
         for ruling in applied(rulings, Action.DISCONNECT, Action.DEFER, Action.REJECT, Action.DISCARD):
@@ -405,22 +441,22 @@ class Reception:
 
     async def _late_stage(self, stage: Stage, arguments: tuple[object, ...]) -> Verdict:
         """Run a stage by the settings of the first recipient, which are those of all (``_split``)."""
-        _, variant, seen, _ = self._first
+        _, variant, envelope, _ = self._first
         if stage not in variant.steps:
             return GO_ON
         transaction = self._open()
         if variant.ahead and transaction.message is not None:
-            self.chain.look_ahead(variant, seen, transaction, transaction.message)
-        rulings = await self.chain.run(stage, variant, seen, arguments, transaction.checks)
+            self.chain.look_ahead(variant, envelope, transaction, transaction.message)
+        rulings = await self.chain.run(stage, variant, envelope, arguments, transaction.checks)
         if not rulings:
             return GO_ON
         self._tag(rulings)
-        ruling = _ending(rulings)
+        ruling = ending(rulings)
         if ruling is None:
             return GO_ON
         self.session.refusals += ruling.response.action is not Action.DISCARD
         if ruling.response.action is Action.REJECT:
-            self.chain.refused(transaction, None, ruling.step.id)
+            self.chain.refused(transaction, None, ruling.policy)
         return self._verdict(ruling)
 
     def _verdict(self, ruling: Ruling) -> Verdict:
@@ -437,7 +473,7 @@ class Reception:
             elif action is Action.DISCONNECT:
                 reply = reply.as_disconnection()
             reply = reply.with_reference(self.reference)
-        return Verdict(action, reply, ByPolicy(ruling.step.id), ruling.finding.outcome.name, ruling.stage)
+        return Verdict(action, reply, ByPolicy(ruling.policy), ruling.finding.outcome.name, ruling.stage)
 
     @property
     def reference(self) -> str:
@@ -461,28 +497,30 @@ class Reception:
         recipient.verdict = verdict
         return verdict
 
-    def _split(self, recipient: Recipient, variant: Variant, seen: Seen, rulings: list[Ruling]) -> Verdict | None:
+    def _split(
+        self, recipient: Recipient, variant: Variant, envelope: Envelope, rulings: list[Ruling]
+    ) -> Verdict | None:
         """The 452 for a recipient that can not share the transaction with those accepted before, None if it can."""
         if not self._has_accepted:
-            self._first = (recipient, variant, seen, rulings)
+            self._first = (recipient, variant, envelope, rulings)
             self._shared = None
             return None
         if self._shared is None:
             self._shared = self._sharing(*self._first)
-        sharing = self._sharing(recipient, variant, seen, rulings)
+        sharing = self._sharing(recipient, variant, envelope, rulings)
         if sharing == self._shared and sharing.backend not in self._rules.single_recipient:
             return None
         told = replies.SPLIT_RECIPIENTS.with_reference(self.reference)
         return Verdict(Action.DEFER, told, PROTOCOL, "split", _RCPT)
 
-    def _sharing(self, recipient: Recipient, variant: Variant, seen: Seen, rulings: list[Ruling]) -> _Sharing:
+    def _sharing(self, recipient: Recipient, variant: Variant, envelope: Envelope, rulings: list[Ruling]) -> _Sharing:
         domain = recipient.domain
         return _Sharing(
             backend=self._rules.backend(self.session, recipient),
             limit=None if domain is None else domain.message_size,
             # What one recipient is tagged with another must not get.
             tags=frozenset(map(_tag_field, applied(rulings, Action.TAG))),
-            after_data=self.chain.after_data(variant, seen),
+            after_data=self.chain.after_data(variant, envelope),
         )
 
     def _open(self) -> Transaction:
@@ -513,14 +551,6 @@ class Reception:
         self._rules.sink.write(record)
 
 
-def _ending(rulings: list[Ruling]) -> Ruling | None:
-    """The ruling that ends the stage, if one does."""
-    for ruling in rulings:
-        if ruling.applies and ruling.response.action.ends_stage:
-            return ruling
-    return None
-
-
 def _greeting(hostname: str, reply: Reply) -> Reply:
     """A refusal as a greeting: the gateway's name comes first, and an enhanced code is mere text (RFC 2034 3)."""
     lines = reply.text.split("\n")
@@ -532,5 +562,5 @@ def _greeting(hostname: str, reply: Reply) -> Reply:
 
 def _tag_field(ruling: Ruling) -> bytes:
     """The header field of a tag: the operator's own, or one that names policy and outcome."""
-    default = f"X-Lychgate-Tag: policy={ruling.step.id}; outcome={ruling.finding.outcome.name}"
+    default = f"X-Lychgate-Tag: policy={ruling.policy}; outcome={ruling.finding.outcome.name}"
     return (ruling.response.header or default).encode() + b"\r\n"
