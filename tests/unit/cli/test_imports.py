@@ -16,7 +16,8 @@ HEAVY = frozenset(
         "prometheus_client", "psycopg", "publicsuffixlist", "pydantic", "pydantic_core", "redis", "ruamel",
         "sqlalchemy", "ssl", "structlog", "uvloop", "yarl",
         "gateway.adapters", "gateway.admission", "gateway.backend", "gateway.chain", "gateway.cli.common",
-        "gateway.config", "gateway.doors", "gateway.mailauth", "gateway.session", "gateway.smtp.grammar", "gateway.tables", "policies",
+        "gateway.config", "gateway.doors", "gateway.mailauth", "gateway.session",
+        "gateway.smtp.grammar", "gateway.tables", "policies",
     }
 )  # fmt: skip
 """What takes long to load, and what loads it."""
