@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import msgspec
 
 from gateway.address import address_text
-from gateway.form import HeaderSection
+from gateway.form import HeaderSection, Mend
 from gateway.header import HeaderField, field_at
 from gateway.mailauth.author import Author
 from gateway.mailauth.body import BodyHashes
@@ -262,17 +262,15 @@ class Message:
         content: Its octets, exactly as received.
         section: Its header section, with what was mended in it and which fields were removed.
         body_hashes: The body's hashes, made while it came; None where no policy wants them.
-        added: Header fields to put on top, in order, each with its CRLF; what the gateway adds.
         forwarded: What is forwarded below the added fields: the content, but for what was mended and removed.
     """
 
-    __slots__ = ("added", "body_hashes", "content", "forwarded", "section")
+    __slots__ = ("body_hashes", "content", "forwarded", "section")
 
     def __init__(self, content: Content, section: HeaderSection, body_hashes: BodyHashes | None = None) -> None:
         self.content = content
         self.section = section
         self.body_hashes = body_hashes
-        self.added: list[bytes] = []
         self.forwarded: Content = _Reformed(content, section) if section.is_changed else content
 
     @property
@@ -301,6 +299,20 @@ class Message:
         """The fields of a name, in any case."""
         wanted = name.lower()
         return [header_field for header_field in self.fields if header_field.name == wanted]
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What the gateway changes in a message. Each door applies it in its own way.
+
+    Attributes:
+        on_top: Header fields to put on top, in order, each with its CRLF.
+        removed: Fields of the received header that are not forwarded.
+        mended: What was mended in it; see ``Message.forwarded``.
+    """
+
+    on_top: list[bytes]
+    removed: Sequence[HeaderField] = ()
+    mended: Sequence[Mend] = ()
 
 
 class Authentication(msgspec.Struct, kw_only=True, eq=False):

@@ -1,8 +1,9 @@
-"""Reception: one client's way through the chain, step by step, and the decision record at its end.
+"""Admission: one client's way through the chain, step by step, whatever door it came by, and the record at its end.
 
-It knows no socket and no backend: the SMTP door walks a connection through it, ``explain`` an imagined one. Each step
-updates the ``Session`` or ``Transaction``, runs the chain's stage and gives the ``Verdict``; a verdict with a reply is
-what the client is told. Here live the three rules that span stages:
+It knows no socket, no protocol's octets and no backend: a door walks a client through it, ``explain`` an imagined one.
+Each step updates the ``Session`` or ``Transaction``, runs the chain's stage and gives the ``Verdict``; a verdict with a
+reply is what the client gets. What is to change in a message is a value, which each door applies in its own way. Here
+live the two rules that span stages (a third, about recipients that share a transaction, lives in ``proceeding``):
 
 * ``delay_reject``: refusals at connect, helo and mail are held back and given to each recipient, so that the record has
   the envelope, and a recipient's own settings and exceptions have their say. ``disconnect`` is not held back: it
@@ -10,92 +11,36 @@ what the client is told. Here live the three rules that span stages:
 * What limits count in advance is given back when the mail does not come through: for a recipient when it is refused,
   for the message at the end of its transaction. What was accepted or discarded stays counted, and what may have been
   accepted, too.
-* Recipients whose settings behind the data or whose backends differ are split: the later ones get ``452 4.5.3``,
-  because the end of data has one answer for all; the sender brings them in a transaction of their own (RFC 5321
-  4.5.3.1.10).
 
-Each transaction leaves one record, and each connection that never came to one. A record is written before the reply it
+Each transaction leaves one record, and each connection that had none. A record is written before the reply it
 describes is sent.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from dataclasses import replace
+from typing import Final
 
 from gateway.address import address_text
-from gateway.admission import weight
+from gateway.admission.proceeding import Candidate, Proceeding
 from gateway.admission.recording import RESULTS, decision_of, outcome_of, record_of
-from gateway.admission.trace import Identity, received, sender_authentication
-from gateway.chain.chain import Chain, Found, envelope_of
+from gateway.admission.replies import PROBLEMS, as_greeting, by_policy, by_protocol, of_backend
+from gateway.admission.rules import Rules
+from gateway.admission.trace import received, sender_authentication
+from gateway.chain.chain import envelope_of
 from gateway.chain.rule import Envelope, Ruling, applied, ending
-from gateway.chain.variants import Variant
-from gateway.policy import Clock
-from gateway.records import BackendRecord, DecisionPart, RecordSink, Result
-from gateway.session import Authentication, Domain, Message, Recipient, RecipientState, Session, Transaction
+from gateway.records import BackendRecord, DecisionPart, Result
+from gateway.session import Changes, Message, Recipient, RecipientState, Session, Transaction
 from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
-from gateway.smtp.reply import MAX_REPLY_LINE, Reply
+from gateway.smtp.reply import Reply
 from gateway.verdict import GO_ON, PROTOCOL, Action, ByPolicy, Check, Stage, Verdict
-
-_PROBLEMS: Final[Mapping[Reply, str]] = {
-    replies.NUL_IN_DATA: "nul",
-    replies.BARE_NEWLINE_DATA: "bare_newline",
-    replies.HEADER_TOO_BIG: "header_too_large",
-    replies.MESSAGE_TOO_BIG: "too_large",
-    replies.INSUFFICIENT_STORAGE: "spool_failed",
-    replies.MALFORMED_HEADER: "malformed_header",
-}
-"""What the record calls the protocol's reasons to refuse a message."""
 
 # By names of this module, because members of an enum are slow to find before Python 3.12.
 _CONNECT, _HELO, _MAIL, _RCPT, _DATA, _MESSAGE, _CLOSE = Stage
 _ACCEPTED: Final = RecipientState.ACCEPTED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What holds for all sessions of a listener.
-
-    Attributes:
-        chain: The listener's chain.
-        domain: Finds our domain of a name, None if it is not ours.
-        backend: Tells the name of the server group that a recipient's mail goes to.
-        recipient_limit: The most RCPT commands of one transaction, refused ones too.
-        recipient_overshoot: How many a session may have above that; the next one ends it (as Postfix's
-            smtpd_recipient_overshoot_limit).
-        transaction_memory: Octets that a transaction may hold beside its message; a recipient that does not fit is one
-            above the limit.
-        single_recipient: The groups that take one recipient a transaction (LMTP answers each recipient by itself).
-        sink: Takes the records.
-        clock: Tells the time.
-        identity: The gateway's names.
-        delay_reject: Whether early refusals are held back until RCPT.
-    """
-
-    chain: Chain
-    domain: Callable[[str], Domain | None]
-    backend: Callable[[Session, Recipient], str]
-    recipient_limit: int
-    recipient_overshoot: int
-    transaction_memory: int
-    single_recipient: frozenset[str]
-    sink: RecordSink
-    clock: Clock
-    identity: Identity
-    delay_reject: bool
-
-
-class _Sharing(NamedTuple):
-    """What recipients must have in common to share a transaction."""
-
-    backend: str
-    limit: int | None
-    tags: frozenset[bytes]
-    after_data: object
-
-
-class Reception:
+class Admission:
     """Walks one session through the chain.
 
     Args:
@@ -104,77 +49,58 @@ class Reception:
         client: The client's address as text, where it is at hand.
 
     Attributes:
-        chain: The listener's chain.
-        transaction: The open transaction, None between them.
+        session: The session.
         in_doubt: Whether the backend may have accepted the message, because it was handed over and no answer is known.
     """
 
     __slots__ = (
-        "_accepted",
-        "_anew",
+        "_chain",
         "_client",
-        "_common",
-        "_discarded",
-        "_first",
-        "_has_accepted",
         "_held",
-        "_held_octets",
         "_overshoot",
-        "_pending",
+        "_proceeding",
         "_recorded",
         "_refused",
         "_rules",
-        "_shared",
         "_started",
-        "_tags",
-        "_weighed",
         "_written",
-        "chain",
         "in_doubt",
         "session",
-        "transaction",
     )
 
     def __init__(self, session: Session, rules: Rules, client: str | None = None) -> None:
         self.session = session
-        self.chain = rules.chain
-        self.transaction: Transaction | None = None
         self.in_doubt = False
         self._rules = rules
+        self._chain = rules.chain
         self._client = client or address_text(session.client_address)
-        self._held: list[Ruling] = []
-        self._anew: dict[tuple[Stage, int], Found] = {}
-        # What was found before RCPT with the options that hold for all, and with those of the accepted recipients.
-        self._common: Authentication
-        self._accepted: Authentication
-        self._pending: list[Ruling] = []  # of the recipient whose answer the backend is asked for
-        self._tags: list[bytes] = []
-        self._has_accepted = False
-        self._held_octets = 0  # beside the message, as far as it was counted: see _has_room
-        self._weighed = 0  # checks that were counted
+        self._held: list[Ruling] = []  # until RCPT
+        self._proceeding: Proceeding | None = None  # of the open transaction
         self._overshoot = 0  # recipients above the limit, in the session
-        self._first: tuple[Recipient, Variant, Envelope, list[Ruling]]  # the first recipient that was accepted
-        self._shared: _Sharing | None = None  # what it must have in common with others, once there are any
         self._refused: Verdict | None = None  # the connection or HELO, at once
-        self._discarded: Verdict | None = None  # at DATA: the message is read first
         self._recorded: Verdict | None = None
         self._started = time.perf_counter()
         self._written = False
+
+    @property
+    def transaction(self) -> Transaction | None:
+        """The open transaction, None between them."""
+        return None if self._proceeding is None else self._proceeding.transaction
+
+    @property
+    def reference(self) -> str:
+        """What finds the present record: the transaction's id, or the session's."""
+        return self.session.id if self._proceeding is None else self._proceeding.transaction.id
 
     # The steps of the session.
 
     async def connect(self) -> Verdict:
         """The client has connected; runs before the greeting."""
-        return await self._session_stage(_CONNECT) if _CONNECT in self.chain.common.steps else GO_ON
+        return await self._session_stage(_CONNECT) if _CONNECT in self._chain.common.steps else GO_ON
 
     def refuse_client(self, verdict: Verdict) -> Reply:
         """What a client that is refused at connect is greeted with: 554, or 421 (RFC 5321 3.1)."""
-        reply = verdict.reply or replies.LOCAL_ERROR
-        reply = (
-            _greeting(self._rules.identity.hostname, reply)
-            if verdict.action is Action.REJECT
-            else reply.as_disconnection()
-        )
+        reply = as_greeting(self._rules.identity.hostname, verdict)
         self._refused = replace(verdict, reply=reply)
         return reply
 
@@ -185,28 +111,27 @@ class Reception:
             reason: Why.
             left: Whether the client closed the connection, and not the gateway.
         """
-        check = Check(policy=PROTOCOL.value, stage=_CONNECT, recipient=None)
+        check = Check(policy=PROTOCOL.value, stage=_CONNECT, recipient=None, evidence={"reason": reason})
         check.outcome, check.action = "tls_handshake_failed", Action.DISCONNECT
-        check.evidence = {"reason": reason}
         self.session.checks.append(check)
         return None if left else Verdict(Action.DISCONNECT, None, PROTOCOL, check.outcome, _CONNECT)
 
     async def helo(self, name: str, *, extended: bool) -> Verdict:
         """HELO or EHLO; a repeated one forgets what the earlier one found (RFC 5321 4.1.4)."""
         self.abort()
-        self.session.helo_name = name
-        self.session.extended = extended
+        session = self.session
+        session.helo_name = name
+        session.extended = extended
         if self._held:
             self._held = [ruling for ruling in self._held if ruling.stage is _CONNECT]
-        if self.session.checks:
-            self.session.checks[:] = [check for check in self.session.checks if check.stage is _CONNECT]
-        return await self._session_stage(_HELO) if _HELO in self.chain.common.steps else GO_ON
+        if session.checks:
+            session.checks[:] = [check for check in session.checks if check.stage is _CONNECT]
+        return await self._session_stage(_HELO) if _HELO in self._chain.common.steps else GO_ON
 
     async def mail(self, path: ReversePath, parameters: tuple[Parameter, ...]) -> Verdict:
         """MAIL: begins a transaction. A verdict with a reply ends it at once."""
         session = self.session
         session.transactions += 1
-        self._started = time.perf_counter()
         transaction = Transaction(
             id=f"{session.id}.{session.transactions}",
             session=session,
@@ -214,18 +139,14 @@ class Reception:
             parameters=parameters,
             started=self._rules.clock.now(),
         )
-        self.transaction = transaction
-        self._anew.clear()
-        self._has_accepted = False
-        self._held_octets = self._weighed = 0
+        self._proceeding = Proceeding(transaction, self._rules)
         verdict = self._refused or GO_ON
-        if self._refused is None and _MAIL in self.chain.common.steps:
+        if self._refused is None and _MAIL in self._chain.common.steps:
             verdict = await self._early_stage(_MAIL, envelope_of(transaction, None), (transaction,), transaction.checks)
-        self._common = transaction.authentication
         if verdict.reply is not None:
             session.refusals += 1
             if verdict.action is Action.REJECT and isinstance(verdict.by, ByPolicy):
-                self.chain.refused(transaction, None, verdict.by.id)
+                self._chain.refused(transaction, None, verdict.by.id)
             self.finish(RESULTS[verdict.action], verdict, verdict.reply)
         return verdict
 
@@ -239,109 +160,114 @@ class Reception:
             parameters: Its parameters.
             waiting: Octets that the client has sent ahead: what it holds, too.
         """
-        transaction = self._open()
+        proceeding, chain = self._open(), self._chain
+        transaction = proceeding.transaction
         recipient = Recipient(path=path, parameters=parameters, domain=self._rules.domain(path.domain))
-        if transaction.recipients and not self._has_room(
-            transaction, waiting
-        ):  # not noted, or a client could fill the memory
+        if not proceeding.has_room(waiting):  # not noted, or a client could fill the memory
             return recipient, self._refuse(recipient, self._one_too_many())
         transaction.recipients.append(recipient)
-        variant = self.chain.variant(recipient.domain)
+        variant = chain.variant(recipient.domain)
         envelope = envelope_of(transaction, recipient)
+        proceeding.look_at(variant)
         rulings: list[Ruling] = []
-        transaction.authentication = self._common.copy() if variant.own_early else self._common
         if self._held or variant.own_early:
-            rulings = await self.chain.early(variant, self._held, envelope, transaction, self._anew)
+            rulings = await chain.early(variant, self._held, envelope, transaction, proceeding.found)
         if ending(rulings) is None:
-            rulings += await self.chain.run(_RCPT, variant, envelope, (transaction, recipient), transaction.checks)
+            rulings += await chain.run(_RCPT, variant, envelope, (transaction, recipient), transaction.checks)
         ruling = ending(rulings)
         if ruling is not None:
-            return recipient, self._refuse(recipient, self._verdict(ruling))
-        split = self._split(recipient, variant, envelope, rulings)
-        if split is not None:
-            return recipient, self._refuse(recipient, split)
-        self._pending = rulings
+            return recipient, self._refuse(recipient, by_policy(ruling, self.reference))
+        candidate = Candidate(recipient, variant, envelope, rulings)
+        if not proceeding.can_share(candidate):
+            return recipient, self._refuse(
+                recipient, by_protocol(replies.SPLIT_RECIPIENTS, "split", _RCPT, self.reference)
+            )
+        proceeding.candidate = candidate
         return recipient, GO_ON
-
-    def _has_room(self, transaction: Transaction, waiting: int) -> bool:
-        """Whether a transaction may have one more recipient: by their number, and by what it holds already."""
-        recipients, checks, reservations = transaction.recipients, transaction.checks, transaction.reservations
-        self._held_octets += weight.of_recipient(*recipients[-1:-3:-1]) + weight.of_checks(checks[self._weighed :])
-        self._weighed = len(checks)
-        octets = waiting + self._held_octets + weight.of_reservations(reservations)
-        return len(recipients) < self._rules.recipient_limit and octets < self._rules.transaction_memory
 
     def _one_too_many(self) -> Verdict:
         """The answer to a recipient above the limit, and in the end to a client that goes on all the same."""
         self._overshoot += 1
-        if self._overshoot > self._rules.recipient_overshoot:
-            told = replies.TOO_MANY_COMMANDS.with_reference(self.reference)
-            return Verdict(Action.DISCONNECT, told, PROTOCOL, "too_many_recipients", _RCPT)
-        told = replies.TOO_MANY_RECIPIENTS.with_reference(self.reference)
-        return Verdict(Action.DEFER, told, PROTOCOL, "too_many_recipients", _RCPT)
+        is_enough = self._overshoot > self._rules.recipient_overshoot
+        reply = replies.TOO_MANY_COMMANDS if is_enough else replies.TOO_MANY_RECIPIENTS
+        return by_protocol(reply, "too_many_recipients", _RCPT, self.reference)
 
-    def told(self, reply: Reply) -> Reply:
-        """A backend's reply as the client gets it: unchanged; what the gateway says in its place has a reference."""
-        if reply.code != replies.BACKEND_UNAVAILABLE.code or reply not in replies.BACKEND_FAULTS:
-            return reply
-        return reply.with_reference(self.reference)
-
-    def answered(self, recipient: Recipient, reply: Reply) -> None:
-        """What the backend said to a recipient that the chain let through."""
-        recipient.reply = reply
+    def answered(self, recipient: Recipient, answer: Reply) -> Reply:
+        """What the backend said to a recipient that the chain let through; returns what the client gets."""
+        proceeding = self._open()
+        transaction = proceeding.transaction
+        reply = recipient.reply = of_backend(answer, transaction.id)
         if reply.is_positive:
             recipient.state = _ACCEPTED
-            self._has_accepted = True
-            self._accepted = self._open().authentication
-            if self._pending:
-                self._tag(self._pending)
-            return
+            proceeding.accept()
+            return reply
         recipient.state = RecipientState.DEFERRED if reply.is_transient else RecipientState.REJECTED
         self.session.refusals += 1
-        if self._open().reservations:
-            self.chain.give_back(self._open(), recipient)
+        if transaction.reservations:
+            self._chain.give_back(transaction, recipient)
         if not reply.is_transient:
-            self.chain.refused(self._open(), recipient, None)
+            self._chain.refused(transaction, recipient, None)
+        return reply
 
     async def data(self) -> Verdict:
         """DATA or the first BDAT: before the message is asked for. One that is to be discarded is asked for, too."""
-        transaction = self._open()
-        if not self._has_accepted:  # every recipient is discarded
+        proceeding = self._open()
+        transaction = proceeding.transaction
+        if proceeding.first is None:  # every recipient is discarded
             discarded = (each.verdict for each in transaction.recipients if each.state is RecipientState.DISCARDED)
             verdict = next(discarded, None) or GO_ON
         else:
-            transaction.authentication = self._accepted
-            verdict = await self._late_stage(_DATA, (transaction,))
+            proceeding.look_at_message()
+            verdict = await self._late_stage(proceeding, _DATA, (transaction,))
         if verdict is GO_ON or verdict.action is not Action.DISCARD:
             return verdict
-        self._discarded = replace(verdict, reply=replies.ACCEPTED)
+        proceeding.discarded = replace(verdict, reply=replies.ACCEPTED)
         return GO_ON
 
     async def message(self, message: Message) -> Verdict:
-        """The message has come: without a reply in the verdict it may be forwarded, with ``message.added`` on top."""
-        transaction = self._open()
+        """The message has come: without a reply in the verdict it may be forwarded, with its ``changes``."""
+        proceeding = self._open()
+        transaction = proceeding.transaction
         transaction.message = message
-        if message.section.malformed and self._discarded is None:
+        if message.section.malformed and proceeding.discarded is None:
             return self.problem(replies.MALFORMED_HEADER)
-        verdict = self._discarded or await self._late_stage(_MESSAGE, (transaction, message))
-        if verdict.reply is None:
-            names = self._rules.identity
-            message.added[:0] = [
+        return proceeding.discarded or await self._late_stage(proceeding, _MESSAGE, (transaction, message))
+
+    def changes(self, message: Message) -> Changes:
+        """What the gateway changes in a message that it forwards."""
+        proceeding, names = self._open(), self._rules.identity
+        transaction = proceeding.transaction
+        return Changes(
+            on_top=[
                 # Above Received: SpamAssassin believes what stands there, not what stands below, where a stranger's
                 # server could have put it.
                 *sender_authentication(transaction, authserv_id=names.authserv_id, address=self._client),
                 received(transaction, hostname=names.hostname, address=self._client, now=self._rules.clock.now()),
-                *self._tags,
-            ]
-        return verdict
+                *proceeding.tags,
+            ],
+            removed=message.section.removed,
+            mended=message.section.mended,
+        )
 
     def problem(self, reply: Reply) -> Verdict:
         """The protocol's refusal of a message, or the gateway's inability to take it."""
         self.session.refusals += 1
-        action = Action.DEFER if reply.is_transient else Action.REJECT
-        return Verdict(action, reply.with_reference(self.reference), PROTOCOL, _PROBLEMS.get(reply), _MESSAGE)
+        return by_protocol(reply, PROBLEMS.get(reply), _MESSAGE, self.reference)
 
     # The ends.
+
+    def delivered(self, answer: Reply, backend: BackendRecord) -> Reply:
+        """End the transaction with the backend's answer to its message; returns what the client gets.
+
+        Args:
+            answer: The backend's answer, or what the gateway says in its place.
+            backend: The backend's part, for the record.
+        """
+        self.in_doubt = answer == replies.BACKEND_UNKNOWN
+        reply = of_backend(answer, self.reference)
+        result: Result = "accepted" if reply.is_positive else "deferred" if reply.is_transient else "rejected"
+        self.finish(result, None, reply, backend)
+        return reply
 
     def finish(
         self, result: Result, verdict: Verdict | None, reply: Reply | None, backend: BackendRecord | None = None
@@ -354,25 +280,24 @@ class Reception:
             reply: The last reply to the client.
             backend: The backend's part, None if it was not asked.
         """
-        transaction = self._open()
-        self.transaction = None
+        proceeding = self._open()
+        transaction = proceeding.transaction
+        self._proceeding = None
         self._recorded = verdict
-        self._discarded = None
         if self._held:
             self._held = [ruling for ruling in self._held if ruling.stage is not _MAIL]
-        self._tags = []
         if result == "accepted":
             self.session.messages += 1
         elif transaction.reservations and result != "discarded" and not self.in_doubt:
-            self.chain.give_back(transaction)
+            self._chain.give_back(transaction)
         self.in_doubt = False
         decision = decision_of(result, verdict, backend)
-        self._write(transaction, decision, reply, backend)
+        self._write(transaction, decision, reply, backend, proceeding.started)
 
     def abort(self, backend: BackendRecord | None = None) -> None:
         """The client gave up the transaction, if there is one: RSET, a new HELO, QUIT, or the connection ended."""
-        if self.transaction is not None:
-            self.finish(*outcome_of(self.transaction), backend=backend)
+        if self._proceeding is not None:
+            self.finish(*outcome_of(self._proceeding.transaction), backend=backend)
 
     async def close(
         self, verdict: Verdict | None = None, reply: Reply | None = None, backend: BackendRecord | None = None
@@ -380,27 +305,27 @@ class Reception:
         """The connection has ended, or is being ended by the gateway with a reply.
 
         Args:
-            verdict: Why the gateway ends it, None when the client did. A policy's refusal of the client, told before,
-                counts more than how the connection came to its end.
+            verdict: Why the gateway ends it, None when the client did. A policy's refusal of the client, given before,
+                counts more than how the connection ended.
             reply: The last reply to the client.
             backend: The backend's part in an open transaction.
         """
         if self._refused is not None and (verdict is None or verdict.by is PROTOCOL):
             verdict, reply = self._refused, self._refused.reply
-        by_policy = verdict is not None and isinstance(verdict.by, ByPolicy)
-        if self.transaction is not None:
-            result, decided, last = outcome_of(self.transaction)
-            if verdict is not None and (by_policy or result == "aborted"):
+        by_a_policy = verdict is not None and isinstance(verdict.by, ByPolicy)
+        if self._proceeding is not None:
+            result, decided, last = outcome_of(self._proceeding.transaction)
+            if verdict is not None and (by_a_policy or result == "aborted"):
                 result, decided, last = RESULTS[verdict.action], verdict, reply
             self.finish(result, decided, last, backend)
-        session = self.session
+        session, chain = self.session, self._chain
         checks: list[Check] = []
-        if _CLOSE in self.chain.common.steps:
-            await self.chain.run(_CLOSE, self.chain.common, Envelope(session.client_address), (session,), checks)
-        if not self._written or (by_policy and verdict is not self._recorded):
+        if _CLOSE in chain.common.steps:
+            await chain.run(_CLOSE, chain.common, Envelope(session.client_address), (session,), checks)
+        if not self._written or (by_a_policy and verdict is not self._recorded):
             session.checks += checks
             result = "none" if verdict is None else RESULTS[verdict.action]
-            self._write(None, decision_of(result, verdict, None), reply, None)
+            self._write(None, decision_of(result, verdict, None), reply, None, self._started)
 
     # How stages are run.
 
@@ -413,10 +338,10 @@ class Reception:
     async def _early_stage(
         self, stage: Stage, envelope: Envelope, arguments: tuple[object, ...], checks: list[Check]
     ) -> Verdict:
-        chain = self.chain
-        if self._held and self._refusal_stands():
-            return GO_ON
-        # What is discarded must look accepted, so it too waits for RCPT, and with it what is refused behind it.
+        chain = self._chain
+        if self._held and any(map(chain.is_final, self._held)):
+            return GO_ON  # no recipient's settings can lift it, so nothing needs to run after it
+        # What is discarded must look accepted, so it too waits for RCPT, and with it what is refused after it.
         waits = self._rules.delay_reject or (bool(self._held) and bool(applied(self._held, Action.DISCARD)))
         rulings = await chain.run(stage, chain.common, envelope, arguments, checks, to_the_end=waits)
         if not rulings:
@@ -425,108 +350,51 @@ class Reception:
             if ruling.response.action is Action.DISCARD:
                 waits = True
             elif not waits or ruling.response.action is Action.DISCONNECT:
-                return self._verdict(ruling)
+                return by_policy(ruling, self.reference)
         self._held += rulings
         return GO_ON
 
-    def _tag(self, rulings: Iterable[Ruling]) -> None:
-        """Note the header fields of tags, each once."""
-        for field in map(_tag_field, applied(rulings, Action.TAG)):
-            if field not in self._tags:
-                self._tags.append(field)
-
-    def _refusal_stands(self) -> bool:
-        """Whether a refusal is held that no recipient's settings can lift, so that nothing needs to run behind it."""
-        return any(self.chain.is_final(ruling) for ruling in self._held)
-
-    async def _late_stage(self, stage: Stage, arguments: tuple[object, ...]) -> Verdict:
-        """Run a stage by the settings of the first recipient, which are those of all (``_split``)."""
-        _, variant, envelope, _ = self._first
-        if stage not in variant.steps:
+    async def _late_stage(self, proceeding: Proceeding, stage: Stage, arguments: tuple[object, ...]) -> Verdict:
+        """Run a stage by the settings of the first recipient, which are those of all (``Proceeding.can_share``)."""
+        first, transaction, chain = proceeding.first, proceeding.transaction, self._chain
+        if first is None or stage not in first.variant.steps:
             return GO_ON
-        transaction = self._open()
-        if variant.ahead and transaction.message is not None:
-            self.chain.look_ahead(variant, envelope, transaction, transaction.message)
-        rulings = await self.chain.run(stage, variant, envelope, arguments, transaction.checks)
+        if first.variant.ahead and transaction.message is not None:
+            chain.look_ahead(first.variant, first.envelope, transaction, transaction.message)
+        rulings = await chain.run(stage, first.variant, first.envelope, arguments, transaction.checks)
         if not rulings:
             return GO_ON
-        self._tag(rulings)
+        proceeding.tag(rulings)
         ruling = ending(rulings)
         if ruling is None:
             return GO_ON
         self.session.refusals += ruling.response.action is not Action.DISCARD
         if ruling.response.action is Action.REJECT:
-            self.chain.refused(transaction, None, ruling.policy)
-        return self._verdict(ruling)
-
-    def _verdict(self, ruling: Ruling) -> Verdict:
-        """The one place where a ruling becomes a reply."""
-        action = ruling.response.action
-        reply = ruling.response.reply or ruling.finding.reply
-        if action is Action.DISCARD:
-            reply = replies.ACCEPTED
-        else:
-            if action is Action.DEFER:
-                reply = reply.as_deferral()
-            elif action is Action.REJECT:
-                reply = reply.as_rejection()
-            elif action is Action.DISCONNECT:
-                reply = reply.as_disconnection()
-            reply = reply.with_reference(self.reference)
-        return Verdict(action, reply, ByPolicy(ruling.policy), ruling.finding.outcome.name, ruling.stage)
-
-    @property
-    def reference(self) -> str:
-        """What finds the present record: the transaction's id, or the session's."""
-        return self.session.id if self.transaction is None else self.transaction.id
+            chain.refused(transaction, None, ruling.policy)
+        return by_policy(ruling, transaction.id)
 
     def _refuse(self, recipient: Recipient, verdict: Verdict) -> Verdict:
+        transaction = self._open().transaction
         if verdict.action is Action.DISCARD:
             recipient.state = RecipientState.DISCARDED
-            verdict = Verdict(Action.DISCARD, replies.RECIPIENT_OK, verdict.by, verdict.outcome, verdict.stage)
+            verdict = replace(verdict, reply=replies.RECIPIENT_OK)
         else:
             rejected = verdict.action is Action.REJECT
             recipient.state = RecipientState.REJECTED if rejected else RecipientState.DEFERRED
             if isinstance(verdict.by, ByPolicy):
                 self.session.refusals += 1
                 if rejected:
-                    self.chain.refused(self._open(), recipient, verdict.by.id)
-            if self._open().reservations:
-                self.chain.give_back(self._open(), recipient)
+                    self._chain.refused(transaction, recipient, verdict.by.id)
+            if transaction.reservations:
+                self._chain.give_back(transaction, recipient)
         recipient.reply = verdict.reply
         recipient.verdict = verdict
         return verdict
 
-    def _split(
-        self, recipient: Recipient, variant: Variant, envelope: Envelope, rulings: list[Ruling]
-    ) -> Verdict | None:
-        """The 452 for a recipient that can not share the transaction with those accepted before, None if it can."""
-        if not self._has_accepted:
-            self._first = (recipient, variant, envelope, rulings)
-            self._shared = None
-            return None
-        if self._shared is None:
-            self._shared = self._sharing(*self._first)
-        sharing = self._sharing(recipient, variant, envelope, rulings)
-        if sharing == self._shared and sharing.backend not in self._rules.single_recipient:
-            return None
-        told = replies.SPLIT_RECIPIENTS.with_reference(self.reference)
-        return Verdict(Action.DEFER, told, PROTOCOL, "split", _RCPT)
-
-    def _sharing(self, recipient: Recipient, variant: Variant, envelope: Envelope, rulings: list[Ruling]) -> _Sharing:
-        domain = recipient.domain
-        return _Sharing(
-            backend=self._rules.backend(self.session, recipient),
-            limit=None if domain is None else domain.message_size,
-            # What one recipient is tagged with another must not get.
-            tags=frozenset(map(_tag_field, applied(rulings, Action.TAG))),
-            after_data=self.chain.after_data(variant, envelope),
-        )
-
-    def _open(self) -> Transaction:
-        if self.transaction is None:
+    def _open(self) -> Proceeding:
+        if self._proceeding is None:
             raise RuntimeError("no transaction is open")
-        return self.transaction
+        return self._proceeding
 
     # The record.
 
@@ -536,6 +404,7 @@ class Reception:
         decision: DecisionPart,
         reply: Reply | None,
         backend: BackendRecord | None,
+        started: float,
     ) -> None:
         self._written = True
         record = record_of(
@@ -546,21 +415,6 @@ class Reception:
             backend=backend,
             gateway=self._rules.identity.hostname,
             address=self._client,
-            duration=time.perf_counter() - self._started,
+            duration=time.perf_counter() - started,
         )
         self._rules.sink.write(record)
-
-
-def _greeting(hostname: str, reply: Reply) -> Reply:
-    """A refusal as a greeting: the gateway's name comes first, and an enhanced code is mere text (RFC 2034 3)."""
-    lines = reply.text.split("\n")
-    if reply.enhanced is not None:
-        lines = [f"{reply.enhanced} {line}" for line in lines]
-    fits = len(f"554 {hostname} {lines[0]}\r\n".encode("utf-8", "surrogateescape")) <= MAX_REPLY_LINE
-    return Reply(554, None, f"{hostname}{' ' if fits else chr(10)}" + "\n".join(lines))
-
-
-def _tag_field(ruling: Ruling) -> bytes:
-    """The header field of a tag: the operator's own, or one that names policy and outcome."""
-    default = f"X-Lychgate-Tag: policy={ruling.policy}; outcome={ruling.finding.outcome.name}"
-    return (ruling.response.header or default).encode() + b"\r\n"

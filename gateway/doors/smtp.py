@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from gateway.admission import weight
-from gateway.admission.admission import Rules
+from gateway.admission.rules import Rules
 from gateway.admission.trace import Identity
 from gateway.backend import AuthRelay, ServerGroup
 from gateway.chain.chain import Chain
