@@ -32,11 +32,13 @@ from gateway.assembly import (
     our_domains,
 )
 from gateway.config.model import Config
+from gateway.doors.client_lines import ClientLines
 from gateway.doors.control import ControlDoor, Handler
 from gateway.doors.metrics import MetricsDoor
 from gateway.doors.places import Places
 from gateway.doors.smtp import SmtpDoor
 from gateway.doors.tls import Certificate, certificate_of
+from gateway.log import lost as lost_lines
 from gateway.policy import Clock, SystemClock
 from gateway.records import RecordSink
 from gateway.resolver import Resolver
@@ -95,6 +97,7 @@ class Worker:
         if certificates is None:
             certificates = [certificate_of(listener) for listener in config.listeners]
         places, spool_memory = Places(config), SpoolMemory(config.spool.memory_total)
+        client_lines = ClientLines(config.log.client_lines, clock)
         self.doors = [
             SmtpDoor(
                 config,
@@ -109,6 +112,7 @@ class Worker:
                 sink=self._metrics or self._sink,
                 clock=clock,
                 places=places,
+                client_lines=client_lines,
                 header_reader=header_reader(config, listener),
                 spool_memory=spool_memory,
             )
@@ -160,6 +164,8 @@ class Worker:
                     for server in group.servers
                 },
                 lists=self._sources.lists,
+                log_lines_lost=lost_lines(),
+                silent={door.name: door.silent for door in self.doors},
                 lanes=self._state.lanes.values() if isinstance(self._state, RedisState) else (),
             )
             await asyncio.sleep(INTERVAL)

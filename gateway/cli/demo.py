@@ -25,7 +25,8 @@ from gateway.cli.screen import bad_parameter, console, line
 from gateway.config.backend import BackendOptions, NextHop, NextHopKind
 from gateway.config.model import Config
 from gateway.doors.listening import ListenError, bind
-from gateway.log import configure
+from gateway.lines import LineStream, LineWriter
+from gateway.log import END_WITHIN, WAITING, configure
 from gateway.records import DecisionRecord
 from gateway.verdict import Party
 from gateway.worker import Worker
@@ -56,15 +57,18 @@ def demo(config: Path | None, maildir: Path | None, port: int | None) -> None:
     if port is not None:
         settings = _at_port(settings, port)
     configure("warning", "text")
-    out = console(soft_wrap=True)
+    decisions = LineWriter(1, room=WAITING, name="decisions")  # mail waits for nobody who reads what is told
+    out = console(soft_wrap=True, file=LineStream(decisions))
     try:
         with tempfile.TemporaryDirectory(prefix="lychgate-demo-") as own:
             folder = Path(own) / "Maildir" if maildir is None else maildir
             _check_maildir(folder)
             asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_demo(settings, folder, out))
     except (ListenError, OSError) as error:
-        out.print(line(f"lychgate: {error}{_what_to_do(settings, error)}", style="red"))
+        console(soft_wrap=True).print(line(f"lychgate: {error}{_what_to_do(settings, error)}", style="red"))
         raise typer.Exit(ExitCode.CONFIG) from error
+    finally:
+        decisions.flush(END_WITHIN)
 
 
 def _at_port(config: Config, port: int) -> Config:

@@ -21,11 +21,12 @@ from gateway.admission.trace import Identity
 from gateway.backend import AuthRelay, ServerGroup
 from gateway.chain.chain import Chain
 from gateway.config.model import Config, DelayReject, Listener, TlsMode
+from gateway.doors.client_lines import ClientLines
 from gateway.doors.conversation import Conversation
 from gateway.doors.link import ClientLink
 from gateway.doors.listening import BACKLOG, address_of
 from gateway.doors.places import Places
-from gateway.doors.proxy_protocol import Addresses, ProxyError, read_header
+from gateway.doors.proxy_protocol import Addresses, ProxyError, SilentError, read_header
 from gateway.doors.tls import Certificate
 from gateway.form import HeaderReader
 from gateway.gathering import Gathering, gathering
@@ -78,6 +79,7 @@ class SmtpDoor:
         sink: Takes the records.
         clock: Tells the time.
         places: The connections of all listeners.
+        client_lines: What the log says of clients.
         header_reader: Reads the headers of messages.
         spool_memory: What the messages of all listeners take in memory.
 
@@ -93,6 +95,9 @@ class SmtpDoor:
         session_resolver: Makes what asks the DNS for one session, within its bounds.
         find_client_name: Looks up the name of a client's address.
         auth_required: Whether MAIL needs authentication.
+        client_lines: What the log says of clients.
+        records_silent: Whether a client that leaves without a word leaves a record.
+        silent: How many clients have left without a word.
         connections: Connections that are open now, those that are being closed among them.
         gathering: What replies are gathered in; there once it is open.
     """
@@ -112,6 +117,7 @@ class SmtpDoor:
         sink: RecordSink,
         clock: Clock,
         places: Places,
+        client_lines: ClientLines,
         header_reader: HeaderReader,
         spool_memory: SpoolMemory,
     ) -> None:
@@ -149,6 +155,9 @@ class SmtpDoor:
         dns = config.dns
         self.session_resolver = partial(SessionResolver, resolver, dns.session_queries, dns.session_time, dns.timeout)
         self.auth_required = listener.auth is not None and listener.auth.required
+        self.client_lines = client_lines
+        self.records_silent = config.records.silent_clients
+        self.silent = 0
         self.connections = 0
         self.gathering: Gathering
         self._places = places
@@ -351,11 +360,15 @@ class SmtpDoor:
         loop = asyncio.get_running_loop()
         try:
             connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if proxy is not None and proxy.trusts(connection.getpeername()[0]):
+            if proxy is not None and proxy.trusts(_peer(connection)):
                 async with asyncio.timeout(self.timeouts.proxy):
                     addresses = await read_header(connection)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(lambda: ClientLink(self, loop, proxied=addresses), connection)
+        except SilentError:
+            self.silent += 1
+            log.debug("a trusted peer left without a word", listener=self.name)
+            connection.close()
         except (ProxyError, OSError, TimeoutError) as error:
             log.warning("no PROXY header from a trusted peer", listener=self.name, error=str(error) or "timeout")
             connection.close()
@@ -367,6 +380,18 @@ class SmtpDoor:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)  # uvloop may still refer to the socket: then close says nothing
             connection.close()
+
+
+def _peer(connection: socket.socket) -> str:
+    """The address of a connection's other end.
+
+    Raises:
+        SilentError: It was gone before it was looked at.
+    """
+    try:
+        return str(connection.getpeername()[0])
+    except OSError:
+        raise SilentError from None
 
 
 def engine_options(config: Config, listener: Listener) -> ServerOptions:

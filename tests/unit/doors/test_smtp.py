@@ -179,6 +179,7 @@ async def test_a_health_check_is_served_as_the_load_balancer(tmp_path: Path) -> 
         async with site.client(greeting=None) as client:
             client.writer.write(b"PROXY UNKNOWN\r\n")
             assert (await client.reply()).startswith("220 ")
+            assert (await client.say("NOOP")).startswith("250 ")
         await site.empty()
     assert site.records[0].client.address == "127.0.0.1"
 
