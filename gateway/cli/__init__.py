@@ -14,9 +14,7 @@ def main() -> None:
     """Run the command line; the entry point of the command."""
     fill_standard_descriptors()
     from gateway.cli.app import app
-    from gateway.log import configure
 
-    configure("warning", "text")  # standard output is the command's own; ``serve`` sets its log up once more
     app()
 
 

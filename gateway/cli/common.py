@@ -16,6 +16,7 @@ from gateway.config.advice import file_problems
 from gateway.config.load import load
 from gateway.config.model import Config
 from gateway.config.problems import ConfigError, Problem
+from gateway.log import configure
 from gateway.smtp.grammar import GrammarError, parse_mailbox
 from gateway.smtp.path import Mailbox
 
@@ -42,6 +43,7 @@ def load_config(path: Path, *, to_serve: bool = False) -> Config:
     Raises:
         typer.Exit: It can't be used; with ``ExitCode.CONFIG``.
     """
+    configure("warning", "text")  # standard output is the command's own; ``serve`` sets its log up once more
     try:
         config = load(path)
         problems = file_problems(config) if to_serve else []
