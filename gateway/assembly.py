@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 
 from gateway.adapters.recipients.sources import RecipientSources
 from gateway.adapters.records import FileSink, StdoutSink
-from gateway.adapters.state.memory import MemoryState
-from gateway.adapters.state.redis import RedisState
 from gateway.admission.trace import Identity
 from gateway.backend import ServerGroup
 from gateway.backend.probe import BackendProbe
@@ -82,14 +80,6 @@ def header_reader(config: Config, listener: Listener) -> HeaderReader:
     options = config.authentication_results
     names = frozenset(name.lower() for name in (options.authserv_id or config.hostname, *options.remove))
     return HeaderReader(names, config.written_fields, strict=listener.malformed_header == "strict")
-
-
-def build_state(config: Config, clock: Clock) -> State:
-    """What workers and machines count together; a worker's own memory where nothing is shared."""
-    options = config.state
-    if options.is_shared:
-        return RedisState(options, workers=config.workers)
-    return MemoryState(clock, entries=options.entries)
 
 
 def build_chains(

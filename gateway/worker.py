@@ -27,7 +27,6 @@ from gateway.assembly import (
     build_groups,
     build_sink,
     build_sources,
-    build_state,
     header_reader,
     identity_of,
     our_domains,
@@ -44,6 +43,7 @@ from gateway.policy import Clock, SystemClock
 from gateway.records import RecordSink
 from gateway.resolver import Resolver
 from gateway.spool import SpoolMemory
+from gateway.state import State
 
 log = structlog.get_logger("lychgate.worker")
 
@@ -91,7 +91,7 @@ class Worker:
         self._groups = build_groups(config, self._resolver)
         self._sources = build_sources(config, self._groups, accepts=accepts_lists)
         domain = our_domains(config, self._sources)
-        self._state = build_state(config, clock)
+        self._state = _state(config, clock)
         self._control = None if config.runtime_folder is None else ControlDoor(config.runtime_folder, self._commands())
         self._chains = build_chains(config, domain=domain, resolver=self._resolver, clock=clock, state=self._state)
         if certificates is None:
@@ -263,3 +263,11 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE)
+
+
+def _state(config: Config, clock: Clock) -> State:
+    """What workers and machines count together; a worker's own memory where nothing is shared."""
+    options = config.state
+    if options.is_shared:
+        return RedisState(options, workers=config.workers)
+    return MemoryState(clock, entries=options.entries)

@@ -1,7 +1,7 @@
 """The command ``lychgate``.
 
-``app`` holds the application and the list of commands; each command is a function in a file of its own. What they
-share (exit codes, ``--config``, printing) stands in ``common``.
+``app`` holds the application and the list of commands, ``commands`` how each of them is written. What a command does
+stands in a file of its own; what these share (exit codes, loading, printing) in ``common``.
 """
 
 import os
@@ -14,9 +14,7 @@ def main() -> None:
     """Run the command line; the entry point of the command."""
     fill_standard_descriptors()
     from gateway.cli.app import app
-    from gateway.log import configure
 
-    configure("warning", "text")  # standard output is the command's own; ``serve`` sets its log up once more
     app()
 
 

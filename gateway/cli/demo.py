@@ -13,7 +13,7 @@ import signal
 import tempfile
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import typer
 import uvloop
@@ -42,16 +42,17 @@ _STYLES: Final = {
 }
 
 
-def demo(
-    config: Annotated[Path | None, typer.Option(help="A configuration instead of the demo's own.")] = None,
-    maildir: Annotated[
-        Path | None, typer.Option(help="Where accepted messages are kept; without it a folder that goes with the demo.")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Another port for the first listener.", min=1, max=65535, show_default=False)
-    ] = None,
-) -> None:
-    """Try the gateway: it listens on 127.0.0.1:2525, keeps what it accepts in a Maildir, and tells each decision."""
+def demo(config: Path | None, maildir: Path | None, port: int | None) -> None:
+    """Carry the command out: return when it was stopped.
+
+    Args:
+        config: The file; None for the demo's own.
+        maildir: Where accepted messages are kept; None for a folder that goes with the demo.
+        port: Another port for the first listener.
+
+    Raises:
+        typer.Exit: It can't start; with ``ExitCode.CONFIG``.
+    """
     settings = load_config(config or _demo_file())
     if port is not None:
         settings = _at_port(settings, port)

@@ -7,7 +7,7 @@ a table of its own. So a text is one line: more lines are more calls. JSON is es
 
 import json
 import sys
-from typing import Any, Final, TextIO, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeAlias, cast
 
 import typer
 from rich import box
@@ -16,8 +16,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from gateway.lines import LineStream
 from gateway.printable import printable, printable_json
+
+if TYPE_CHECKING:
+    from gateway.lines import LineStream
 
 _WIDEST: Final = 100_000
 _PLAIN_WIDTH: Final = 240  # where nobody looks at it, a line is not broken for a window's sake
@@ -34,7 +36,7 @@ class Screen(Console):
         return super().render_str(printable(text), **options)
 
 
-def console(*, soft_wrap: bool = False, file: LineStream | None = None) -> Screen:
+def console(*, soft_wrap: bool = False, file: "LineStream | None" = None) -> Screen:
     """Prints to standard output: in colours on a terminal, plain text without line breaks of its own elsewhere.
 
     Args:

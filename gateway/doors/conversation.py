@@ -397,7 +397,7 @@ class Conversation:
             server_address=link.server_address,
             started=now,
             resolver=door.session_resolver(),
-            find_client_name=door.client_name,
+            find_client_name=door.find_client_name,
         )
 
 

@@ -22,7 +22,6 @@ from gateway.backend import AuthRelay, ServerGroup
 from gateway.chain.chain import Chain
 from gateway.config.model import Config, DelayReject, Listener, TlsMode
 from gateway.doors.client_lines import ClientLines
-from gateway.doors.client_names import KNOWN_NAMES, ClientNames
 from gateway.doors.conversation import Conversation
 from gateway.doors.link import ClientLink
 from gateway.doors.listening import BACKLOG, address_of
@@ -33,7 +32,7 @@ from gateway.form import HeaderReader
 from gateway.gathering import Gathering, gathering
 from gateway.policy import Clock
 from gateway.records import RecordSink
-from gateway.resolver import ClientName, Resolver, SessionResolver
+from gateway.resolver import Resolver, SessionResolver, client_name, known_client_name
 from gateway.session import Domain, Recipient, Session
 from gateway.smtp import reply as replies
 from gateway.smtp.data import BareNewlines, NulOctets
@@ -52,6 +51,9 @@ END_TO_END: Final = frozenset({"8BITMIME", "SMTPUTF8", "DSN"})
 
 UNKNOWN_MECHANISMS: Final = ("PLAIN", "LOGIN")
 """What AUTH offers while the backend's own mechanisms are not known."""
+
+NAMING: Final = 10_000
+"""Clients whose names are looked up at the same time; more go without."""
 
 _TLS_STATES: Final = {
     TlsMode.NONE: TlsState.NONE,
@@ -91,6 +93,7 @@ class SmtpDoor:
         clock: Tells the time.
         rules: What holds for all its sessions.
         session_resolver: Makes what asks the DNS for one session, within its bounds.
+        find_client_name: Looks up the name of a client's address.
         auth_required: Whether MAIL needs authentication.
         client_lines: What the log says of clients.
         records_silent: Whether a client that leaves without a word leaves a record.
@@ -144,6 +147,8 @@ class SmtpDoor:
             delay_reject=config.delay_reject is DelayReject.RCPT,
         )
         self._signatures = chain.signatures
+        self._resolver = resolver
+        self.find_client_name = partial(client_name, resolver)
         self._header_reader = header_reader
         self._spool_memory = spool_memory
         self._groups = groups
@@ -157,7 +162,6 @@ class SmtpDoor:
         self.gathering: Gathering
         self._places = places
         self._conversations: set[Conversation] = set()
-        self._names = ClientNames(resolver)
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._naming: set[asyncio.Task[None]] = set()
@@ -290,24 +294,20 @@ class SmtpDoor:
     # Clients' names.
 
     def name_client(self, session: Session, client: str, *, ask: bool) -> None:
-        """Give the client its name if it is remembered; else ask in the background, where names are looked up at all.
+        """Give the client its name if it is at hand; else ask in the background. Neither where names are not wanted.
 
         Args:
             session: The client's.
             client: Its address as text.
-            ask: Whether to ask, where it is not remembered.
+            ask: Whether to ask, where it is not at hand.
         """
-        known = self._names.known(client)
-        if known is not None:
-            session.client_name = known
-        elif ask and self._config.dns.client_names and len(self._naming) < KNOWN_NAMES:
+        if not self._config.dns.client_names:
+            return
+        session.client_name = known_client_name(self._resolver, client)
+        if session.client_name is None and ask and len(self._naming) < NAMING:
             task = self._own(self._name(session))
             self._naming.add(task)
             task.add_done_callback(self._naming.discard)
-
-    async def client_name(self, address: str) -> ClientName:
-        """A client's name, looked up if it is not remembered."""
-        return await self._names.find(address)
 
     @staticmethod
     async def _name(session: Session) -> None:
