@@ -228,6 +228,7 @@ async def run(
     if lifeline is not None:
         loop.add_reader(lifeline, stopping.set)
     worker = Worker(config, listening, certificates=certificates, metrics=metrics)
+    config.readings.release()  # or what a list had at the start would stay when the list has changed
     await worker.start()
     settle()
     if ready is not None:
