@@ -27,7 +27,8 @@ from urllib.parse import quote
 
 import structlog
 
-from gateway.tables.table import Change, IndexT, Losses, Table, count, read_content, signature_of
+from gateway.tables.content import Content, read_content
+from gateway.tables.table import Change, IndexT, Losses, Table, count, signature_of
 
 _LONGEST_NAME: Final = 200
 """Octets of a copy's name before its kind: file systems take 255."""
@@ -62,7 +63,7 @@ class Shelf:
             name = f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{name[17 - _LONGEST_NAME :]}"
         return self._folder / f"{name}.{kind}"
 
-    def read(self, place: Path) -> bytes | None:
+    def read(self, place: Path) -> Content | None:
         """The accepted content; None where there is none, or where it can't be read, which the log tells."""
         try:
             return read_content(place)
@@ -82,7 +83,7 @@ class Shelf:
         except OSError as error:
             return error.strerror or str(error)
 
-    def keep(self, place: Path, content: bytes) -> None:
+    def keep(self, place: Path, content: Content) -> None:
         """Write what was accepted, unless one only looks; that it can't be written is told in the log."""
         if not self.writes:
             return
@@ -92,7 +93,7 @@ class Shelf:
             reason = error.strerror or str(error)
             _log.warning("accepted content is not kept: a restart forgets it", path=str(place), reason=reason)
 
-    def accept(self, place: Path, content: bytes) -> None:
+    def accept(self, place: Path, content: Content) -> None:
         """Write what is accepted, whole or not at all, for whoever the folder belongs to.
 
         Raises:
@@ -102,7 +103,7 @@ class Shelf:
         descriptor, name = tempfile.mkstemp(prefix=".new-", dir=self._folder)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
+                file.writelines(content.pieces())
                 file.flush()
                 os.fsync(file.fileno())
                 if os.geteuid() == 0:  # the service must read and replace it
@@ -230,14 +231,14 @@ class KeptTable(Table[IndexT]):
         change = Change.between(self._index, index)
         if self._shelf.read(self._place) != content:
             self._shelf.accept(self._place, content)
-        self._take(index)
+        self._take(index, change)
         return change
 
     def _watched(self) -> tuple[Path, ...]:
         files = super()._watched()
         return files if self._place is None else (*files, self._place)
 
-    def _begin(self, content: bytes | None, index: IndexT) -> IndexT:
+    def _begin(self, content: Content | None, index: IndexT) -> IndexT:
         if content is None or self._shelf is None or self._place is None:
             return index
         self._copy = signature_of(self._place)
@@ -257,13 +258,15 @@ class KeptTable(Table[IndexT]):
             self._keep(self._shelf, self._place, content)
         return index
 
-    def _renew(self, content: bytes, index: IndexT) -> None:
+    def _renew(self, content: Content, index: IndexT) -> None:
         if self._shelf is None or self._place is None:
             super()._renew(content, index)
             return
         seen = self._seen
         kept = self._shelf.read(self._place)
-        if kept != content:
+        if kept == content:
+            change = Change.between(self._index, index)
+        else:
             self._index = self._newest(self._place, kept)
             change = Change.between(self._index, index)
             if (change.went or not change.has) and seen != self._doubted:
@@ -277,9 +280,9 @@ class KeptTable(Table[IndexT]):
                 return
             self._keep(self._shelf, self._place, content)
         self._copy = signature_of(self._place)
-        self._take(index)
+        self._take(index, change)
 
-    def _newest(self, place: Path, kept: bytes | None) -> IndexT:
+    def _newest(self, place: Path, kept: Content | None) -> IndexT:
         """What is accepted: what this process has, or what another one has written since."""
         copy = signature_of(place)
         if kept is None or copy == self._copy:
@@ -291,7 +294,7 @@ class KeptTable(Table[IndexT]):
         self._is_known = True
         return accepted
 
-    def _read(self, kept: bytes) -> IndexT | None:
+    def _read(self, kept: Content) -> IndexT | None:
         """The index of accepted content; None if a line is bad, as it may be for a later version."""
         try:
             return self._build(kept)
@@ -300,14 +303,13 @@ class KeptTable(Table[IndexT]):
                 _log.warning("accepted content can't be used", file=str(self._place), reason=str(error))
             return None
 
-    def _keep(self, shelf: Shelf, place: Path, content: bytes) -> None:
+    def _keep(self, shelf: Shelf, place: Path, content: Content) -> None:
         shelf.keep(place, content)
         self._copy = signature_of(place)
         self._seen = (*self._seen[:1], self._copy)  # what one wrote oneself is no news
 
-    def _take(self, index: IndexT) -> None:
+    def _take(self, index: IndexT, change: Change) -> None:
         """From now on this holds."""
-        change = Change.between(self._index, index)
         self._index = index
         self._held = self._doubted = None
         self._is_known = True

@@ -18,26 +18,23 @@ them (``Losses``). Lists of recipients are kept then (``kept``): an empty one wo
 Raises ``ValueError`` when it is made of a bad entry or a file that can't be read; the text names the file and the line.
 """
 
-import codecs
-import errno
-import hashlib
 import os
 import re
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Final, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
 import structlog
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
-from gateway.tables.packed import PackedSet, pieces
+from gateway.tables.content import Content, ends_within_a_line, read_content
+from gateway.tables.packed import PackedSet
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks at a file: one system call a second costs nothing, and a change is soon in force."""
@@ -248,7 +245,7 @@ class Table(Generic[IndexT]):
         """The files that are looked at."""
         return self.named_files()
 
-    def _begin(self, content: bytes | None, index: IndexT) -> IndexT:  # noqa: ARG002 - what is kept is kept as it was written
+    def _begin(self, content: Content | None, index: IndexT) -> IndexT:  # noqa: ARG002 - what is kept is kept as it was written
         """What holds at first."""
         return index
 
@@ -259,7 +256,7 @@ class Table(Generic[IndexT]):
         except ValueError as error:
             _log.error("table kept its old content", file=str(file), reason=str(error))
 
-    def _renew(self, content: bytes, index: IndexT) -> None:
+    def _renew(self, content: Content, index: IndexT) -> None:
         """Put a new index in the place of the old one."""
         change = Change.between(self._index, index)
         self._index = index
@@ -270,21 +267,21 @@ class Table(Generic[IndexT]):
         else:
             _log.info("table read again", **told)
 
-    def _build(self, content: bytes | None) -> IndexT:
+    def _build(self, content: Content | None) -> IndexT:
         """The index of the entries and of a file's content.
 
         Raises:
             ValueError: There is a bad one.
         """
         if content is None:
-            return self._built(b"")
-        key = (type(self), self._entries, hashlib.sha256(content).digest())
+            return self._built(())
+        key = (type(self), self._entries, content.digest)
         index: IndexT | None = _indexes.get(key)
         if index is None:
-            index = _indexes[key] = self._built(content)
+            index = _indexes[key] = self._built(content.pieces())
         return index
 
-    def _built(self, content: bytes) -> IndexT:
+    def _built(self, pieces: Iterable[bytes]) -> IndexT:
         index: IndexT = self.index_type()
         problems = Problems()
         for number, entry in enumerate(self._entries, 1):
@@ -293,7 +290,7 @@ class Table(Generic[IndexT]):
             except ValueError as error:
                 problems.add(f"entry {number}", error)
         number = 1
-        for piece in pieces(content):
+        for piece in pieces:
             self._add_lines(index, piece, number, problems)
             number += piece.count(b"\n")
         problems.check()
@@ -315,9 +312,9 @@ class Table(Generic[IndexT]):
             except ValueError as error:
                 problems.add(f"{self._file}:{line}", error)
 
-    def _entries_of(self, content: bytes) -> Iterator[str]:
+    def _entries_of(self, content: Content) -> Iterator[str]:
         """The entries of a file."""
-        return (entry for piece in pieces(content) for _, entry in self._lines(piece.decode(), 1))
+        return (entry for piece in content.pieces() for _, entry in self._lines(piece.decode(), 1))
 
     def _lines(self, text: str, number: int) -> Iterator[tuple[int, str]]:
         """The entries of some lines, each with the number of its line; ``number`` is that of the first."""
@@ -409,62 +406,20 @@ def read_setting(value: object, folder: Path) -> tuple[tuple[str, ...], Path | N
     return tuple(value), None if file is None else folder / str(file)
 
 
-def read_content(file: Path) -> bytes:
-    """The octets of a table's file, without a byte order mark.
-
-    Raises:
-        ValueError: It can't be read, or it is not UTF-8.
-    """
-    try:
-        with _opened(file) as opened:
-            content = opened.read()
-    except OSError as error:
-        raise ValueError(f"can't read {file}: {error.strerror or error}") from None
-    line = 1
-    for piece in pieces(content):
-        try:
-            piece.decode()
-        except UnicodeDecodeError as error:
-            line += piece.count(b"\n", 0, error.start)
-            raise ValueError(f"{file}:{line}: not UTF-8") from None
-        line += piece.count(b"\n")
-    return content.removeprefix(codecs.BOM_UTF8)  # some editors put it at the start
-
-
-def _opened(file: Path) -> BinaryIO:
-    """An ordinary file, open for reading; what is none, such as a pipe, would keep its reader waiting for ever.
-
-    Raises:
-        OSError: It can't be opened, or is no ordinary file.
-    """
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) or os.path.samestat(status, os.stat(os.devnull)):  # noqa: PTH116 - to be compared
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
-    raise OSError(number, os.strerror(number) if number == errno.EISDIR else "it is no ordinary file")
-
-
 def signature_of(file: Path) -> Signature | None:
     """What changes when the file does; None when there is none."""
     try:
         status = os.stat(file)  # noqa: PTH116 - Path.stat builds more objects for the same call
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return _signature(status)
 
 
-def _unfinished(file: Path) -> tuple[int, int, int] | None:
+def _unfinished(file: Path) -> Signature | None:
     """What tells this state of a file from others, if it ends within a line; None if it does not, or is not there."""
-    try:
-        with _opened(file) as opened:
-            status = os.fstat(opened.fileno())
-            if status.st_size == 0:
-                return None
-            opened.seek(-1, os.SEEK_END)
-            if opened.read(1) == b"\n":
-                return None
-    except OSError:
-        return None
+    status = ends_within_a_line(file)
+    return None if status is None else _signature(status)
+
+
+def _signature(status: os.stat_result) -> Signature:
     return status.st_mtime_ns, status.st_size, status.st_ino
