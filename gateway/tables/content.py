@@ -11,6 +11,7 @@ import mmap
 import os
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
@@ -31,14 +32,17 @@ def new_pages(size: int) -> mmap.mmap:
 class Buffer:
     """Octets at whose end more can be added.
 
+    Args:
+        size: How many there will probably be.
+
     Attributes:
         space: Where they are; more may follow them there.
     """
 
     __slots__ = ("_length", "space")
 
-    def __init__(self) -> None:
-        self.space: Space = bytearray()
+    def __init__(self, size: int = 0) -> None:
+        self.space: Space = new_pages(size) if size > LARGE else bytearray()
         self._length = 0
 
     def __len__(self) -> int:
@@ -103,9 +107,10 @@ def read_content(file: Path) -> Content:
     Raises:
         ValueError: It can't be read, or it is not UTF-8.
     """
-    octets, digest = Buffer(), hashlib.sha256()
+    digest = hashlib.sha256()
     try:
         with _opened(file) as opened:
+            octets = Buffer(os.fstat(opened.fileno()).st_size)
             block = opened.read(PIECE).removeprefix(codecs.BOM_UTF8)  # some editors put it at the start
             while block:
                 digest.update(block)
@@ -113,14 +118,13 @@ def read_content(file: Path) -> Content:
                 block = opened.read(PIECE)
     except OSError as error:
         raise ValueError(f"can't read {file}: {error.strerror or error}") from None
-    line = 1
-    for piece in octets.pieces():
+    for number, piece in enumerate(octets.pieces()):
         try:
             piece.decode()
         except UnicodeDecodeError as error:
-            line += piece.count(b"\n", 0, error.start)
+            before = sum(earlier.count(b"\n") for earlier in islice(octets.pieces(), number))
+            line = 1 + before + piece.count(b"\n", 0, error.start)
             raise ValueError(f"{file}:{line}: not UTF-8") from None
-        line += piece.count(b"\n")
     return Content(octets, digest.digest())
 
 

@@ -63,9 +63,11 @@ class PackedSet(AbstractSet[str]):
         size = 2 * self._count + 1
         octets, places = self._octets.space, _places(size, len(self._octets))
         repeated: set[int] = set()
-        start = 1
-        for lines in self._lines():
-            for line, number in zip(lines, map(hash, lines), strict=True):
+        first = 1
+        for piece in self.pieces():
+            lines = piece.splitlines(keepends=True)
+            starts = accumulate(map(len, lines), initial=first)
+            for line, number, start in zip(lines, map(hash, lines), starts, strict=False):
                 place = number % size
                 while other := places[place]:
                     if octets[other - 1 : other - 1 + len(line)] == line:
@@ -74,19 +76,20 @@ class PackedSet(AbstractSet[str]):
                     place = (place + 1) % size
                 else:
                     places[place] = start
-                start += len(line)
+            first += len(piece)
         self._places = places
         return repeated
 
     def _leave_out(self, repeated: set[int]) -> None:
         """Keep what is not at these offsets."""
         kept = PackedSet()
-        start = 0
-        for lines in self._lines():
-            offsets = accumulate(map(len, lines), initial=start)
+        first = 0
+        for piece in self.pieces():
+            lines = piece.splitlines(keepends=True)
+            offsets = accumulate(map(len, lines), initial=first)
             left = [line for line, offset in zip(lines, offsets, strict=False) if offset not in repeated]
             kept.add_lines(b"".join(left), len(left))
-            start += sum(map(len, lines))
+            first += len(piece)
         self._octets, self._count = kept._octets, kept._count
 
     def _lines(self) -> Iterator[list[bytes]]:

@@ -48,12 +48,13 @@ _FEW: Final = 1024
 class _Recipients:
     """Addresses with and without a domain, and domains of which every address exists."""
 
-    __slots__ = ("__weakref__", "addresses", "domains", "local_parts")
+    __slots__ = ("__weakref__", "_has_second_at", "addresses", "domains", "local_parts")
 
     def __init__(self) -> None:
         self.addresses = PackedSet()
         self.local_parts = PackedSet()
         self.domains = PackedSet()
+        self._has_second_at = False  # in an address, as a quoted local part may have
 
     def add(self, entry: str) -> None:
         local_part, at, domain = entry.rpartition("@")
@@ -64,31 +65,33 @@ class _Recipients:
         elif not domain:
             raise ValueError(f"{entry!r} has no domain; write the user alone for whichever domain asks")
         else:
-            self.addresses.add(f"{read_local_part(local_part, entry)}@{read_domain(domain, entry)}")
+            local_part = read_local_part(local_part, entry)
+            self._has_second_at |= "@" in local_part
+            self.addresses.add(f"{local_part}@{read_domain(domain, entry)}")
 
-    def add_plain(self, lines: bytes) -> bool:
+    def add_plain(self, lines: bytes) -> int:
         """Add the entries of lines that are all plain addresses, or all plain users; otherwise do nothing.
 
         Args:
             lines: Whole lines, each with its end.
 
         Returns:
-            Whether they were added.
+            How many were added.
         """
         lines = lines.lower().replace(b"\r\n", b"\n")
         rest = lines.translate(None, _PLAIN)
-        count = rest.count(b"\n")
-        has_domains = rest == b"@\n" * count
-        if not has_domains and rest != b"\n" * count:
-            return False
+        has_domains = rest.startswith(b"@")
+        count = len(rest) // 2 if has_domains else len(rest)
+        if rest != (b"@\n" if has_domains else b"\n") * count:
+            return 0
         parts = (lines.replace(b"@", b"\n") if has_domains else lines)[:-1].split(b"\n")
         local_parts = parts[::2] if has_domains else parts
         if not (all(local_parts) and len(max(local_parts, key=len)) <= MAX_LOCAL_PART):
-            return False
+            return 0
         if has_domains and not all(map(_is_normal, set(parts[1::2]))):
-            return False
+            return 0
         (self.addresses if has_domains else self.local_parts).add_lines(lines, count)
-        return True
+        return count
 
     def finish(self) -> None:
         for entries in self.groups().values():
@@ -105,10 +108,10 @@ class _Recipients:
         """The domains that entries name."""
         found: set[bytes] = set()
         for piece in self.addresses.pieces():
-            if piece.count(b"@") == piece.count(b"\n"):
-                found.update(piece.replace(b"@", b"\n")[:-1].split(b"\n")[1::2])
-            else:  # a quoted local part has one of its own
+            if self._has_second_at:
                 found.update(address.rpartition(b"@")[2] for address in piece[:-1].split(b"\n"))
+            else:
+                found.update(piece.replace(b"@", b"\n")[:-1].split(b"\n")[1::2])
         return {*self.domains, *(domain.decode() for domain in found)}
 
 
@@ -132,7 +135,7 @@ class _Aliases(_Recipients):
             raise ValueError(f"{entry!r} is not an alias such as 'info: alice' or 'info@example.com alice'")
         super().add(match[1])
 
-    def add_plain(self, lines: bytes) -> bool:
+    def add_plain(self, lines: bytes) -> int:
         return super().add_plain(_PLAIN_ALIAS.sub(rb"\1", lines))
 
 
@@ -144,16 +147,16 @@ class _ListTable(KeptTable[_RecipientsT]):
 
     __slots__ = ()
 
-    def _add_lines(self, index: _RecipientsT, lines: bytes, number: int, problems: Problems) -> None:
+    def _add_lines(self, index: _RecipientsT, lines: bytes, number: int, problems: Problems) -> int:
         """Add lines many at a time where they are plain; around one that is not, as few as can be one by one."""
-        if lines.endswith(b"\n") and index.add_plain(lines):
-            return
+        added = index.add_plain(lines) if lines.endswith(b"\n") else 0
+        if added:
+            return added
         middle = lines.find(b"\n", len(lines) // 2) + 1
-        if len(lines) > _FEW and 0 < middle < len(lines):
-            self._add_lines(index, lines[:middle], number, problems)
-            self._add_lines(index, lines[middle:], number + lines.count(b"\n", 0, middle), problems)
-        else:
-            super()._add_lines(index, lines, number, problems)
+        if len(lines) <= _FEW or not 0 < middle < len(lines):
+            return super()._add_lines(index, lines, number, problems)
+        first = self._add_lines(index, lines[:middle], number, problems)
+        return first + self._add_lines(index, lines[middle:], number + first, problems)
 
 
 class _RecipientTable(_ListTable[_Recipients]):

@@ -291,14 +291,13 @@ class Table(Generic[IndexT]):
                 problems.add(f"entry {number}", error)
         number = 1
         for piece in pieces:
-            self._add_lines(index, piece, number, problems)
-            number += piece.count(b"\n")
+            number += self._add_lines(index, piece, number, problems)
         problems.check()
         index.finish()
         return index
 
-    def _add_lines(self, index: IndexT, lines: bytes, number: int, problems: Problems) -> None:
-        """Add the entries of some lines of the file.
+    def _add_lines(self, index: IndexT, lines: bytes, number: int, problems: Problems) -> int:
+        """Add the entries of some lines of the file; returns how many lines these are.
 
         Args:
             index: Where they are added.
@@ -311,6 +310,7 @@ class Table(Generic[IndexT]):
                 index.add(entry)
             except ValueError as error:
                 problems.add(f"{self._file}:{line}", error)
+        return lines.count(b"\n")
 
     def _entries_of(self, content: Content) -> Iterator[str]:
         """The entries of a file."""
