@@ -33,6 +33,7 @@ from gateway.assembly import (
     our_domains,
 )
 from gateway.config.model import Config
+from gateway.config.recipients import Readings
 from gateway.doors.control import ControlDoor, Handler
 from gateway.doors.metrics import MetricsDoor
 from gateway.doors.places import Places
@@ -228,7 +229,7 @@ async def run(
     if lifeline is not None:
         loop.add_reader(lifeline, stopping.set)
     worker = Worker(config, listening, certificates=certificates, metrics=metrics)
-    config.readings.release()  # or what a list had at the start would stay when the list has changed
+    Readings.release_all()  # or what lists had, now or before a reload, would stay when they have changed
     await worker.start()
     settle()
     if ready is not None:

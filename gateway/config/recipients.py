@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Final, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from pydantic import (
     AfterValidator,
@@ -52,9 +53,12 @@ class Readings:
     and processes that are forked share it.
     """
 
-    __slots__ = ("_read",)
+    __slots__ = ("__weakref__", "_read")
+
+    _all: ClassVar["WeakSet[Readings]"] = WeakSet()
 
     def __init__(self) -> None:
+        self._all.add(self)
         self._read: dict[tuple[Path, ListKind], RecipientFile | str] = {}
 
     def read(self, file: Path, kind: ListKind) -> None:
@@ -76,6 +80,12 @@ class Readings:
     def release(self) -> None:
         """Keep nothing any more; who uses it has it."""
         self._read.clear()
+
+    @classmethod
+    def release_all(cls) -> None:
+        """Let this process keep nothing any more, of no configuration."""
+        for readings in cls._all:
+            readings.release()
 
 
 def _aliases(value: object) -> object:
