@@ -48,6 +48,7 @@ from gateway.doors.control import SupervisorDoor
 from gateway.doors.listening import ListenError, bind
 from gateway.doors.tls import Certificate, certificate_of
 from gateway.log import configure as configure_log
+from gateway.printable import printable
 
 log = structlog.get_logger("lychgate.service")
 
@@ -224,7 +225,7 @@ class Supervisor:
             raise ServiceError("the workers did not become ready")
         self._open_control(config.runtime_folder)
         log.info("service ready", workers=config.workers, listeners=[listener.name for listener in config.listeners])
-        notify(f"READY=1\nMAINPID={os.getpid()}\nSTATUS=serving {self._path}")
+        notify(f"READY=1\nMAINPID={os.getpid()}\nSTATUS=serving {printable(str(self._path))}")
         try:
             self._watch()
         finally:

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from gateway.admission import weight
+from gateway.admission.rules import Rules
+from gateway.admission.trace import Identity
 from gateway.backend import AuthRelay, ServerGroup
-from gateway.chain import Chain
+from gateway.chain.chain import Chain
 from gateway.config.model import Config, DelayReject, Listener, TlsMode
 from gateway.doors.client_names import KNOWN_NAMES, ClientNames
 from gateway.doors.conversation import Conversation
@@ -28,7 +31,6 @@ from gateway.doors.tls import Certificate
 from gateway.form import HeaderReader
 from gateway.gathering import Gathering, gathering
 from gateway.policy import Clock
-from gateway.reception import Rules
 from gateway.records import RecordSink
 from gateway.resolver import ClientName, Resolver, SessionResolver
 from gateway.session import Domain, Recipient, Session
@@ -38,7 +40,6 @@ from gateway.smtp.grammar import AddressSyntax
 from gateway.smtp.reply import Reply
 from gateway.smtp.server import ServerOptions, TlsState
 from gateway.spool import Spool, SpoolMemory
-from gateway.trace import Identity
 
 if TYPE_CHECKING:
     from gateway.smtp.client import Capabilities
@@ -128,6 +129,8 @@ class SmtpDoor:
             domain=domain,
             backend=self._backend_name,
             recipient_limit=config.limits.recipients,
+            recipient_overshoot=config.limits.recipient_overshoot,
+            transaction_memory=config.limits.session_memory - weight.SESSION,
             single_recipient=frozenset(name for name, group in groups.items() if group.single_recipient),
             sink=sink,
             clock=clock,
@@ -380,6 +383,11 @@ def engine_options(config: Config, listener: Listener) -> ServerOptions:
         errors=limits.errors,
         unknown_commands=limits.unknown_commands,
         idle_commands=limits.idle_commands,
+        refusals=limits.refusals,
+        transactions=limits.transactions,
+        chunks=limits.chunks,
+        empty_chunks=limits.empty_chunks,
+        dropped_octets=limits.dropped_octets,
         bare_newlines=BareNewlines(listener.bare_newlines),
         nul=NulOctets(listener.nul),
         address_syntax=AddressSyntax(listener.address_syntax),

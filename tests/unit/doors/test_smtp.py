@@ -10,6 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.adapters.dns.zone import ZoneResolver
+from gateway.admission import weight
+from gateway.config.model import Limits
 from gateway.resolver import Answer, RecordType
 from tests.support.serving import Site, serving
 
@@ -172,3 +174,23 @@ async def _greeted(site: Site, address: str, greeting: str) -> None:
     async with site.client(greeting=None) as client:
         client.writer.write(f"PROXY TCP4 {address} 198.51.100.25 40000 25\r\n".encode())
         assert (await client.reply()).startswith(greeting)
+
+
+OF_THE_ENGINE = {
+    "header_size", "header_lines", "command_line", "auth_line", "parameters", "errors", "unknown_commands",
+    "idle_commands", "refusals", "transactions", "chunks", "empty_chunks", "dropped_octets",
+}  # fmt: skip
+OF_THE_ADMISSION = {"recipients": 234, "recipient_overshoot": 345, "session_memory": 300_000}
+ELSEWHERE = {"connections", "connections_per_client", "message_size"}
+"""Of all listeners together (``places``), and of each listener."""
+
+
+async def test_every_limit_of_the_file_is_in_force(tmp_path: Path) -> None:
+    """Each value of ``limits`` is the one by which the engine and the admission of a listener go."""
+    values = {name: 2000 + number for number, name in enumerate(sorted(OF_THE_ENGINE))}
+    async with serving(tmp_path, {"limits": values | OF_THE_ADMISSION}) as site:
+        options, rules = site.door.engine_options, site.door.rules
+    assert set(Limits.model_fields) == OF_THE_ENGINE | set(OF_THE_ADMISSION) | ELSEWHERE
+    assert {name: getattr(options, name) for name in OF_THE_ENGINE} == values
+    assert (rules.recipient_limit, rules.recipient_overshoot) == (234, 345)
+    assert rules.transaction_memory == 300_000 - weight.SESSION
