@@ -326,6 +326,28 @@ def test_a_bad_file_is_read_once_and_told_wherever_it_is_named(tmp_path: Path, b
     assert built["people as _RecipientTable"] == 1
 
 
+def test_slips_in_a_file_are_told_for_each_who_names_it(tmp_path: Path, built: Counter[str]) -> None:
+    """Together with those of the list beside it, though the file is looked through once."""
+    path = _configured(tmp_path)
+    path.write_text(CONFIG.replace("[abuse]", '["abuse@z.example", a.example]'))
+    (tmp_path / "people").write_text("x@y.example\nB.example\n")
+    found = [each for each in advice.warnings(load(path), TODAY) if each.where.endswith("recipients")]
+    people, names = tmp_path / "people", "names addresses of y.example"
+    assert [(each.where.removesuffix(".recipients"), each.message.partition(", which")[0]) for each in found] == [
+        ("domains.a.example", f"{people} {names}"),
+        ("domains.a.example", f"{people} names the user 'b.example'; write @b.example for all its addresses"),
+        ("domains.b.example", f"{people} or {tmp_path / 'aliases'} {names}"),
+        (
+            "domains.b.example",
+            f"{people} or {tmp_path / 'aliases'} names the user 'b.example'; write @b.example for all its addresses",
+        ),
+        ("domains.c.example", f"{people} {names}, z.example"),
+        ("domains.c.example", f"{people} names the user 'a.example'; write @a.example for all its addresses"),
+        ("domains.c.example", f"{people} names the user 'b.example'; write @b.example for all its addresses"),
+    ]
+    assert built["people as _RecipientTable"] == 1
+
+
 def test_what_a_list_had_goes_when_nobody_has_it(tmp_path: Path) -> None:
     """A worker that has let go of what was loaded keeps no more than what holds."""
     now = [0.0]
