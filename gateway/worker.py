@@ -32,6 +32,7 @@ from gateway.assembly import (
     our_domains,
 )
 from gateway.config.model import Config
+from gateway.config.recipients import Readings
 from gateway.doors.client_lines import ClientLines
 from gateway.doors.control import ControlDoor, Handler
 from gateway.doors.metrics import MetricsDoor
@@ -234,6 +235,7 @@ async def run(
     if lifeline is not None:
         loop.add_reader(lifeline, stopping.set)
     worker = Worker(config, listening, certificates=certificates, metrics=metrics)
+    Readings.release_all()  # or what lists had, now or before a reload, would stay when they have changed
     await worker.start()
     settle()
     if ready is not None:
