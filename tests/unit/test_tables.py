@@ -499,6 +499,7 @@ def test_a_large_file_is_read_in_a_thread(tmp_path: Path, monkeypatch: pytest.Mo
         assert go_on.wait(60)
         return read_content(file)
 
+    monkeypatch.setattr(table_module, "read_content", read_slowly)
     monkeypatch.setattr(table_module, "_SMALL_FILE", 20)
     file.write_text("new.example.com\nmore.example.com\n")
     seconds.now = 1.0
