@@ -1,13 +1,15 @@
 """``lychgate serve`` and ``lychgate reload``: the service and its configuration."""
 
+from typing import Any
+
 import typer
 from rich.console import Console
 
 from gateway.cli.common import DEFAULT_CONFIG, ConfigPath, ExitCode, Seconds, console, load_config, print_problems
 from gateway.cli.control import ask_supervisor
 from gateway.log import configure
-from gateway.service import ServiceError, Supervisor
-from gateway.units import counted
+from gateway.service import PATIENCE, ServiceError, Supervisor
+from gateway.units import counted, rough_duration
 
 
 def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
@@ -31,14 +33,26 @@ def reload(
 ) -> None:
     """Let the running service take the configuration over, and tell whether it has.
 
-    The exit status is 0 when the configuration is in force, 1 when it is not: with an error the old one stays. It is 3
-    when the service does not answer in time. Needs `runtime_folder` in the configuration, and the service's user or
-    root.
+    The exit status is 0 when the configuration is in force, 1 when it is not: with an error the old one stays. It is 4
+    when the reload has to wait for transactions of reloads before it: it takes place by itself then, and nothing needs
+    to be done. It is 3 when the service does not answer in time. Needs `runtime_folder` in the configuration, and the
+    service's user or root.
     """
     settings = load_config(config)
-    told = ask_supervisor(settings, {"command": "reload", "path": str(settings.path)}, timeout)
+    request = {"command": "reload", "path": str(settings.path), "patience": min(PATIENCE, timeout / 2)}
+    told = ask_supervisor(settings, request, timeout)
+    if waits_for := told.get("waits_for"):
+        print_problems([*map(_waited_for, waits_for), "lychgate: not reloaded yet: it takes place when one has ended"])
+        raise typer.Exit(ExitCode.WAITS)
     if told["problems"]:
         print_problems([*told["problems"], "lychgate: not reloaded: the old configuration stays in force"])
         raise typer.Exit(ExitCode.CONFIG)
     policies = counted(told["policies"], "policy", "policies")
     console().print(f"reloaded: {counted(told['listeners'], 'listener')}, {policies}")
+
+
+def _waited_for(worker: dict[str, Any]) -> str:
+    """One of the workers that a reload waits for."""
+    left = worker["transactions"]
+    transactions = "transactions not known" if left is None else counted(left, "transaction")
+    return f"worker {worker['pid']} has been ending for {rough_duration(worker['since'])}: {transactions}"

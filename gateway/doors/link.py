@@ -212,6 +212,11 @@ class ClientLink(asyncio.Protocol):
         self._expired = self._special = True
         self._bell.ring_soon()
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the session waits for the client, and for nothing else."""
+        return self._bell.is_awaited
+
     def drain(self) -> None:
         """End the session as soon as no transaction is open."""
         self._draining = self._special = True
@@ -232,6 +237,8 @@ class ClientLink(asyncio.Protocol):
             if self._turn >= TURN:
                 self._turn = 0
                 await asyncio.sleep(0)
+                if self._draining:
+                    self._look(event)
             return event
         self._turn = 0
         self._expired = False  # the deadline passed in the moment in which the client went on
