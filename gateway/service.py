@@ -318,6 +318,7 @@ class Supervisor:
                 with suppress(OSError):
                     os.ftruncate(self._pid_file, 0)  # in a folder of root's it stays, and must name nobody
                     config.pid_file.unlink()
+            signals.hold()  # Python's end restores what signals do by default: one more SIGTERM would look like a fault
         log.info("service stopped")
 
     def _turn(self) -> None:
@@ -483,6 +484,8 @@ class Supervisor:
     def _ended(self, generation: Generation, process: WorkerProcess, status: int) -> None:
         change = self._change
         if generation in self._leaving:
+            if status:
+                log.warning("a worker died while it ended", pid=process.pid, status=status)
             if not generation.workers:
                 self._leaving.remove(generation)
         elif change is not None and generation is change.new and change.old is None:

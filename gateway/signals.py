@@ -2,11 +2,12 @@
 
 SIGTERM and SIGINT stop, SIGHUP reloads, and job control (SIGTSTP, SIGCONT and the like) is as usual. Every other signal
 that somebody sends is passed over, at any time from the start of the supervisor on, between the fork and a worker's own
-handlers too. Two kinds of it differ:
+handlers too. Three kinds of it differ:
 
 * Signals of a fault (SIGSEGV, SIGBUS, ...) are ignored (SIG_IGN). A handler of Python's would return to the faulty
   instruction for ever; with SIG_IGN the kernel ends a process that has a real fault all the same (sigaction(2)). A real
   ``abort()`` ends it, too (abort(3)).
+* Real-time signals are ignored: they queue, and a process that has to take each of thousands does nothing else.
 * All others are caught and dropped, and not ignored: a program that a worker starts inherits what is ignored, and what
   is caught is as usual there (execve(2)).
 
@@ -42,7 +43,8 @@ def _pass_over(_number: int, _frame: object) -> None:
 def withstand() -> None:
     """Let no signal end this process; what it acts on it handles afterwards."""
     for number in signal.valid_signals() - _AS_USUAL:
-        signal.signal(number, signal.SIG_IGN if number in _FAULTS else _pass_over)
+        is_ignored = number in _FAULTS or number >= signal.SIGRTMIN
+        signal.signal(number, signal.SIG_IGN if is_ignored else _pass_over)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever started it may have blocked some
 
 
@@ -57,17 +59,11 @@ def go_on() -> None:
 
 
 def become_worker() -> None:
-    """In a worker that was just forked: SIGTERM goes on waiting for ``hear_stop``, everything else is passed over."""
+    """In a worker that was just forked: what the supervisor acts on is passed over; all wait for ``go_on``."""
     signal.set_wakeup_fd(-1)  # the supervisor's
     for number in HEARD - {signal.SIGCHLD}:
         signal.signal(number, _pass_over)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM})
-
-
-def hear_stop() -> None:
-    """In a worker that has its handler: let SIGTERM come."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 class Heard:

@@ -274,7 +274,7 @@ async def run(
     loop = asyncio.get_running_loop()
     stopping, retiring = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    signals.hear_stop()
+    signals.go_on()
     if lifeline is not None:
         lifeline.listen(loop, retire=retiring.set, stop=stopping.set)
     worker = Worker(config, listening, certificates=certificates, metrics=metrics)

