@@ -19,10 +19,7 @@ and drain.
 """
 
 import asyncio
-import fcntl
 import os
-import pwd
-import resource
 import selectors
 import signal
 import socket
@@ -30,7 +27,6 @@ import ssl
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
@@ -44,16 +40,24 @@ from gateway.adapters.metrics import SharedFolder
 from gateway.config import reach
 from gateway.config.access import Account
 from gateway.config.advice import file_problems
-from gateway.config.lists import named_lists
 from gateway.config.load import load
 from gateway.config.model import Config, Endpoint
 from gateway.config.problems import ConfigError
 from gateway.doors.control import Command
 from gateway.doors.listening import ListenError, bind
 from gateway.doors.supervisor import Asker, SupervisorDoor
-from gateway.doors.tls import Certificate, certificate_of
-from gateway.lifeline import CLOSED, LEFT, READY, RETIRE, STOP, Lifeline
+from gateway.doors.tls import certificate_of
+from gateway.generation import NEVER, Change, Generation, WorkerProcess
+from gateway.lifeline import RETIRE, STOP, Lifeline
 from gateway.log import configure as configure_log
+from gateway.startup import (
+    ServiceError,
+    drop_privileges,
+    make_lists_folder,
+    make_runtime_folder,
+    raise_descriptor_limit,
+    write_pid_file,
+)
 
 log = structlog.get_logger("lychgate.service")
 
@@ -72,92 +76,6 @@ GENERATIONS: Final = 3
 PATIENCE: Final = 5.0
 """Seconds after which whoever asked for a reload is told that it waits, and what for."""
 
-_NEVER: Final = float("inf")
-
-
-class ServiceError(Exception):
-    """The service can't start: a port can't be bound, a user does not exist."""
-
-
-def _account(user: str | None, group: str | None) -> Account:
-    """Whom to become.
-
-    Raises:
-        ServiceError: They do not exist.
-    """
-    try:
-        return Account.of(user, group)
-    except KeyError as error:
-        raise ServiceError(f"no such user or group: {error.args[0]}") from error
-
-
-def make_runtime_folder(config: Config) -> None:
-    """Make the folder of the control sockets while this process still may, and give it to whom the workers will be.
-
-    One that is there is left as it is. That it can't be made keeps no mail up: each worker says so in the log.
-
-    Raises:
-        ServiceError: The configured user or group does not exist.
-    """
-    account = _account(config.user, config.group)
-    if config.runtime_folder is None or os.geteuid() != 0:
-        return  # the workers make it themselves
-    with suppress(OSError):
-        config.runtime_folder.mkdir(mode=0o700)
-        os.chown(config.runtime_folder, account.uid, account.gid)
-
-
-def make_lists_folder(config: Config) -> None:
-    """Make the folder of accepted lists while this process still may, and give it to whom the workers will be.
-
-    One that is there is left as it is. That it can't be made keeps no mail up: each worker says so in the log.
-
-    Raises:
-        ServiceError: The configured user or group does not exist.
-    """
-    account = _account(config.user, config.group)
-    folder = config.recipient_lists.folder
-    if os.geteuid() != 0 or folder.exists() or not named_lists(config):
-        return  # the workers make it themselves
-    with suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True)
-        os.chown(folder, account.uid, account.gid)
-
-
-def drop_privileges(user: str | None, group: str | None) -> None:
-    """Become the user and group for good, also for what the environment says.
-
-    Raises:
-        ServiceError: They do not exist, or this process may not.
-    """
-    if user is None and group is None:
-        return
-    account = _account(user, group)
-    if os.geteuid() != 0:
-        if account.is_own:
-            return
-        raise ServiceError("only root can become another user; start as root or leave out 'user' and 'group'")
-    try:
-        account.become()
-    except OSError as error:
-        raise ServiceError(f"can't become the user {account.name!r}: {error.strerror or error}") from error
-    if user is not None:
-        # Libraries look for files of the user's there: root's own would be closed to it (libpq and ~/.postgresql).
-        os.environ |= {"HOME": pwd.getpwuid(account.uid).pw_dir, "USER": account.name, "LOGNAME": account.name}
-
-
-def raise_descriptor_limit(config: Config) -> None:
-    """Let a worker open what its limits allow: a descriptor for every client, as many for backends and spools."""
-    wanted = 2 * -(-config.limits.connections // config.workers) + 1000
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= wanted:
-        return
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
-        soft = min(wanted, hard)
-    if soft < wanted:
-        log.warning("few file descriptors: more connections than these allow are refused", limit=soft, wanted=wanted)
-
 
 def notify(state: str) -> None:
     """Tell systemd, where it asked to be told (sd_notify(3))."""
@@ -167,91 +85,6 @@ def notify(state: str) -> None:
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
         connection.settimeout(1.0)  # whatever keeps it from reading
         connection.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
-
-
-@dataclass(slots=True, eq=False)
-class WorkerProcess:
-    """One worker, as the supervisor knows it.
-
-    Attributes:
-        pid: Its process id.
-        lifeline: What it says, and is told.
-        started: When it was forked (``time.monotonic``, as all times here).
-        replaces: Whether it came for one that has died.
-        is_ready: Whether it has said that it serves.
-        is_closed: Whether it has said that it accepts nothing more.
-        transactions: How many are left in one that retires, None while that is not known.
-    """
-
-    pid: int
-    lifeline: Lifeline
-    started: float
-    replaces: bool
-    is_ready: bool = False
-    is_closed: bool = False
-    transactions: int | None = None
-
-    def hear(self) -> None:
-        """Take note of what it has said."""
-        for said in self.lifeline.heard():
-            if said == READY:
-                self.is_ready = True
-            elif said == CLOSED:
-                self.is_closed = True
-            elif said.startswith(LEFT):
-                self.transactions = int(said.removeprefix(LEFT))
-        self.is_closed |= not self.lifeline.is_open
-
-
-@dataclass(slots=True, eq=False)
-class Generation:
-    """The workers of one configuration.
-
-    Attributes:
-        config: The configuration.
-        listening: The sockets of each listener.
-        metrics: Those for Prometheus.
-        certificates: Each listener's certificate, None without TLS.
-        workers: The workers that live.
-        deaths: How many workers died one soon after the other.
-        restart_at: When workers that died are to be replaced.
-        leaving_since: When it was told to retire or to stop.
-        killed_at: When what is left of it is killed.
-    """
-
-    config: Config
-    listening: list[list[socket.socket]] = field(default_factory=list)
-    metrics: list[socket.socket] = field(default_factory=list)
-    certificates: list[Certificate | None] = field(default_factory=list)
-    workers: list[WorkerProcess] = field(default_factory=list)
-    deaths: int = 0
-    restart_at: list[float] = field(default_factory=list)
-    leaving_since: float = _NEVER
-    killed_at: float = _NEVER
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether all its workers serve."""
-        return len(self.workers) == self.config.workers and all(each.is_ready for each in self.workers)
-
-
-@dataclass(slots=True, eq=False)
-class Change:
-    """A generation that begins, and the reload that it is for.
-
-    Attributes:
-        new: The generation.
-        askers: Who asked for the reload, by the control socket.
-        deadline: Until when its workers must be ready; then, until when those of ``old`` must accept nothing more.
-        has_failed: Whether one of its workers has died before all were ready.
-        old: The generation that retires; None while the new one begins.
-    """
-
-    new: Generation
-    askers: list[Asker]
-    deadline: float
-    has_failed: bool = False
-    old: Generation | None = None
 
 
 class ReloadRequest(msgspec.Struct):
@@ -301,7 +134,7 @@ class Supervisor:
         except (OSError, ssl.SSLError) as error:
             raise ServiceError(f"a certificate can not be used: {error}") from error
         if config.pid_file is not None:
-            self._pid_file = _write_pid_file(config.pid_file)
+            self._pid_file = write_pid_file(config.pid_file)
         raise_descriptor_limit(config)
         make_runtime_folder(config)
         make_lists_folder(config)
@@ -324,9 +157,7 @@ class Supervisor:
     def _turn(self) -> None:
         """Wait for the next thing that happens, or is due, and see to it."""
         pause = self._due() - time.monotonic()
-        for key, _ in self._selector.select(min(3600.0, max(0.0, pause))):
-            if self._selector.get_map().get(key.fd) == key:  # what was done before may have ended it
-                key.data()
+        self._select(pause)
         for number in self._heard.take():
             if number == signal.SIGCHLD:
                 self._reap()
@@ -338,6 +169,12 @@ class Supervisor:
         if not self._is_stopping:
             self._see_to(time.monotonic())
 
+    def _select(self, pause: float) -> None:
+        """Wait until something happens, or so many seconds, and call what it concerns."""
+        for key, _ in self._selector.select(min(3600.0, max(0.0, pause))):
+            if self._selector.get_map().get(key.fd) == key:  # what was done before may have ended it
+                key.data()
+
     def _due(self) -> float:
         """When there is something to do though nothing happens."""
         current, change = self._current, self._change
@@ -346,9 +183,9 @@ class Supervisor:
             *(each.started + READY_WITHIN for each in current.workers if not each.is_ready),
             *(each.killed_at for each in self._leaving),
             *(until for _, until in self._askers if change is None),
-            _NEVER if change is None else change.deadline,
+            NEVER if change is None else change.deadline,
             self._control.due,
-            _NEVER,
+            NEVER,
         )
 
     def _see_to(self, now: float) -> None:
@@ -510,7 +347,7 @@ class Supervisor:
         for process in generation.workers:
             if not process.is_ready and process.started + READY_WITHIN <= now:
                 _kill(process.pid, signal.SIGKILL)
-                process.started = _NEVER  # once
+                process.started = NEVER  # once
 
     def _leave(self, generation: Generation, order: bytes, within: float) -> None:
         """Tell a generation to retire or to stop; what is left of it after so many seconds, and some, is killed."""
@@ -525,7 +362,7 @@ class Supervisor:
     def _kill_late(self, now: float) -> None:
         for generation in self._leaving:
             if generation.killed_at <= now:
-                generation.killed_at = _NEVER  # once
+                generation.killed_at = NEVER  # once
                 for process in generation.workers:
                     log.warning("worker killed: it did not stop in time", pid=process.pid)
                     _kill(process.pid, signal.SIGKILL)
@@ -679,11 +516,9 @@ class Supervisor:
             now = time.monotonic()
             self._kill_late(now)
             deadline = min(each.killed_at for each in self._leaving)
-            if deadline == _NEVER:  # killed, all of them: the system ends them
+            if deadline == NEVER:  # killed, all of them: the system ends them
                 break
-            for key, _ in self._selector.select(deadline - now):
-                if self._selector.get_map().get(key.fd) == key:
-                    key.data()
+            self._select(deadline - now)
             self._heard.take()
             self._reap()
         if self._numbers is not None:
@@ -735,17 +570,3 @@ def _is_same(path: Path, other: Path) -> bool:
 def _kill(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _write_pid_file(path: Path) -> int:
-    """Write the process id, and lock the file for as long as the service runs: no other one can have it then."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-    except BlockingIOError as error:
-        raise ServiceError(f"another service runs with the pid file {path}") from error
-    except OSError as error:
-        raise ServiceError(f"can not write the pid file {path}: {error.strerror or error}") from error
-    return descriptor

@@ -164,7 +164,7 @@ def accept(
 
     Workers that run notice within seconds. Needs the service's user or root.
     """
-    from gateway.service import ServiceError, make_lists_folder  # which other commands need not load
+    from gateway.startup import ServiceError, make_lists_folder  # which other commands need not load
 
     settings = load_config(config)
     try:

@@ -8,7 +8,8 @@ from rich.console import Console
 from gateway.cli.common import DEFAULT_CONFIG, ConfigPath, ExitCode, Seconds, console, load_config, print_problems
 from gateway.cli.control import ask_supervisor
 from gateway.log import configure
-from gateway.service import PATIENCE, ServiceError, Supervisor
+from gateway.service import PATIENCE, Supervisor
+from gateway.startup import ServiceError
 from gateway.units import counted, rough_duration
 
 

@@ -40,6 +40,8 @@ ROWS = (
     (
         "gateway.signals",
         "gateway.lifeline",
+        "gateway.startup",
+        "gateway.generation",
         "gateway.assembly",
         "gateway.worker",
         "gateway.service",
