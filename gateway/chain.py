@@ -520,7 +520,8 @@ class Chain:
         check.outcome = finding.outcome.name
         check.action = response.action
         check.observed = step.observe
-        check.evidence = dict(finding.evidence)
+        evidence = finding.evidence
+        check.evidence = evidence if isinstance(evidence, dict) else dict(evidence)
         return Ruling(step, stage, finding, response, applies=not step.observe)
 
     def _variant(self, own: Sequence[PolicySettings], common: Sequence[PolicySettings]) -> Variant:

@@ -12,6 +12,7 @@ from functools import partial
 from ipaddress import ip_address
 from typing import TypeVar
 
+from gateway import weight
 from gateway.adapters.state.memory import MemoryState
 from gateway.assembly import build_chains, build_sources, header_reader, identity_of, our_domains
 from gateway.config.backend import BackendProtocol
@@ -23,9 +24,9 @@ from gateway.header import HeaderField
 from gateway.policy import Clock
 from gateway.reception import Reception, Rules
 from gateway.recording import RESULTS
-from gateway.records import DecisionRecord
+from gateway.records import BackendRecord, DecisionRecord, Result
 from gateway.resolver import Answer, RecordType, Resolver, SessionResolver, client_name
-from gateway.session import Message, Recipient, Session, new_id
+from gateway.session import Message, Recipient, Session, Transaction, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.events import Chunk, EndOfData, Fatal, Hello, Mail, Rcpt, Refused
 from gateway.smtp.reply import Reply
@@ -139,6 +140,30 @@ class _Overheard:
         return answer
 
 
+class _Reception(Reception):
+    """Remembers its last transaction.
+
+    Attributes:
+        latest: The open transaction, or the last one.
+    """
+
+    __slots__ = ("_last",)
+
+    def __init__(self, session: Session, rules: Rules) -> None:
+        super().__init__(session, rules)
+        self._last: Transaction | None = None
+
+    @property
+    def latest(self) -> Transaction | None:
+        return self.transaction or self._last
+
+    def finish(
+        self, result: Result, verdict: Verdict | None, reply: Reply | None, backend: BackendRecord | None = None
+    ) -> None:
+        self._last = self.transaction
+        super().finish(result, verdict, reply, backend)
+
+
 async def explain(
     config: Config,
     listener: Listener,
@@ -226,13 +251,15 @@ class _Walk:
             find_client_name=partial(client_name, resolver),
             login=attempt.login,
         )
-        self._reception = Reception(
+        self._reception = _Reception(
             self._session,
             Rules(
                 chain=self._chain,
                 domain=domain,
                 backend=lambda _, recipient: self._backend(recipient),
                 recipient_limit=config.limits.recipients,
+                recipient_overshoot=config.limits.recipient_overshoot,
+                transaction_memory=config.limits.session_memory - weight.SESSION,
                 single_recipient=frozenset(n for n, o in config.backends.items() if o.protocol is BackendProtocol.LMTP),
                 sink=self._explanation,
                 clock=clock,

@@ -69,7 +69,7 @@ class Lifeline:
             else:
                 self.is_open = False
 
-    def listen(self, loop: asyncio.AbstractEventLoop, *, retire: Callable[[], None], stop: Callable[[], None]) -> None:
+    def obey(self, loop: asyncio.AbstractEventLoop, *, retire: Callable[[], None], stop: Callable[[], None]) -> None:
         """In a worker: call what the supervisor says; its end is ``stop``."""
         orders = {RETIRE: retire, STOP: stop}
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from gateway import weight
 from gateway.address import address_text
 from gateway.chain import Chain, Found, Ruling, Seen, Variant, applied, recipient_seen
 from gateway.policy import Clock
@@ -62,6 +63,10 @@ class Rules:
         domain: Finds our domain of a name, None if it is not ours.
         backend: Tells the name of the server group that a recipient's mail goes to.
         recipient_limit: The most RCPT commands of one transaction, refused ones too.
+        recipient_overshoot: How many a session may have above that; the next one ends it (as Postfix's
+            smtpd_recipient_overshoot_limit).
+        transaction_memory: Octets that a transaction may hold beside its message; a recipient that does not fit is one
+            above the limit.
         single_recipient: The groups that take one recipient a transaction (LMTP answers each recipient by itself).
         sink: Takes the records.
         clock: Tells the time.
@@ -73,6 +78,8 @@ class Rules:
     domain: Callable[[str], Domain | None]
     backend: Callable[[Session, Recipient], str]
     recipient_limit: int
+    recipient_overshoot: int
+    transaction_memory: int
     single_recipient: frozenset[str]
     sink: RecordSink
     clock: Clock
@@ -100,7 +107,6 @@ class Reception:
     Attributes:
         chain: The listener's chain.
         transaction: The open transaction, None between them.
-        latest: The open transaction, or the last one.
         in_doubt: Whether the backend may have accepted the message, because it was handed over and no answer is known.
     """
 
@@ -112,6 +118,8 @@ class Reception:
         "_first",
         "_has_accepted",
         "_held",
+        "_held_octets",
+        "_overshoot",
         "_pending",
         "_recorded",
         "_refused",
@@ -120,10 +128,10 @@ class Reception:
         "_spf",
         "_started",
         "_tags",
+        "_weighed",
         "_written",
         "chain",
         "in_doubt",
-        "latest",
         "session",
         "transaction",
     )
@@ -132,7 +140,6 @@ class Reception:
         self.session = session
         self.chain = rules.chain
         self.transaction: Transaction | None = None
-        self.latest: Transaction | None = None
         self.in_doubt = False
         self._rules = rules
         self._client = client or address_text(session.client_address)
@@ -144,6 +151,9 @@ class Reception:
         self._pending: list[Ruling] = []  # of the recipient whose answer the backend is asked for
         self._tags: list[bytes] = []
         self._has_accepted = False
+        self._held_octets = 0  # beside the message, as far as it was counted: see _has_room
+        self._weighed = 0  # checks that were counted
+        self._overshoot = 0  # recipients above the limit, in the session
         self._first: tuple[Recipient, Variant, Seen, list[Ruling]]  # the first recipient that was accepted
         self._shared: _Sharing | None = None  # what it must have in common with others, once there are any
         self._refused: Verdict | None = None  # the connection or HELO, at once
@@ -178,7 +188,7 @@ class Reception:
         """
         check = Check(policy=PROTOCOL.value, stage=_CONNECT, recipient=None)
         check.outcome, check.action = "tls_handshake_failed", Action.DISCONNECT
-        check.evidence["reason"] = reason
+        check.evidence = {"reason": reason}
         self.session.checks.append(check)
         return None if left else Verdict(Action.DISCONNECT, None, PROTOCOL, check.outcome, _CONNECT)
 
@@ -205,9 +215,10 @@ class Reception:
             parameters=parameters,
             started=self._rules.clock.now(),
         )
-        self.transaction = self.latest = transaction
+        self.transaction = transaction
         self._anew.clear()
         self._has_accepted = False
+        self._held_octets = self._weighed = 0
         verdict = self._refused or GO_ON
         if self._refused is None and _MAIL in self.chain.common.steps:
             verdict = await self._early_stage(_MAIL, Seen(session, path), (transaction,), transaction.checks)
@@ -219,14 +230,22 @@ class Reception:
             self.finish(RESULTS[verdict.action], verdict, verdict.reply)
         return verdict
 
-    async def rcpt(self, path: Mailbox, parameters: tuple[Parameter, ...]) -> tuple[Recipient, Verdict]:
-        """RCPT: a verdict with a reply refuses or discards the recipient; otherwise the backend has the next word."""
+    async def rcpt(
+        self, path: Mailbox, parameters: tuple[Parameter, ...], waiting: int = 0
+    ) -> tuple[Recipient, Verdict]:
+        """RCPT: a verdict with a reply refuses or discards the recipient; otherwise the backend has the next word.
+
+        Args:
+            path: The forward-path.
+            parameters: Its parameters.
+            waiting: Octets that the client has sent ahead: what it holds, too.
+        """
         transaction = self._open()
         recipient = Recipient(path=path, parameters=parameters, domain=self._rules.domain(path.domain))
-        if len(transaction.recipients) >= self._rules.recipient_limit:  # not noted, or a client could fill the memory
-            told = replies.TOO_MANY_RECIPIENTS.with_reference(self.reference)
-            verdict = Verdict(Action.DEFER, told, PROTOCOL, "too_many_recipients", _RCPT)
-            return recipient, self._refuse(recipient, verdict)
+        if transaction.recipients and not self._has_room(
+            transaction, waiting
+        ):  # not noted, or a client could fill the memory
+            return recipient, self._refuse(recipient, self._one_too_many())
         transaction.recipients.append(recipient)
         variant = self.chain.variant(recipient.domain)
         seen = recipient_seen(transaction, recipient)
@@ -244,6 +263,23 @@ class Reception:
             return recipient, self._refuse(recipient, split)
         self._pending = rulings
         return recipient, GO_ON
+
+    def _has_room(self, transaction: Transaction, waiting: int) -> bool:
+        """Whether a transaction may have one more recipient: by their number, and by what it holds already."""
+        recipients, checks, reservations = transaction.recipients, transaction.checks, transaction.reservations
+        self._held_octets += weight.of_recipient(*recipients[-1:-3:-1]) + weight.of_checks(checks[self._weighed :])
+        self._weighed = len(checks)
+        octets = waiting + self._held_octets + weight.of_reservations(reservations)
+        return len(recipients) < self._rules.recipient_limit and octets < self._rules.transaction_memory
+
+    def _one_too_many(self) -> Verdict:
+        """The answer to a recipient above the limit, and in the end to a client that goes on all the same."""
+        self._overshoot += 1
+        if self._overshoot > self._rules.recipient_overshoot:
+            told = replies.TOO_MANY_COMMANDS.with_reference(self.reference)
+            return Verdict(Action.DISCONNECT, told, PROTOCOL, "too_many_recipients", _RCPT)
+        told = replies.TOO_MANY_RECIPIENTS.with_reference(self.reference)
+        return Verdict(Action.DEFER, told, PROTOCOL, "too_many_recipients", _RCPT)
 
     def told(self, reply: Reply) -> Reply:
         """A backend's reply as the client gets it: unchanged; what the gateway says in its place has a reference."""

@@ -276,7 +276,7 @@ async def run(
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     signals.go_on()
     if lifeline is not None:
-        lifeline.listen(loop, retire=retiring.set, stop=stopping.set)
+        lifeline.obey(loop, retire=retiring.set, stop=stopping.set)
     worker = Worker(config, listening, certificates=certificates, metrics=metrics)
     told = [asyncio.ensure_future(event.wait()) for event in (stopping, retiring)]
     starting = asyncio.ensure_future(worker.start())

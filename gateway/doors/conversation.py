@@ -172,7 +172,7 @@ class Conversation:
         self._answer(await self._reception.mail(event.path, event.parameters), replies.SENDER_OK)
 
     async def _rcpt(self, event: Rcpt) -> None:
-        recipient, verdict = await self._reception.rcpt(event.path, event.parameters)
+        recipient, verdict = await self._reception.rcpt(event.path, event.parameters, self.link.waiting)
         if verdict.reply is not None:
             self._answer(verdict, verdict.reply)
             return
@@ -315,6 +315,8 @@ class Conversation:
     def _answer(self, verdict: Verdict, reply: Reply) -> None:
         """Reply with the verdict's own words if it has any; a disconnecting one ends the session."""
         if verdict.reply is not None and verdict.action is Action.DISCONNECT:
+            if verdict.by is PROTOCOL:
+                self._say_why(verdict.outcome)
             raise SessionEnd(verdict)
         self._engine.reply(verdict.reply or reply)
 
@@ -346,9 +348,12 @@ class Conversation:
 
     async def _fatal(self, event: Fatal) -> None:
         """The engine has ended the session."""
-        reason = event.reason.value
+        self._say_why(event.reason.value)
+        raise protocol_end(event.reply, event.reason.value, told=True)
+
+    def _say_why(self, reason: str | None) -> None:
+        """The gateway ends the session: the log has the reason, whatever was recorded of its transactions."""
         log.info("session ended", session=self._session.id, client=self.link.client_address, reason=reason)
-        raise protocol_end(event.reply, reason, told=True)
 
     # TLS and AUTH.
 
@@ -382,6 +387,7 @@ class Conversation:
         if reply.is_permanent:  # each guess is on a connection of its own, so the backend can't count them
             self._engine.error_count += 1
             if self._engine.error_count > self._door.engine_options.errors:
+                self._say_why(FatalReason.TOO_MANY_ERRORS.value)
                 raise protocol_end(replies.TOO_MANY_ERRORS, FatalReason.TOO_MANY_ERRORS.value)
         self._engine.reply(reply)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from gateway import weight
 from gateway.backend import AuthRelay, ServerGroup
 from gateway.chain import Chain
 from gateway.config.model import Config, DelayReject, Listener, TlsMode
@@ -131,6 +132,8 @@ class SmtpDoor:
             domain=domain,
             backend=self._backend_name,
             recipient_limit=config.limits.recipients,
+            recipient_overshoot=config.limits.recipient_overshoot,
+            transaction_memory=config.limits.session_memory - weight.SESSION,
             single_recipient=frozenset(name for name, group in groups.items() if group.single_recipient),
             sink=sink,
             clock=clock,
@@ -400,6 +403,11 @@ def engine_options(config: Config, listener: Listener) -> ServerOptions:
         errors=limits.errors,
         unknown_commands=limits.unknown_commands,
         idle_commands=limits.idle_commands,
+        refusals=limits.refusals,
+        transactions=limits.transactions,
+        chunks=limits.chunks,
+        empty_chunks=limits.empty_chunks,
+        dropped_octets=limits.dropped_octets,
         bare_newlines=BareNewlines(listener.bare_newlines),
         nul=NulOctets(listener.nul),
         address_syntax=AddressSyntax(listener.address_syntax),

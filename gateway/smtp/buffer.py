@@ -11,12 +11,14 @@ class InputBuffer:
 
     Attributes:
         is_empty: Whether everything was read.
+        dropped: Octets of the present line that were dropped, because it is too long.
     """
 
-    __slots__ = ("_data", "_overlong", "_start", "is_empty")
+    __slots__ = ("_data", "_overlong", "_start", "dropped", "is_empty")
 
     def __init__(self) -> None:
         self.is_empty = True
+        self.dropped = 0
         self._data = b""
         self._start = 0  # what stands before it has been read
         self._overlong = False  # in a line that is dropped up to its CRLF
@@ -69,6 +71,7 @@ class InputBuffer:
         self.is_empty = following == len(data)
         if self._overlong or (following - start > limit and following - start > self._limit(start, limit, auth_limit)):
             self._overlong = False
+            self.dropped = 0
             return OVERLONG
         return data[start:end]
 
@@ -78,6 +81,7 @@ class InputBuffer:
         size = len(data) - start + 1  # at least: the LF is missing
         if self._overlong or (size > limit and size > self._limit(start, limit, auth_limit)):
             self._overlong = True
+            self.dropped += size - 1
             self._data = b"\r" if data.endswith(b"\r") else b""
             self._start = 0
             self.is_empty = not self._data

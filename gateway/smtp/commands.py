@@ -50,8 +50,14 @@ class ServerOptions:
         parameters: The most parameters of one MAIL or RCPT.
         errors: How many commands may be refused by the engine; the next one ends the session.
         unknown_commands: The same for unknown commands alone.
-        idle_commands: How many HELO, EHLO, RSET, NOOP, VRFY and HELP may come without an accepted recipient or a
-            STARTTLS between them (as Postfix's smtpd_junk_command_limit).
+        idle_commands: How many HELO, EHLO, RSET, NOOP, VRFY and HELP, and lines of AUTH exchanges, may come without an
+            accepted message, a STARTTLS or a login between them (as Postfix's smtpd_junk_command_limit).
+        refusals: How many commands and messages the door may refuse in a session; the next one ends it.
+        transactions: How many MAIL a session may have; the next one ends it.
+        chunks: How many BDAT one message may have, beside one for each KiB of it.
+        empty_chunks: How many of them may be empty.
+        dropped_octets: Octets of one refused chunk, or of one overlong line, that are read and dropped; more end the
+            session.
         bare_newlines: What becomes of a bare CR or LF.
         nul: What becomes of a NUL in a message.
         address_syntax: Which addresses MAIL and RCPT take.
@@ -67,6 +73,11 @@ class ServerOptions:
     errors: int = 20
     unknown_commands: int = 10
     idle_commands: int = 100
+    refusals: int = 2000
+    transactions: int = 10_000
+    chunks: int = 1000
+    empty_chunks: int = 100
+    dropped_octets: int = 50_000_000
     bare_newlines: BareNewlines = BareNewlines.REJECT
     nul: NulOctets = NulOctets.REJECT
     address_syntax: AddressSyntax = AddressSyntax.LENIENT

@@ -100,12 +100,9 @@ class Reply:
         codes = str(self.code) if self.enhanced is None else f"{self.code} {self.enhanced}"
         return f"{codes} {self.text}".replace("\n", " / ")
 
-    def with_reference(self, reference: str) -> Self:
+    def with_reference(self, reference: str) -> "Reply":
         """The same reply with ``[reference]`` behind its last line, by which an administrator finds the record."""
-        prefix = 6 if self.enhanced is None else 7 + len(self.enhanced)
-        last = self.text.rpartition("\n")[2].encode("utf-8", "surrogateescape")
-        separator = " " if prefix + len(last) + len(reference) + 3 <= MAX_REPLY_LINE else "\n"
-        return replace(self, text=f"{self.text}{separator}[{reference}]")
+        return _referenced(self, reference)
 
     def as_deferral(self) -> Self:
         """The same in class 4, keeping subject and detail of the enhanced code."""
@@ -122,6 +119,15 @@ class Reply:
     def _in_class(self, digit: int, code: int) -> Self:
         enhanced = None if self.enhanced is None else f"{digit}{self.enhanced[1:]}"
         return replace(self, code=code, enhanced=enhanced)
+
+
+@lru_cache(maxsize=256)
+def _referenced(reply: Reply, reference: str) -> Reply:
+    """One for all recipients of a transaction that get the same refusal."""
+    prefix = 6 if reply.enhanced is None else 7 + len(reply.enhanced)
+    last = reply.text.rpartition("\n")[2].encode("utf-8", "surrogateescape")
+    separator = " " if prefix + len(last) + len(reference) + 3 <= MAX_REPLY_LINE else "\n"
+    return replace(reply, text=f"{reply.text}{separator}[{reference}]")
 
 
 @lru_cache(maxsize=512)
@@ -191,6 +197,10 @@ SPLIT_RECIPIENTS: Final = Reply(452, "4.5.3", "Send this recipient in a transact
 
 TOO_MANY_ERRORS: Final = Reply(421, "4.7.0", "Too many errors, closing the connection")
 TOO_MANY_COMMANDS: Final = Reply(421, "4.7.0", "Too many commands without mail, closing the connection")
+TOO_MANY_REFUSALS: Final = Reply(421, "4.7.0", "Too many refused commands, closing the connection")
+TOO_MANY_TRANSACTIONS: Final = Reply(421, "4.7.0", "Too many messages, come back on a new connection")
+TOO_MANY_CHUNKS: Final = Reply(421, "4.7.0", "Too many small chunks, closing the connection")
+TOO_MUCH_DROPPED: Final = Reply(421, "4.7.0", "Too many octets that nobody asked for, closing the connection")
 EARLY_TLS_OCTETS: Final = Reply(421, "4.7.0", "Octets before the TLS handshake, closing the connection")
 FORBIDDEN_COMMAND: Final = Reply(421, "4.7.0", "This is a mail server, closing the connection")
 MALFORMED_BDAT: Final = Reply(501, "5.5.4", "Syntax: BDAT size [LAST]; closing the connection")

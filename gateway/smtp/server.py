@@ -19,7 +19,11 @@ What it guards:
 - Octets that arrive between STARTTLS and the handshake end the session (RFC 3207 4.2; CVE-2011-0411).
 - Commands of HTTP end the session at once: a browser was made to speak to a mail server.
 - A command line over its limit is dropped up to its CRLF and answered once. Nothing grows with what a client sends, but
-  the octets that a door hands over while an event awaits its reply (stop reading then; see ``unread``).
+  the octets that a door hands over while an event awaits its reply (stop reading then; see ``unread``), and the replies
+  that it has not taken (see ``unsent``).
+- Whatever a client can repeat counts against a limit of ``ServerOptions``, and one too many ends the session with 421:
+  errors, unknown and idle commands, refusals, transactions, chunks, octets that are dropped. What a message may have of
+  octets, and a transaction of recipients, ends no session; those above it are refused, and refusals count.
 
 ``Mail`` does not compare SIZE with ``message_size``: a policy does, so that the refusal is recorded with its envelope.
 Programming errors of the door raise ``RuntimeError``; nothing that a client sends raises anything.
@@ -44,7 +48,6 @@ from gateway.smtp.events import (
     Fatal,
     FatalReason,
     Hello,
-    Rcpt,
     Refused,
     StartTls,
 )
@@ -63,11 +66,15 @@ _FORBIDDEN_VERBS: Final = frozenset(
 _BEFORE_TLS: Final = frozenset(  # RFC 3207 4; and HELO, whose client learns at its next command what is wanted of it
     {Command.NOOP, Command.EHLO, Command.HELO, Command.STARTTLS, Command.QUIT, Command.UNKNOWN}
 )
-_CHANGES: Final = frozenset({Rcpt, StartTls, Hello, Auth, AuthResponse})
+_CHANGES: Final = frozenset({EndOfData, StartTls, Hello, Auth, AuthResponse})
 """Events whose positive reply changes more than the state."""
-_PROGRESS: Final = (Rcpt, StartTls)
-"""Events behind which a client may say some more that leads nowhere."""
-_IDLE: Final = frozenset({Command.HELO, Command.EHLO, Command.RSET, Command.NOOP, Command.VRFY, Command.HELP})
+_PROGRESS: Final = (EndOfData, StartTls)
+"""Events after which a client may say some more that leads nowhere."""
+_KIB: Final = 1024
+_MAIL: Final = Command.MAIL
+_COUNTED: Final = frozenset(
+    {Command.MAIL, Command.HELO, Command.EHLO, Command.RSET, Command.NOOP, Command.VRFY, Command.HELP}
+)
 _TRANSACTION: Final = frozenset({State.MAIL, State.NO_RECIPIENT, State.RCPT, State.DATA, State.CHUNK, State.BDAT})
 # What is asked for at every command, by names of this module: members of an enum are slow to find before Python 3.12.
 _START: Final = State.START
@@ -90,6 +97,7 @@ class ServerConnection(Terms):
         state: Where the conversation stands.
         unread: Octets received and not read yet.
         error_count: How many commands the engine has refused.
+        unsent: Octets of replies that ``data_to_send`` has not handed out, at least.
     """
 
     __slots__ = (
@@ -98,17 +106,22 @@ class ServerConnection(Terms):
         "_chunk_last",
         "_chunk_left",
         "_chunk_refusal",
+        "_chunks",
         "_decoder",
+        "_empty_chunks",
         "_idle",
         "_meter",
         "_out",
         "_read",
+        "_refusals",
         "_row",
+        "_transactions",
         "_transition",
         "_unknown",
         "error_count",
         "state",
         "unread",
+        "unsent",
     )
 
     def __init__(
@@ -125,16 +138,22 @@ class ServerConnection(Terms):
         )
         self.error_count = 0
         self.unread = InputBuffer()
+        self.unsent = 0
         self._out: list[bytes] = []
         self._awaiting: Event | None = None
+        self._read: Callable[[ServerConnection], Event | None]
         self._transition: Transition  # where the reply that is awaited leads
         self._unknown = 0
         self._idle = 0
+        self._refusals = 0
+        self._transactions = 0
         self._decoder: DataDecoder  # of the message that is coming in
         self._checker: BdatChecker
         self._meter: SizeMeter
         self._chunk_left = 0
         self._chunk_last = False
+        self._chunks = 0  # of the message
+        self._empty_chunks = 0
         self._chunk_refusal: Reply  # of the chunk that is read and dropped
         self._enter(_START)
 
@@ -162,6 +181,7 @@ class ServerConnection(Terms):
 
     def data_to_send(self) -> bytes:
         """The octets for the client that are not written yet; they are handed out once."""
+        self.unsent = 0
         out = self._out
         if not out:
             return b""
@@ -205,17 +225,21 @@ class ServerConnection(Terms):
             target = self._transition.intermediate
         else:
             target = _CLOSED if code == _CLOSE else self._transition.refused
+            self._refusals += 1
         self._out.append(answer.wire)
+        self.unsent += len(answer.wire)
         if target is not self.state:
             self._enter(target)
+        if self._refusals > self.options.refusals and target is not _CLOSED:
+            self._read = ServerConnection._read_no_more
 
     def _complete(self, event: Event) -> None:
         """What a 2yz reply changes beside the state."""
         if isinstance(event, Hello):
             self.extended = event.extended
-        elif isinstance(event, _PROGRESS):
-            self._idle = 0
-        else:
+            return
+        self._idle = 0
+        if not isinstance(event, _PROGRESS):
             self.authenticated = True
 
     def hello_reply(self, text: str | None = None) -> Reply:
@@ -251,7 +275,6 @@ class ServerConnection(Terms):
     def _enter(self, state: State) -> None:
         self.state = state
         self._row: Row
-        self._read: Callable[[ServerConnection], Event | None]
         self._row, self._read = _ENTRANCES[state]
         if state is _DATA:
             self._decoder = DataDecoder(self.options.bare_newlines, self.options.nul)
@@ -262,6 +285,9 @@ class ServerConnection(Terms):
     def _read_nothing(self) -> None:
         return None
 
+    def _read_no_more(self) -> Event | None:
+        return self._fatal(reply.TOO_MANY_REFUSALS, FatalReason.REFUSALS)
+
     def _read_command(self) -> Event | None:
         options = self.options
         auth_line = options.auth_line if self.auth_mechanisms else 0
@@ -269,6 +295,12 @@ class ServerConnection(Terms):
             event = self._bare(line) if LF in line or CR in line else self._command(line)
             if event is not None:
                 return event
+        return self._incomplete()
+
+    def _incomplete(self) -> Event | None:
+        """There is no whole line yet; it may be one of which too much was dropped."""
+        if self.unread.dropped > self.options.dropped_octets:
+            return self._fatal(reply.TOO_MUCH_DROPPED, FatalReason.DROPPED_OCTETS)
         return None
 
     def _bare(self, line: bytes) -> Event | None:
@@ -290,10 +322,8 @@ class ServerConnection(Terms):
             entry = self._demanded(command, entry)
         if isinstance(entry, Reply):
             return self._refuse_unknown(entry, verb) if command is Command.UNKNOWN else self._refuse(entry, command)
-        if command in _IDLE:
-            self._idle += 1
-            if self._idle > self.options.idle_commands:
-                return self._fatal(reply.TOO_MANY_COMMANDS, FatalReason.IDLE_COMMANDS)
+        if command in _COUNTED and (end := self._count(command)) is not None:
+            return end
         try:
             event = HANDLERS[command](self, argument)
         except GrammarError as error:
@@ -309,6 +339,18 @@ class ServerConnection(Terms):
         self._transition = entry
         return event
 
+    def _count(self, command: Command) -> Event | None:
+        """Count a command that leads nowhere by itself, or begins a transaction; one too many ends the session."""
+        if command is _MAIL:
+            self._transactions += 1
+            if self._transactions > self.options.transactions:
+                return self._fatal(reply.TOO_MANY_TRANSACTIONS, FatalReason.TRANSACTIONS)
+            return None
+        self._idle += 1
+        if self._idle > self.options.idle_commands:
+            return self._fatal(reply.TOO_MANY_COMMANDS, FatalReason.IDLE_COMMANDS)
+        return None
+
     def _demanded(self, command: Command, entry: Transition | Reply) -> Transition | Reply:
         """What TLS and authentication say to a command, where they are required, and else the state's entry."""
         if self.tls is TlsState.REQUIRED and command not in _BEFORE_TLS and self.state is not State.REFUSED:
@@ -320,7 +362,9 @@ class ServerConnection(Terms):
     def _read_auth(self) -> Event | None:
         line = self.unread.take_line(self.options.auth_line)
         if line is None:
-            return None
+            return self._incomplete()
+        if (end := self._count(Command.AUTH_RESPONSE)) is not None:
+            return end
         # What is no base64, too long a line included, can't go to the backend: to cancel fails the exchange in order.
         return self._await(AuthResponse(line if grammar.is_base64(line) else b"*"), Command.AUTH_RESPONSE)
 
@@ -354,6 +398,8 @@ class ServerConnection(Terms):
             entry = reply.NOT_IMPLEMENTED
         self._chunk_left = size
         if isinstance(entry, Reply):
+            if size > self.options.dropped_octets:
+                return self._fatal(reply.TOO_MUCH_DROPPED, FatalReason.DROPPED_OCTETS)
             self._chunk_refusal = entry
             self._read = ServerConnection._read_refused_chunk
             return self._read_refused_chunk()
@@ -361,8 +407,17 @@ class ServerConnection(Terms):
         if self.state is State.RCPT:  # the first chunk
             self._checker = BdatChecker(self.options.bare_newlines, self.options.nul)
             self._meter = self._new_meter()
+            self._chunks = self._empty_chunks = 0
+        if self._is_one_chunk_too_many(size):
+            return self._fatal(reply.TOO_MANY_CHUNKS, FatalReason.CHUNKS)
         self._enter(entry.completed)
         return Bdat(size, last)
+
+    def _is_one_chunk_too_many(self, size: int) -> bool:
+        options = self.options
+        self._chunks += 1
+        self._empty_chunks += size == 0
+        return self._empty_chunks > options.empty_chunks or self._chunks > options.chunks + self._meter.size // _KIB
 
     def _read_chunk(self) -> Event | None:
         checker = self._checker

@@ -152,7 +152,8 @@ class _Client:
             raise AssertionError(reply)
         octets = next(self._steps, None)
         if octets is not None:
-            self._link.data_received(octets)
+            self._link.get_buffer(-1)[: len(octets)] = octets
+            self._link.buffer_updated(len(octets))
 
     def _closed(self) -> None:
         self._link.connection_lost(None)

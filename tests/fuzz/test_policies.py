@@ -46,6 +46,8 @@ class Desk:
                 domain=site.context.domain,
                 backend=lambda _, recipient: case.groups.get(recipient.path.domain, "default"),
                 recipient_limit=case.limit,
+                recipient_overshoot=10**6,
+                transaction_memory=10**6,
                 single_recipient=case.single,
                 sink=self,
                 clock=site.clock,

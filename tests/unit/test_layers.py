@@ -33,7 +33,7 @@ ROWS = (
     ("gateway.records", "gateway.tables", "gateway.buckets"),
     ("gateway.config",),
     ("gateway.asking", "gateway.chain"),
-    ("gateway.reception", "gateway.recording", "gateway.trace", "gateway.spool"),
+    ("gateway.reception", "gateway.weight", "gateway.recording", "gateway.trace", "gateway.spool"),
     ("gateway.adapters", "gateway.bell", "gateway.gathering", "gateway.tls"),
     ("gateway.backend",),
     ("gateway.doors",),

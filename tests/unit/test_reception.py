@@ -16,7 +16,7 @@ class Desk:
 
     lost = 0
 
-    def __init__(self) -> None:
+    def __init__(self, memory: int = 10**6) -> None:
         self.records: list[DecisionRecord] = []
         self.site = Site(domains=["example.com"])
         self.session: Session = self.site.session()
@@ -27,6 +27,8 @@ class Desk:
                 domain=self.site.context.domain,
                 backend=lambda _session, recipient: recipient.path.domain,
                 recipient_limit=2,
+                recipient_overshoot=2,
+                transaction_memory=memory,
                 single_recipient=frozenset(),
                 sink=self,
                 clock=self.site.clock,
@@ -87,13 +89,41 @@ async def test_recipients_over_the_limit_are_not_noted() -> None:
     """They are deferred with 452, and take no memory."""
     desk = Desk()
     await desk.mail()
-    for _ in range(5):
+    for _ in range(4):
         recipient, verdict = await desk.reception.rcpt(*parse_rcpt("TO:<b@example.com>"))
         if verdict.reply is None:
             desk.reception.answered(recipient, replies.RECIPIENT_OK)
     assert verdict.reply == replies.TOO_MANY_RECIPIENTS.with_reference(desk.reception.reference)
     assert desk.reception.transaction is not None
     assert len(desk.reception.transaction.recipients) == 2
+
+
+async def test_too_many_recipients_over_the_limit_end_the_session() -> None:
+    """As many as the overshoot get 452, in all transactions of the session together; the next one 421."""
+    desk = Desk()
+    codes: list[int] = []
+    for _ in range(2):
+        await desk.mail()
+        for _ in range(4):
+            recipient, verdict = await desk.reception.rcpt(*parse_rcpt("TO:<b@example.com>"))
+            if verdict.reply is None:
+                desk.reception.answered(recipient, replies.RECIPIENT_OK)
+            codes.append(250 if verdict.reply is None else verdict.reply.code)
+        desk.reception.abort()
+    assert codes == [250, 250, 452, 452, 250, 250, 421, 421]
+
+
+async def test_a_transaction_that_holds_too_much_takes_no_more_recipients() -> None:
+    """A recipient that does not fit gets 452, also where it is what the client has sent ahead that takes the room."""
+    desk = Desk(memory=4000)
+    await desk.mail()
+    codes: list[int] = []
+    for waiting in (4000, 4000, 0, 0, 0, 0):
+        recipient, verdict = await desk.reception.rcpt(*parse_rcpt(f"TO:<{'b' * 200}@example.com>"), waiting)
+        if verdict.reply is None:
+            desk.reception.answered(recipient, replies.RECIPIENT_OK)
+        codes.append(250 if verdict.reply is None else verdict.reply.code)
+    assert codes[:3] == [250, 452, 250]
 
 
 async def test_a_policy_that_ends_the_connection_later_leaves_a_record_of_its_own() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from gateway import weight
 from gateway.adapters.dns.zone import ZoneResolver
+from gateway.config.model import Limits
 from gateway.resolver import Answer, RecordType
 from tests.support.serving import Site, serving
 
@@ -99,13 +101,14 @@ async def test_a_trusted_peer_that_says_nothing_is_closed_in_time(tmp_path: Path
 
 
 async def test_a_shutdown_does_not_wait_for_headers(tmp_path: Path) -> None:
-    """A connection whose header is awaited is closed with the door."""
+    """A connection whose header is awaited gets 421, and is closed with the door."""
     config = TRUSTED | {"timeouts": {"proxy": "1h"}}
     async with serving(tmp_path, config) as site, site.client(greeting=None) as client:
         while not site.door._proxying:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0)
         await site.door.drain(0.0)
-        assert await client.reply() == ""
+        assert await client.reply() == "421 4.3.2 Service closing, try again later"
+        assert await client.is_closed()
 
 
 async def test_a_sessions_questions_have_the_limits_of_the_file(tmp_path: Path) -> None:
@@ -172,3 +175,23 @@ async def _greeted(site: Site, address: str, greeting: str) -> None:
     async with site.client(greeting=None) as client:
         client.writer.write(f"PROXY TCP4 {address} 198.51.100.25 40000 25\r\n".encode())
         assert (await client.reply()).startswith(greeting)
+
+
+OF_THE_ENGINE = {
+    "header_size", "header_lines", "command_line", "auth_line", "parameters", "errors", "unknown_commands",
+    "idle_commands", "refusals", "transactions", "chunks", "empty_chunks", "dropped_octets",
+}  # fmt: skip
+OF_THE_ADMISSION = {"recipients": 234, "recipient_overshoot": 345, "session_memory": 300_000}
+ELSEWHERE = {"connections", "connections_per_client", "message_size"}
+"""Of all listeners together (``places``), and of each listener."""
+
+
+async def test_every_limit_of_the_file_is_in_force(tmp_path: Path) -> None:
+    """Each value of ``limits`` is the one by which the engine and the admission of a listener go."""
+    values = {name: 2000 + number for number, name in enumerate(sorted(OF_THE_ENGINE))}
+    async with serving(tmp_path, {"limits": values | OF_THE_ADMISSION}) as site:
+        options, rules = site.door.engine_options, site.door.rules
+    assert set(Limits.model_fields) == OF_THE_ENGINE | set(OF_THE_ADMISSION) | ELSEWHERE
+    assert {name: getattr(options, name) for name in OF_THE_ENGINE} == values
+    assert (rules.recipient_limit, rules.recipient_overshoot) == (234, 345)
+    assert rules.transaction_memory == 300_000 - weight.SESSION

@@ -64,11 +64,14 @@ def test_too_much_of_something_ends_the_session(
     assert connection.state is State.CLOSED
 
 
-def test_an_accepted_recipient_is_progress() -> None:
-    """Commands that do nothing are counted anew after each accepted recipient."""
+def test_an_accepted_message_is_progress() -> None:
+    """The count of commands that do nothing begins again with each accepted message, and with nothing less."""
     connection = engine(ServerOptions(hostname="x", idle_commands=4))
-    round_trip = b"HELO c\r\nNOOP\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nRSET\r\n"
-    assert not [event for _ in range(20) for event in feed(connection, round_trip) if isinstance(event, Fatal)]
+    accepted = b"HELO c\r\nNOOP\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nNOOP\r\nDATA\r\n.\r\n"
+    assert not [event for _ in range(20) for event in feed(connection, accepted) if isinstance(event, Fatal)]
+    given_up = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nRSET\r\n"
+    fatal = Fatal(reply.TOO_MANY_COMMANDS, FatalReason.IDLE_COMMANDS)
+    assert [event for _ in range(5) for event in feed(connection, given_up) if isinstance(event, Fatal)] == [fatal]
 
 
 @pytest.mark.parametrize("pieces", FRAMINGS)
