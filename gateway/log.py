@@ -15,6 +15,8 @@ from typing import Any, Final, TextIO
 
 import structlog
 
+from gateway.printable import printable
+
 _FIRST: Final = ("timestamp", "level", "logger", "event")
 _QUOTED: Final = frozenset(" \"'=\\")  # a text value with one of these is put into quotes
 
@@ -70,19 +72,6 @@ def configure(level: str = "info", line_format: str = "auto", stream: TextIO | N
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,  # so that a reload can change the level
     )
-
-
-def printable(text: str) -> str:
-    r"""The text with everything escaped that could be taken for something else, such as ``\n`` or ``\x1b``."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else _escape(character) for character in text)
-
-
-def _escape(character: str) -> str:
-    if 0xDC80 <= ord(character) <= 0xDCFF:  # noqa: PLR2004 - an octet that is no UTF-8, as PEP 383 keeps it
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def _clean(value: object) -> Any:

@@ -50,6 +50,7 @@ from gateway.doors.tls import certificate_of
 from gateway.generation import NEVER, Change, Generation, WorkerProcess
 from gateway.lifeline import RETIRE, STOP, Lifeline
 from gateway.log import configure as configure_log
+from gateway.printable import printable
 from gateway.startup import (
     ServiceError,
     drop_privileges,
@@ -396,7 +397,7 @@ class Supervisor:
             self._has_said_that_it_waits = True
             log.warning("reload waits for older workers to end", workers=waiting)
             told = ", ".join(str(each["pid"]) for each in waiting)
-            notify(f"STATUS=serving {self._path}; a reload waits for older workers to end: {told}")
+            notify(f"STATUS=serving {printable(str(self._path))}; a reload waits for older workers to end: {told}")
         due = [asker for asker, until in self._askers if until <= now]
         self._askers = [(asker, until) for asker, until in self._askers if until > now]
         for asker in due:
@@ -439,7 +440,7 @@ class Supervisor:
         told = {"problems": problems, "listeners": len(listeners), "policies": len(policies)}
         for asker in askers:
             asker.reply(told)
-        notify(f"READY=1\nSTATUS=serving {self._path}")
+        notify(f"READY=1\nSTATUS=serving {printable(str(self._path))}")
 
     def _go_on_with(self, change: Change, now: float) -> None:
         """One step further, where it has come so far.
@@ -466,7 +467,7 @@ class Supervisor:
         if config.runtime_folder is not None:
             self._control.open(config.runtime_folder)
         log.info("service ready", workers=config.workers, listeners=[listener.name for listener in config.listeners])
-        notify(f"READY=1\nMAINPID={os.getpid()}\nSTATUS=serving {self._path}")
+        notify(f"READY=1\nMAINPID={os.getpid()}\nSTATUS=serving {printable(str(self._path))}")
 
     def _give_up(self, change: Change) -> None:
         """The new workers did not become ready: the current ones stay."""

@@ -16,6 +16,7 @@ from gateway.cli.explain import explain
 from gateway.cli.policies import policies
 from gateway.cli.recipients import recipients
 from gateway.cli.schema import schema
+from gateway.cli.screen import print_plain
 from gateway.cli.serve import reload, serve
 from gateway.cli.state import state
 
@@ -43,9 +44,9 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it so
     if wanted:
         try:
-            typer.echo(version("lychgate"))
+            print_plain(version("lychgate"))
         except PackageNotFoundError:
-            typer.echo("not installed")
+            print_plain("not installed")
         raise typer.Exit
 
 

@@ -1,23 +1,17 @@
-"""What the commands share: exit codes, the option ``--config``, loading with readable errors, printing.
+"""What the commands share: exit codes, the option ``--config``, loading with readable errors.
 
 Exit codes: 0 all is well; 1 the configuration can't be used (or the command's own failure); 2 the command was called
 wrongly; 3 it can't be told; 4 it is going to be done, but is not yet.
 """
 
-import json
-import sys
 from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
+from gateway.cli.screen import bad_parameter, complain
 from gateway.config.advice import file_problems
 from gateway.config.load import load
 from gateway.config.model import Config
@@ -25,9 +19,6 @@ from gateway.config.problems import ConfigError, Problem
 
 DEFAULT_CONFIG: Final = Path("/etc/lychgate/lychgate.yaml")
 CONFIG_VARIABLE: Final = "LYCHGATE_CONFIG"
-
-_WIDEST: Final = 100_000
-_PLAIN_WIDTH: Final = 240  # where nobody looks at it, a line is not broken for a window's sake
 
 
 class ExitCode(IntEnum):
@@ -52,7 +43,7 @@ LONGEST_WAIT: Final = 86_400.0
 def _seconds(given: float) -> float:
     """Also refuses what is no number of seconds, ``nan`` and ``inf``, and what no clock can wait for."""
     if not SHORTEST_WAIT <= given <= LONGEST_WAIT:
-        raise typer.BadParameter(f"{given:g} is not from {SHORTEST_WAIT:g} to {LONGEST_WAIT:g} seconds")
+        raise bad_parameter(f"{given:g} is not from {SHORTEST_WAIT:g} to {LONGEST_WAIT:g} seconds")
     return given
 
 
@@ -61,12 +52,6 @@ Seconds: TypeAlias = Annotated[float, typer.Option(callback=_seconds, help="Seco
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 """The option ``--json``."""
-
-
-def console() -> Console:
-    """Prints to standard output: in colours on a terminal, plain text without line breaks of its own elsewhere."""
-    plain = not sys.stdout.isatty()
-    return Console(highlight=False, markup=False, emoji=False, width=_PLAIN_WIDTH if plain else None)
 
 
 def config_before(context: typer.Context, config: Path) -> None:
@@ -86,7 +71,7 @@ def config_before(context: typer.Context, config: Path) -> None:
             known = {name for other in group.commands[below].params for name in other.opts}
             place = f"{context.command_path} {below}"
             told = f"belongs behind the command: {place} {option}" if option in known else f"{place} does not have it"
-            raise typer.BadParameter(told, param_hint=option)
+            raise bad_parameter(told, param_hint=option)
 
 
 def config_given(context: typer.Context, config: Path) -> Path:
@@ -99,7 +84,7 @@ def config_given(context: typer.Context, config: Path) -> Path:
     if not isinstance(before, Path):
         return config
     if _is_written(context, "config") and config != before:
-        raise typer.BadParameter(f"is given twice: {before} and {config}", param_hint="--config")
+        raise bad_parameter(f"is given twice: {before} and {config}", param_hint="--config")
     return before
 
 
@@ -107,26 +92,6 @@ def _is_written(context: typer.Context, option: str) -> bool:
     """Whether an option stands on the command line, and not only in the environment."""
     source = context.get_parameter_source(option)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def table(*columns: str) -> Table:
-    """A table: ruled on a terminal, columns of plain text elsewhere."""
-    return Table(*columns, box=box.SIMPLE if sys.stdout.isatty() else None, pad_edge=False)
-
-
-def print_whole(out: Console, listing: Table) -> None:
-    """Print a table with every cell whole and on one line, however narrow the window: other commands need the keys."""
-    for column in listing.columns:
-        column.no_wrap = True
-    needed = Measurement.get(out, out.options.update(max_width=_WIDEST), listing).maximum
-    window, out.width = out.width, max(out.width, needed)  # a terminal breaks what is too long for its line
-    out.print(listing)
-    out.width = window
-
-
-def print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def load_config(path: Path, *, to_serve: bool = False) -> Config:
@@ -153,9 +118,8 @@ def load_config(path: Path, *, to_serve: bool = False) -> Config:
 
 def print_problems(problems: Iterable[Problem | str]) -> None:
     """Print problems to standard error, one a line, as ``file:line:column: path: what is wrong``."""
-    out = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     for problem in problems:
-        out.print(Text(str(problem), style="red"))
+        complain(str(problem), "red")
 
 
 def problem_json(problem: Problem) -> dict[str, Any]:

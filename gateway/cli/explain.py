@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from gateway import records
 from gateway.adapters.dns.resolver import DnsResolver
@@ -20,10 +19,10 @@ from gateway.adapters.state.view import entry_of
 from gateway.address import address_text
 from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, load_config
 from gateway.cli.control import ask_workers
+from gateway.cli.screen import Piece, bad_parameter, console, line, print_plain
 from gateway.config.model import Config, Listener
 from gateway.explain import Attempt, Explanation, Step
 from gateway.explain import explain as walk
-from gateway.log import printable
 from gateway.policy import SystemClock
 from gateway.state import Entry
 from gateway.verdict import Action, Check
@@ -81,7 +80,7 @@ def explain(
     chosen = _listener(settings, listener)
     explanation = asyncio.run(_explain(settings, chosen, attempt, dns_zone, asks_state=not no_state))
     if json:
-        sys.stdout.write(records.encode(explanation.record).decode() + "\n")
+        print_plain(records.encode(explanation.record).decode())
     else:
         _print(explanation)
     raise typer.Exit(EXIT[explanation.result])
@@ -123,7 +122,7 @@ async def _walk(
         try:
             resolver = ZoneResolver.load(zone)
         except (OSError, ValueError) as error:
-            raise typer.BadParameter(str(error), param_hint="--dns-zone") from error
+            raise bad_parameter(str(error), param_hint="--dns-zone") from error
         return await walk(config, listener, attempt, resolver, SystemClock(), state)
     dns = DnsResolver.from_options(config.dns)
     try:
@@ -136,7 +135,7 @@ def _address(text: str) -> str:
     try:
         return address_text(ip_address(text))
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not an IP address", param_hint="--client-address") from error
+        raise bad_parameter(f"{text!r} is not an IP address", param_hint="--client-address") from error
 
 
 def _listener(config: Config, name: str | None) -> Listener:
@@ -144,7 +143,7 @@ def _listener(config: Config, name: str | None) -> Listener:
         if name is None or listener.name == name:
             return listener
     names = ", ".join(listener.name for listener in config.listeners)
-    raise typer.BadParameter(f"there is no listener {name!r}; there are: {names}", param_hint="--listener")
+    raise bad_parameter(f"there is no listener {name!r}; there are: {names}", param_hint="--listener")
 
 
 def _read(path: Path) -> bytes:
@@ -152,65 +151,62 @@ def _read(path: Path) -> bytes:
     try:
         content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
-        raise typer.BadParameter(f"can not read {path}: {error.strerror}", param_hint="MESSAGE") from error
+        raise bad_parameter(f"can not read {path}: {error.strerror}", param_hint="MESSAGE") from error
     return content if b"\r\n" in content else content.replace(b"\n", b"\r\n")
 
 
 def _print(explanation: Explanation) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    out = console(soft_wrap=True)
     for step in explanation.steps:
-        _print_step(console, step)
+        _print_step(out, step)
     decision = explanation.record.decision
     by = "" if decision.policy is None else f" by {decision.policy}"
     outcome = "" if decision.outcome is None else f" ({decision.outcome})"
-    console.print()
+    out.print()
     for what in explanation.not_asked:
-        console.print(f"[dim]Not asked: {escape(printable(what))}[/dim]")
+        out.print(line(f"Not asked: {what}", style="dim"))
     if explanation.result == "mixed":
         accepted = sum(recipient.verdict == "accepted" for recipient in explanation.record.recipients)
-        console.print(
-            f"[bold]Result: mixed: {accepted} of {len(explanation.record.recipients)} recipients accepted[/bold]"
-        )
+        told = f"mixed: {accepted} of {len(explanation.record.recipients)} recipients accepted"
     else:
-        console.print(f"[bold]Result: {decision.result}{escape(by + outcome)}[/bold]")
+        told = f"{decision.result}{by}{outcome}"
+    out.print(line(f"Result: {told}", style="bold"))
 
 
-def _print_step(console: Console, step: Step) -> None:
-    console.print(f"[bold]{escape(printable(step.command))}[/bold]")
+def _print_step(out: Console, step: Step) -> None:
+    out.print(line(step.command, style="bold"))
     for check in step.checks:
-        _print_check(console, check)
+        _print_check(out, check)
     for question in step.questions:
         answer = ", ".join(question.answer.records) if question.answer.records else question.answer.status.value
-        console.print(
-            f"    [dim]DNS {escape(printable(question.name))} {question.record_type}: {escape(printable(answer))}[/dim]"
-        )
+        out.print(line(f"    DNS {question.name} {question.record_type}: {answer}", style="dim"))
     colour = "green" if step.reply.is_positive else "yellow" if step.reply.is_transient else "red"
-    console.print(f"  [{colour}]-> {escape(printable(str(step.reply)))}[/{colour}]")
-    for line in step.note.splitlines():
-        console.print(f"     [dim]{escape(printable(line))}[/dim]")
+    out.print(line("  ", (f"-> {step.reply}", colour)))
+    for note in filter(None, step.note.split("\n")):
+        out.print(line(f"     {note}", style="dim"))
 
 
-def _print_check(console: Console, check: Check) -> None:
+def _print_check(out: Console, check: Check) -> None:
     if check.exempted is not None:
-        console.print(f"  {check.policy:<14} exempted: {escape(check.exempted)}")
+        out.print(f"  {check.policy:<14} exempted: {check.exempted}")
         return
-    colour = _COLOURS[check.action]
-    what = "nothing to say" if check.outcome is None else check.outcome
-    action = "" if check.outcome is None else f" -> [{colour}]{check.action}[/{colour}]"
-    observed = " [dim](observed: not applied)[/dim]" if check.observed and check.outcome is not None else ""
     lists = {
         name: [value] if isinstance(value, Mapping) else value
         for name, value in check.evidence.items()
         if isinstance(value, list | tuple | Mapping)
     }
     evidence = _words({name: value for name, value in check.evidence.items() if name not in lists})
-    shown = f"  [dim]{escape(printable(evidence))}[/dim]" if evidence else ""
-    took = f"{check.duration_us / 1000:.1f} ms"
-    console.print(f"  {check.policy:<14} {escape(what)}{action}{observed}{shown}  [dim]{took}[/dim]")
+    pieces: list[Piece] = [f"  {check.policy:<14} {check.outcome or 'nothing to say'}"]
+    if check.outcome is not None:
+        pieces += [" -> ", (check.action, _COLOURS[check.action])]
+        pieces += [(" (observed: not applied)", "dim")] if check.observed else []
+    pieces += [(f"  {evidence}", "dim")] if evidence else []
+    pieces.append((f"  {check.duration_us / 1000:.1f} ms", "dim"))
+    out.print(line(*pieces))
     for name, values in lists.items():
         for value in values:
             text = _words(value) if isinstance(value, Mapping) else str(value)
-            console.print(f"    [dim]{escape(name)}: {escape(printable(text))}[/dim]")
+            out.print(line(f"    {name}: {text}", style="dim"))
 
 
 def _words(evidence: Mapping[str, object]) -> str:

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.recipients.cache import CachedSource
@@ -19,16 +18,12 @@ from gateway.cli.common import (
     AsJson,
     ConfigPath,
     ExitCode,
-    console,
     load_config,
-    print_json,
-    print_whole,
-    table,
 )
 from gateway.cli.control import ask_workers
+from gateway.cli.screen import bad_parameter, complain, console, line, print_json, print_whole, table
 from gateway.config.lists import named_lists, shelf
 from gateway.config.model import Config, DomainOptions
-from gateway.log import printable
 from gateway.lookup.answer import UnverifiableError
 from gateway.session import without_detail
 from gateway.smtp.grammar import GrammarError, parse_domain, parse_mailbox
@@ -96,7 +91,7 @@ def flush(
     Needs `runtime_folder` in the configuration, and the service's user or root.
     """
     if (what is None) is not everything:
-        raise typer.BadParameter("give an address or a domain, or --all", param_hint="WHAT")
+        raise bad_parameter("give an address or a domain, or --all", param_hint="WHAT")
     settings = load_config(config)
     replies = ask_workers(settings, {"command": "flush_recipients", **_chosen(what)})
     console().print(f"{sum(replies.values())} forgotten, in {counted(len(replies), 'worker')}")
@@ -117,7 +112,7 @@ def check(
     mailbox = _mailbox(address)
     options = settings.domain(mailbox.domain)
     if options is None:
-        raise typer.BadParameter(f"{mailbox.domain} is none of our domains", param_hint="ADDRESS")
+        raise bad_parameter(f"{mailbox.domain} is none of our domains", param_hint="ADDRESS")
     said = asyncio.run(_ask(settings, options, mailbox))
     found = _verdict(said)
     if json:
@@ -128,11 +123,11 @@ def check(
         out = console()
         for step in said:
             word = _WORDS[step.exists]
-            line = Text(f"{step.source}: {printable(step.address)}: ").append(word, style=_COLOURS[word])
-            out.print(line.append(f" ({printable(step.words)})" if step.words else ""), soft_wrap=True)
+            words = f" ({step.words})" if step.words else ""
+            out.print(line(f"{step.source}: {step.address}: ", (word, _COLOURS[word]), words), soft_wrap=True)
         if not said:
             out.print("every address of the domain is taken, and the backend has its say")
-        out.print(Text(f"Result: {_WORDS[found]}", style="bold"))
+        out.print(line(f"Result: {_WORDS[found]}", style="bold"))
     raise typer.Exit(EXIT[found])
 
 
@@ -148,7 +143,7 @@ def lists(config: ConfigPath = DEFAULT_CONFIG, *, json: AsJson = False) -> None:
         inside = status.entries if status.held is None else status.held.has
         colour = "green" if status.problem is None else "yellow"
         listing.add_row(
-            str(status.file), status.kind, str(status.entries), str(inside), Text(status.state, style=colour)
+            str(status.file), status.kind, str(status.entries), str(inside), line(status.state, style=colour)
         )
     console().print(listing)
 
@@ -170,21 +165,21 @@ def accept(
     try:
         make_lists_folder(settings)  # for the service's user, also where root is the first to accept anything
     except ServiceError as error:
-        typer.echo(f"lychgate: {error}", err=True)
+        complain(f"lychgate: {error}")
         raise typer.Exit(ExitCode.CONFIG) from None
     chosen = [source.table for source in _files(settings) if _is_meant(source.table, name)]
     if not chosen:
-        raise typer.BadParameter(f"the configuration names no file of recipients {name!r}", param_hint="NAME")
+        raise bad_parameter(f"the configuration names no file of recipients {name!r}", param_hint="NAME")
     if len({status.file for status in map(_status, chosen)}) > 1:
         paths = ", ".join(str(_status(each).file) for each in chosen)
-        raise typer.BadParameter(f"there is more than one list {name!r}: {paths}", param_hint="NAME")
+        raise bad_parameter(f"there is more than one list {name!r}: {paths}", param_hint="NAME")
     accepted = []
     for each in chosen:
         try:
             change = each.accept()
         except (OSError, ValueError) as error:
             told = f"{error.strerror or error}: {error.filename}" if isinstance(error, OSError) else str(error)
-            typer.echo(f"lychgate: the list can't be accepted: {told}", err=True)
+            complain(f"lychgate: the list can't be accepted: {told}")
             raise typer.Exit(ExitCode.CONFIG) from None
         accepted.append(_as_data(_status(each)) | {"came": change.came, "went": change.went})
     if json:
@@ -295,7 +290,7 @@ def _mailbox(address: str) -> Mailbox:
     try:
         return parse_mailbox(address.removeprefix("<").removesuffix(">"))
     except GrammarError as error:
-        raise typer.BadParameter(f"{address!r} is not an address", param_hint="ADDRESS") from error
+        raise bad_parameter(f"{address!r} is not an address", param_hint="ADDRESS") from error
 
 
 def _chosen(what: str | None) -> dict[str, str | None]:
@@ -308,7 +303,7 @@ def _chosen(what: str | None) -> dict[str, str | None]:
     try:
         return {"domain": parse_domain(what.removeprefix("@"))}
     except GrammarError as error:
-        raise typer.BadParameter(f"{what!r} is neither an address nor a domain", param_hint="WHAT") from error
+        raise bad_parameter(f"{what!r} is neither an address nor a domain", param_hint="WHAT") from error
 
 
 def _listing(entries: list[dict[str, Any]]) -> Table:
@@ -317,9 +312,9 @@ def _listing(entries: list[dict[str, Any]]) -> Table:
         word = entry["answer"]
         stale = " (old)" if entry["stale"] else ""
         listing.add_row(
-            printable(entry["address"]),
-            Text(word + stale, style=_COLOURS[word]),
-            printable(entry["said"]),
+            entry["address"],
+            line(word + stale, style=_COLOURS[word]),
+            entry["said"],
             f"{rough_duration(entry['age'])} ago",
             rough_duration(entry["holds"]),
         )

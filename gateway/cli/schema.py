@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gateway import records
-from gateway.cli.common import print_json
+from gateway.cli.screen import print_json
 from gateway.config.registry import Registry
 from gateway.config.schema import config_schema
 

@@ -3,10 +3,10 @@
 from typing import Any
 
 import typer
-from rich.console import Console
 
-from gateway.cli.common import DEFAULT_CONFIG, ConfigPath, ExitCode, Seconds, console, load_config, print_problems
+from gateway.cli.common import DEFAULT_CONFIG, ConfigPath, ExitCode, Seconds, load_config, print_problems
 from gateway.cli.control import ask_supervisor
+from gateway.cli.screen import complain, console
 from gateway.log import configure
 from gateway.service import PATIENCE, Supervisor
 from gateway.startup import ServiceError
@@ -24,7 +24,7 @@ def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
     try:
         Supervisor(settings.path, settings).run()
     except ServiceError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"lychgate: {error}", style="red", markup=False)
+        complain(f"lychgate: {error}", "red")
         raise typer.Exit(ExitCode.CONFIG) from error
 
 

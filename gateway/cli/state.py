@@ -15,15 +15,11 @@ from gateway.cli.common import (
     ExitCode,
     config_before,
     config_given,
-    console,
     load_config,
-    print_json,
-    print_whole,
-    table,
 )
 from gateway.cli.control import ask_workers
+from gateway.cli.screen import bad_parameter, complain, console, print_json, print_whole, table
 from gateway.config.model import Config
-from gateway.log import printable
 from gateway.state import Kind, StateUnavailableError
 from gateway.units import counted, rough_duration
 
@@ -78,9 +74,9 @@ def clear(
     else:
         cleared = any(ask_workers(settings, {"command": "clear_state", "key": key}).values())
     if not cleared:
-        typer.echo(f"lychgate: there is no entry {printable(key)}", err=True)
+        complain(f"lychgate: there is no entry {key}")
         raise typer.Exit(ExitCode.CONFIG)
-    typer.echo("cleared")
+    console().print("cleared")
 
 
 @state.command()
@@ -91,7 +87,7 @@ def workers(context: typer.Context, config: ConfigPath = DEFAULT_CONFIG, *, json
     """
     settings = load_config(config_given(context, config))
     if not settings.state.is_shared:
-        raise typer.BadParameter("the state is each worker's own memory; only Redis can be away", param_hint="state")
+        raise bad_parameter("the state is each worker's own memory; only Redis can be away", param_hint="state")
     replies = ask_workers(settings, {"command": "state_health"})
     if json:
         print_json({str(worker): servers for worker, servers in replies.items()})
@@ -141,7 +137,7 @@ def _run(settings: Config, what: Any) -> Any:
     try:
         return asyncio.run(run())
     except StateUnavailableError as error:
-        typer.echo(f"lychgate: the state can't be reached: {printable(str(error))}", err=True)
+        complain(f"lychgate: the state can't be reached: {error}")
         raise typer.Exit(ExitCode.CONFIG) from None
 
 
@@ -150,12 +146,12 @@ def _listing(entries: list[dict[str, Any]]) -> Table:
     for entry in entries:
         listing.add_row(
             entry["kind"],
-            printable(entry["subject"]),
-            printable(entry.get("envelope") or entry["name"]),
+            entry["subject"],
+            entry.get("envelope") or entry["name"],
             f"{round(entry['level'], 1):g}{_note(entry)}",
             "" if entry["limit"] is None else f"{entry['limit']:g}",
             rough_duration(entry["expires"]),
-            printable(entry["key"]),
+            entry["key"],
         )
     return listing
 

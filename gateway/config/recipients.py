@@ -326,7 +326,9 @@ class HttpOptions(AskedOptions):
     """Asks a web service. It answers 200 with JSON: `true`, `false`, or an object with one of these in a field."""
 
     url: Annotated[str, AfterValidator(_http_url)]
-    """With `{address}`, `{local_part}` and `{domain}`, which are percent-encoded when they are put in."""
+    """With `{address}`, `{local_part}` and `{domain}`, which are percent-encoded when they are put in. In the query any
+    address can be asked for. In the path one with a slash or a backslash can't, nor a part that is empty, `.` or `..`:
+    of these nothing is known."""
     field: str = Field(default="exists", min_length=1)
     """The object's field that is true or false."""
     not_found: Literal["unknown", "no"] = "unknown"

@@ -153,11 +153,11 @@ def name(client: str) -> Look:
 
     async def look(resolver: Resolver) -> str:
         site, session = _at(resolver, client)
-        assert identity(session)["NAME"] == "[TEMPUNAVAIL]", "it is not known before it was asked for"
+        assert identity(session).attributes["NAME"] == "[TEMPUNAVAIL]", "it is not known before it was asked for"
         found = await session.resolve_client_name()
         transaction = site.transaction(session=session)
         transaction.dkim = ()
-        return f"{_field(transaction).partition(' ')[0]} {identity(session)['NAME']} {found.status}"
+        return f"{_field(transaction).partition(' ')[0]} {identity(session).attributes['NAME']} {found.status}"
 
     return look
 

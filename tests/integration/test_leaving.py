@@ -1,5 +1,6 @@
 """What is leaving leaves: workers after a reload, whatever holds on to them; a reload that has to wait; the end."""
 
+import os
 import signal
 import socket
 import sqlite3
@@ -7,7 +8,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -308,35 +309,99 @@ def has_threads(worker: psutil.Process) -> bool:
     return bool(worker.num_threads() > 1)
 
 
-def test_a_stuck_source_keeps_nobody(sink: Sink, tmp_path: Path) -> None:
-    """A file of SQLite that another process has locked: at a reload and at the end workers go, and are not killed."""
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """A file of SQLite that another process has locked: its driver gives up after five seconds."""
+    database = sqlite3.connect(file, isolation_level=None)
+    database.execute("CREATE TABLE recipients (address TEXT)")
+    database.execute("BEGIN EXCLUSIVE")
+    yield
+    database.close()
+
+
+@contextmanager
+def hung(file: Path) -> Iterator[None]:
+    """A file that can't be opened, as on a file system that is gone: its driver's thread waits for ever."""
+    os.mkfifo(file)
+    yield
+
+
+@pytest.mark.parametrize("stuck", [locked, hung])
+def test_a_stuck_source_keeps_nobody(
+    sink: Sink, tmp_path: Path, stuck: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    """At a reload and at the end workers go when the time for transactions is over, and are not killed."""
     file = tmp_path / "recipients.sqlite"
-    with sqlite3.connect(file) as database:
-        database.execute("CREATE TABLE recipients (address TEXT)")
     query = {"url": f"sqlite:///{file}", "query": "SELECT 1 FROM recipients WHERE address = :address", "timeout": "1h"}
     settings = {
         "domains": {"example.com": {"recipients": {"sql": query}}},
         "timeouts": {"drain": "300ms", "retirement": "300ms"},
         "policies": ["relay", {"recipient": {"timeout": "1h"}}],
     }
-    database = sqlite3.connect(file, isolation_level=None)
-    database.execute("BEGIN EXCLUSIVE")
-    with Gateway(settings, backend=sink.port) as gateway, ExitStack() as stack:
+    with stuck(file), Gateway(settings, backend=sink.port) as gateway, ExitStack() as stack:
         for _ in range(2):
-            client = stack.enter_context(Wire(gateway.port))
-            begin_transaction(client)
-            client.send(b"RCPT TO:<alice@example.com>\r\n")
-            worker = gateway.worker_of([])
-            poll(partial(has_threads, worker))
+            worker = ask_stuck_source(gateway, stack)
             reload(gateway)
             worker.wait(SOON)
-        client = stack.enter_context(Wire(gateway.port))
-        begin_transaction(client)
-        client.send(b"RCPT TO:<alice@example.com>\r\n")
-        poll(partial(has_threads, gateway.worker_of([])))
+        worker = ask_stuck_source(gateway, stack)
+        gateway.send(signal.SIGTERM)
+        worker.wait(SOON)
         assert gateway.stop() == 0
         assert not any(line["event"].startswith("worker killed") for line in gateway.lines)
-    database.close()
+
+
+def ask_stuck_source(gateway: Gateway, stack: ExitStack) -> psutil.Process:
+    """Name a recipient; returns the worker that waits for its source."""
+    client = stack.enter_context(Wire(gateway.port))
+    begin_transaction(client)
+    client.send(b"RCPT TO:<alice@example.com>\r\n")
+    worker = gateway.worker_of([])
+    poll(partial(has_threads, worker))
+    return worker
+
+
+STUCK = """
+import asyncio
+import threading
+from gateway.policy import NoOptions, Policy
+class Stuck(Policy[NoOptions]):
+    name = "stuck"
+    async def on_mail(self, transaction):
+        await asyncio.to_thread(threading.Event().wait)
+    async def stop(self):
+        await asyncio.to_thread(threading.Event().wait)
+"""
+
+
+def test_a_stuck_policy_keeps_nobody(sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's policy waits for ever in a thread, for a client and at its end: workers go, and are not killed."""
+    (tmp_path / "stuck.py").write_text(STUCK)
+    (information := tmp_path / "stuck-1.dist-info").mkdir()
+    (information / "METADATA").write_text("Name: stuck\nVersion: 1\n")
+    (information / "entry_points.txt").write_text("[lychgate.policies]\nstuck = stuck:Stuck\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    settings = {"policies": [{"stuck": {"timeout": "1h"}}, "relay"], "timeouts": {"drain": "300ms"}}
+    with Gateway(settings, backend=sink.port) as gateway, ExitStack() as stack:
+        for _ in range(2):
+            worker = ask_stuck_policy(gateway, stack)
+            reload(gateway)
+            worker.wait(SOON)
+        worker = ask_stuck_policy(gateway, stack)
+        gateway.send(signal.SIGTERM)
+        worker.wait(SOON)
+        assert gateway.stop() == 0
+        assert not any(line["event"].startswith("worker killed") for line in gateway.lines)
+        assert sum(line["event"] == "not released in time" for line in gateway.lines) == 3
+
+
+def ask_stuck_policy(gateway: Gateway, stack: ExitStack) -> psutil.Process:
+    """Say MAIL; returns the worker that waits for its policy."""
+    client = stack.enter_context(Wire(gateway.port))
+    client.hello()
+    client.send(b"MAIL FROM:<you@example.org>\r\n")
+    worker = gateway.worker_of([])
+    poll(partial(has_threads, worker))
+    return worker
 
 
 def test_slow_readers_of_the_numbers_keep_nobody(sink: Sink) -> None:

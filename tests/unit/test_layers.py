@@ -25,6 +25,7 @@ ROWS = (
         "gateway.resolver",
         "gateway.header",
         "gateway.log",
+        "gateway.printable",
         "gateway.lookup",
     ),
     ("gateway.mailauth",),
