@@ -92,7 +92,7 @@ class ReloadRequest(msgspec.Struct):
     """What ``lychgate reload`` asks: the configuration file, and how long it waits for a reload that has to wait."""
 
     path: str
-    patience: Annotated[float, msgspec.Meta(ge=0)] = PATIENCE
+    patience: Annotated[float, msgspec.Meta(ge=0, le=READY_WITHIN)] = PATIENCE
 
 
 class Supervisor:

@@ -10,6 +10,7 @@ Whatever is sent, the reply is an error and nothing more; requests, their time a
 """
 
 import asyncio
+import json
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -64,10 +65,11 @@ def parsed(commands: Mapping[str, Command], line: bytes) -> tuple[Command, msgsp
         ValueError: It is no request for one of these commands.
     """
     try:
-        name = msgspec.json.decode(line, type=_Named).command
+        asked = json.loads(line)  # and not msgspec's own reader: a path can have octets that are no UTF-8 (PEP 383)
+        name = msgspec.convert(asked, _Named).command
         command = commands.get(name)
         if command is not None:
-            return command, msgspec.json.decode(line, type=command.request)
+            return command, msgspec.convert(asked, command.request)
     except msgspec.ValidationError as error:
         raise ValueError(f"a wrong request: {error}") from None
     except Exception:  # noqa: BLE001 - any octets may come: no JSON, JSON without an end, nested too deeply
@@ -75,10 +77,19 @@ def parsed(commands: Mapping[str, Command], line: bytes) -> tuple[Command, msgsp
     raise ValueError(f"no command {name[:100]!r}")
 
 
+def answer(commands: Mapping[str, Command], line: bytes) -> bytes:
+    """The line that answers a line, whatever it is."""
+    try:
+        command, request = parsed(commands, line)
+    except ValueError as error:
+        return refused(str(error))
+    return answered(command.run, request)
+
+
 def answered(run: Callable[..., Any], *arguments: Any) -> bytes:
     """The line that answers a request: what carries it out returns, or why it does not."""
     try:
-        return msgspec.json.encode({"reply": run(*arguments)}) + b"\n"
+        return json.dumps({"reply": run(*arguments)}).encode() + b"\n"
     except ValueError as error:
         return refused(str(error))
     except Exception as error:
@@ -88,7 +99,7 @@ def answered(run: Callable[..., Any], *arguments: Any) -> bytes:
 
 def refused(reason: str) -> bytes:
     """The line that says why not."""
-    return msgspec.json.encode({"error": reason.encode(errors="replace").decode()}) + b"\n"
+    return json.dumps({"error": reason}).encode() + b"\n"
 
 
 class ControlDoor:
@@ -133,7 +144,7 @@ class ControlDoor:
         self._clients[writer] = None
         try:
             async with asyncio.timeout(REQUEST_WITHIN):
-                writer.write(self._answer(await _line(reader)))
+                writer.write(answer(self._commands, await _line(reader)))
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
@@ -141,13 +152,6 @@ class ControlDoor:
             writer.transport.abort()
         finally:
             self._clients.pop(writer, None)
-
-    def _answer(self, line: bytes) -> bytes:
-        try:
-            command, request = parsed(self._commands, line)
-        except ValueError as error:
-            return refused(str(error))
-        return answered(command.run, request)
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:

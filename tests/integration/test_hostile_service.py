@@ -298,7 +298,7 @@ def test_who_says_nothing_keeps_the_supervisor_from_nothing(sink: Sink) -> None:
             stack.enter_context(by_path(path))
         asked = stack.enter_context(by_path(path))
         asked.sendall(json.dumps({"command": "no such"}).encode() + b"\n")
-        assert asked.recv(100) == b'{"error":"no command \'no such\'"}\n'
+        assert asked.recv(100) == b'{"error": "no command \'no such\'"}\n'
         gateway.worker().kill()
         gateway.line("worker replaced")
         assert gateway.stop() == 0

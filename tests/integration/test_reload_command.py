@@ -185,7 +185,7 @@ def test_a_client_that_says_nothing_holds_nobody_up(gateway: Gateway) -> None:
         silent.connect(path)
         wrong.connect(path)
         wrong.sendall(b"nonsense\n")
-        assert wrong.makefile().readline() == '{"error":"no request"}\n'
+        assert wrong.makefile().readline() == '{"error": "no request"}\n'
         assert ended(begin(gateway))[0] == 0
 
 

@@ -81,12 +81,15 @@ ANSWERS = {
     b'{"command": ["double"]}': {"error": "a wrong request: Expected `str`, got `array` - at `$.command`"},
     b"[]": {"error": "a wrong request: Expected `object`, got `array`"},
     b'{"command": "fault", "number": 1}': {"error": "RecursionError: out of order"},
-    b'{"command": "set"}': {"error": "TypeError: Encoding objects of type object is unsupported"},
+    b'{"command": "set"}': {"error": "TypeError: Object of type object is not JSON serializable"},
     b'{"command": "halve"}': {"error": "no command 'halve'"},
     b"": {"error": "no request"},
     b"{": {"error": "no request"},
     b"\xff": {"error": "no request"},
-    b'{"command": ' + b"[" * 60_000: {"error": "a wrong request: Expected `str`, got `array` - at `$.command`"},
+    b'{"command": ' + b"[" * 60_000: {"error": "no request"},
+    b'{"command": "double", "number": NaN}': {"error": "a wrong request: Expected `int`, got `float` - at `$.number`"},
+    b'{"command": "double", "number": ' + b"9" * 10_000 + b"}": {"error": "no request"},
+    b'{"command": "\\udcff"}': {"error": "no command '\\udcff'"},
     b'{"more": ' + b"[" * 60_000: {"error": "no request"},
     b'{"command": "double", "number": 1, "more": ' + b"[" * 30_000 + b"]" * 30_000 + b"}": {"error": "no request"},
 }
@@ -171,9 +174,9 @@ def test_a_request_comes_an_octet_at_a_time(supervisor: Selecting) -> None:
             slow.sendall(bytes([octet]))
             supervisor.settle()
         quick.sendall(b'{"command": "nothing"}\n')
-        assert supervisor.answer(quick) == b'{"reply":"done"}\n'
+        assert supervisor.answer(quick) == b'{"reply": "done"}\n'
         slow.sendall(b"\nmore")
-        assert supervisor.answer(slow) == b'{"reply":"done"}\n'
+        assert supervisor.answer(slow) == b'{"reply": "done"}\n'
 
 
 def test_who_says_nothing_leaves_when_others_come_or_its_time_is_over(supervisor: Selecting) -> None:
@@ -192,7 +195,7 @@ def test_who_says_nothing_leaves_when_others_come_or_its_time_is_over(supervisor
             supervisor.door.expire(supervisor.door.due)
         assert [client.recv(1) for client in silent[1:]] == [b""] * (CLIENTS - 1)
         supervisor.waiting[0].reply("now")
-        assert supervisor.answer(waits) == b'{"reply":"now"}\n'
+        assert supervisor.answer(waits) == b'{"reply": "now"}\n'
 
 
 def test_who_reads_nothing_is_not_waited_for(supervisor: Selecting) -> None:
