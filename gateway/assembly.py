@@ -10,9 +10,10 @@ from gateway.adapters.recipients.sources import RecipientSources
 from gateway.adapters.records import FileSink, StdoutSink
 from gateway.adapters.state.memory import MemoryState
 from gateway.adapters.state.redis import RedisState
+from gateway.admission.trace import Identity
 from gateway.backend import ServerGroup
 from gateway.backend.probe import BackendProbe
-from gateway.chain import Chain
+from gateway.chain.chain import Chain
 from gateway.config.lists import shelf
 from gateway.config.model import ChainSettings, Config, DomainOptions, Listener
 from gateway.form import HeaderReader
@@ -21,7 +22,6 @@ from gateway.records import DecisionRecord, RecordSink
 from gateway.resolver import Resolver
 from gateway.session import Domain
 from gateway.state import State
-from gateway.trace import Identity
 
 
 def build_groups(config: Config, resolver: Resolver) -> dict[str, ServerGroup]:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from gateway import weight
+from gateway.admission import weight
+from gateway.admission.rules import Rules
+from gateway.admission.trace import Identity
 from gateway.backend import AuthRelay, ServerGroup
-from gateway.chain import Chain
+from gateway.chain.chain import Chain
 from gateway.config.model import Config, DelayReject, Listener, TlsMode
 from gateway.doors.client_names import KNOWN_NAMES, ClientNames
 from gateway.doors.conversation import Conversation
@@ -29,7 +31,6 @@ from gateway.doors.tls import Certificate
 from gateway.form import HeaderReader
 from gateway.gathering import Gathering, gathering
 from gateway.policy import Clock
-from gateway.reception import Rules
 from gateway.records import RecordSink
 from gateway.resolver import ClientName, Resolver, SessionResolver
 from gateway.session import Domain, Recipient, Session
@@ -39,7 +40,6 @@ from gateway.smtp.grammar import AddressSyntax
 from gateway.smtp.reply import Reply
 from gateway.smtp.server import ServerOptions, TlsState
 from gateway.spool import Spool, SpoolMemory
-from gateway.trace import Identity
 
 if TYPE_CHECKING:
     from gateway.smtp.client import Capabilities

@@ -28,6 +28,7 @@ from gateway.adapters.dns.wire import encode_question
 from gateway.adapters.metrics import Metrics
 from gateway.adapters.recipients.http import _url
 from gateway.adapters.state.memory import MemoryState
+from gateway.admission.trace import received, sender_authentication
 from gateway.backend.client_info import MAX_VALUE, NOT_KNOWN_NOW, UNAVAILABLE, identity, xclient, xforward
 from gateway.backend.probe import _written
 from gateway.doors.control import Command, answer
@@ -46,7 +47,6 @@ from gateway.smtp.grammar import parse_rcpt
 from gateway.smtp.reply import MAX_REPLY_LINE, Reply
 from gateway.state import Take, subject
 from gateway.testing import Site
-from gateway.trace import received, sender_authentication
 from tests.support import backend, hostile
 from tests.support.authres_grammar import read_strictly
 from tests.support.records import ACCEPTED
@@ -231,11 +231,11 @@ def in_authentication_results(value: str) -> None:
     """One field of RFC 8601, with the results that were found and no other."""
     transaction = Site().transaction(session=Site().session(helo_name=value, login=value or None))
     transaction.session.client_name = ClientName(value, NameStatus.CONFIRMED)
-    transaction.spf = Spf(mail_from=SpfCheck(result=SpfResult.FAIL, domain=value, reason=value))
-    transaction.dkim = (
+    transaction.authentication.spf = Spf(mail_from=SpfCheck(result=SpfResult.FAIL, domain=value, reason=value))
+    transaction.authentication.dkim = (
         DkimSignature(result=DkimResult.FAIL, domain=value, selector=value, auid=f"{value}@x.example", reason=value),
     )
-    transaction.dmarc = Dmarc(result=DmarcResult.FAIL, domain=value, reason=value)
+    transaction.authentication.dmarc = Dmarc(result=DmarcResult.FAIL, domain=value, reason=value)
     for reverse_path in ("", value):
         transaction.reverse_path = (
             backend.mailbox(f"{reverse_path}@x.example") if reverse_path else transaction.reverse_path

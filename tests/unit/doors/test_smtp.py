@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import weight
 from gateway.adapters.dns.zone import ZoneResolver
+from gateway.admission import weight
 from gateway.config.model import Limits
 from gateway.resolver import Answer, RecordType
 from tests.support.serving import Site, serving
