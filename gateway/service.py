@@ -24,7 +24,6 @@ import selectors
 import signal
 import socket
 import ssl
-import sys
 import time
 from contextlib import suppress
 from functools import partial
@@ -50,6 +49,7 @@ from gateway.doors.tls import certificate_of
 from gateway.generation import NEVER, Change, Generation, WorkerProcess
 from gateway.lifeline import RETIRE, STOP, Lifeline
 from gateway.log import configure as configure_log
+from gateway.log import finish as finish_log
 from gateway.printable import printable
 from gateway.startup import (
     ServiceError,
@@ -68,23 +68,23 @@ READY_WITHIN: Final = 60.0
 RETIRED_WITHIN: Final = 10.0
 """Seconds that old workers have to stop accepting; one that has not is not waited for any longer."""
 
+NOTIFY_WITHIN: Final = 2.0
+"""Seconds that systemd has to take a word."""
+
 STEADY: Final = 60.0
 """Seconds after which a worker's death is one of its own, and not the next in a row."""
 
 GENERATIONS: Final = 3
 """Generations of workers at one time: the current one and two that retire, or one that retires and one that begins."""
 
-PATIENCE: Final = 5.0
-"""Seconds after which whoever asked for a reload is told that it waits, and what for."""
-
 
 def notify(state: str) -> None:
-    """Tell systemd, where it asked to be told (sd_notify(3))."""
+    """Tell systemd, where it asked to be told (sd_notify(3)); one that does not take it is not waited for long."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-        connection.settimeout(1.0)  # whatever keeps it from reading
+        connection.settimeout(NOTIFY_WITHIN)
         connection.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
@@ -92,7 +92,7 @@ class ReloadRequest(msgspec.Struct):
     """What ``lychgate reload`` asks: the configuration file, and how long it waits for a reload that has to wait."""
 
     path: str
-    patience: Annotated[float, msgspec.Meta(ge=0, le=READY_WITHIN)] = PATIENCE
+    patience: Annotated[float, msgspec.Meta(ge=0, le=READY_WITHIN)]
 
 
 class Supervisor:
@@ -242,13 +242,13 @@ class Supervisor:
         try:
             signals.become_worker()
             self._leave_to_supervisor(ours)
+            _configure_log(generation.config)
             self._serve(generation, its)
             status = 0
         except Exception:
             log.exception("worker failed")
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            finish_log()
             os._exit(status)
 
     def _leave_to_supervisor(self, ours: Lifeline) -> None:
@@ -490,7 +490,7 @@ class Supervisor:
         new = change.new
         self._close_unused()
         _warn(new.config)
-        configure_log(new.config.log.level, new.config.log.format)
+        _configure_log(new.config)
         if new.config.runtime_folder != old.config.runtime_folder:
             self._control.close()
             if new.config.runtime_folder is not None:
@@ -548,7 +548,12 @@ class Supervisor:
 def _warn(config: Config) -> None:
     """Tell of what the service, as the user that it is now, will miss."""
     for warning in reach.warnings(config):
-        log.warning("out of reach", problem=str(warning))
+        event = "service runs as root" if warning.where == "user" and config.user is None else "out of reach"
+        log.warning(event, problem=str(warning))
+
+
+def _configure_log(config: Config) -> None:
+    configure_log(config.log.level, config.log.format, waiting=config.log.waiting)
 
 
 def _endpoints(config: Config) -> list[Endpoint]:

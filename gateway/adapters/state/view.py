@@ -5,13 +5,15 @@ That is what it has in its memory, or how it gets on with Redis.
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from gateway.adapters.state.memory import MemoryState
-from gateway.adapters.state.redis import RedisState
 from gateway.state import Entry, Kind
+
+if TYPE_CHECKING:
+    from gateway.adapters.state.memory import MemoryState
+    from gateway.adapters.state.redis import RedisState
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
@@ -74,18 +76,18 @@ class Cleared(msgspec.Struct):
     key: str
 
 
-def listing(state: MemoryState, request: Wanted) -> dict[str, Any]:
+def listing(state: "MemoryState", request: Wanted) -> dict[str, Any]:
     """What a worker's memory has."""
     found = [entry_json(entry) for entry in state.known(request.kind) if is_about(entry, request.subject)]
     return {"total": len(found), "entries": nearest(found, request.limit)}
 
 
-def clear(state: MemoryState, request: Cleared) -> bool:
+def clear(state: "MemoryState", request: Cleared) -> bool:
     """Forget an entry; returns whether it was there."""
     return state.forget(request.key)
 
 
-def health(state: RedisState, _request: msgspec.Struct) -> list[dict[str, Any]]:
+def health(state: "RedisState", _request: msgspec.Struct) -> list[dict[str, Any]]:
     """How a worker gets on with each server of Redis that it has asked."""
     now = time.time()
     return [
