@@ -241,6 +241,11 @@ class ClientLink(asyncio.BufferedProtocol):
         self._expired = self._special = True
         self._bell.ring_soon()
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the session waits for the client, and for nothing else."""
+        return self._bell.is_awaited
+
     def drain(self) -> None:
         """End the session as soon as no transaction is open."""
         self._draining = self._special = True
@@ -264,6 +269,8 @@ class ClientLink(asyncio.BufferedProtocol):
             await asyncio.sleep(0)
             if self._writable and not self.is_gone:
                 self._turn = 0
+                if self._draining:
+                    self._look(event)
                 return event
         self._turn = 0
         self._expired = False  # the deadline passed in the moment in which the client went on

@@ -39,7 +39,18 @@ ROWS = (
     ("gateway.adapters", "gateway.bell", "gateway.gathering", "gateway.tls"),
     ("gateway.backend",),
     ("gateway.doors",),
-    ("gateway.assembly", "gateway.worker", "gateway.service", "gateway.explain", "gateway.cli", "gateway.testing"),
+    (
+        "gateway.signals",
+        "gateway.lifeline",
+        "gateway.startup",
+        "gateway.generation",
+        "gateway.assembly",
+        "gateway.worker",
+        "gateway.service",
+        "gateway.explain",
+        "gateway.cli",
+        "gateway.testing",
+    ),
 )
 POLICIES_MAY_USE = (
     "gateway.policy",
