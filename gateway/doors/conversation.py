@@ -139,7 +139,8 @@ class Conversation:
     async def _serve(self, refusal: Reply | None) -> None:
         """The session, command by command."""
         if refusal is not None:  # under implicit TLS without a word: a handshake would keep what is one too many
-            raise protocol_end(refusal, "too_many_connections", told=self._door.implicit_tls)
+            outcome = "shutdown" if refusal is replies.SHUTTING_DOWN else "too_many_connections"
+            raise protocol_end(refusal, outcome, told=self._door.implicit_tls)
         if self._door.implicit_tls:
             await self._start_tls()
         verdict = await self._admission.connect()
