@@ -34,7 +34,7 @@ ROWS = (
     ("gateway.config",),
     ("gateway.asking", "gateway.chain"),
     ("gateway.reception", "gateway.weight", "gateway.recording", "gateway.trace", "gateway.spool"),
-    ("gateway.adapters", "gateway.bell", "gateway.gathering", "gateway.tls"),
+    ("gateway.adapters", "gateway.gathering", "gateway.tls"),
     ("gateway.backend",),
     ("gateway.doors",),
     ("gateway.assembly", "gateway.worker", "gateway.service", "gateway.explain", "gateway.cli", "gateway.testing"),

@@ -22,7 +22,6 @@ from redis.exceptions import ResponseError
 from gateway.adapters.breaker import Breaker
 from gateway.adapters.state.line import Result
 from gateway.adapters.state.link import Call, ElsewhereError, Link, is_astray
-from gateway.bell import Bell
 from gateway.gathering import Gathering
 from gateway.state import StateUnavailableError
 
@@ -44,12 +43,12 @@ class _Passenger(msgspec.Struct, eq=False):
 
     Attributes:
         call: The call.
-        bell: Rung when its result is there, None where nobody waits for it.
+        arrived: Gets what it came to, None where nobody waits for it.
         result: What it came to.
     """
 
     call: Call
-    bell: Bell | None
+    arrived: asyncio.Future[None] | None
     result: Result = None
 
 
@@ -78,7 +77,7 @@ class Lane:
         self._gathering = Gathering(TURNS, alone=TURNS)
         self._scheduled = False
         self._task: asyncio.Task[None] | None = None  # of a round trip that takes more than a look
-        self._stopped: Bell | None = None
+        self._stopped: asyncio.Future[None] | None = None
         self._key = ""
 
     @property
@@ -97,10 +96,10 @@ class Lane:
         if not self.is_open:
             self.breaker.skipped()
             raise StateUnavailableError("the state is unavailable")
-        bell = Bell(asyncio.get_running_loop())
-        passenger = _Passenger(call, bell)
+        arrived = asyncio.get_running_loop().create_future()
+        passenger = _Passenger(call, arrived)
         self._add(passenger)
-        await bell
+        await arrived
         result = passenger.result
         if not isinstance(result, Exception):
             return result
@@ -148,9 +147,7 @@ class Lane:
             self._task = asyncio.get_running_loop().create_task(self._travel(astray))
             return
         self._landed()
-        for passenger in travelling:
-            if passenger.bell is not None:
-                passenger.bell.ring()
+        _wake(travelling)
 
     async def _travel(self, travelling: Sequence[_Passenger]) -> None:
         """A round trip that takes more than a connection at hand: of these, who are (some of) those who travel."""
@@ -184,7 +181,8 @@ class Lane:
 
     def _ring_who_stops(self) -> None:
         if self._stopped is not None:
-            self._stopped.ring_soon()
+            self._stopped.set_result(None)
+            self._stopped = None
 
     def lose(self, key: str, error: Exception) -> None:
         """Begin with the server away: it could not be reached."""
@@ -212,7 +210,7 @@ class Lane:
         """Let what travels arrive, and probe no more."""
         self._depart()
         while self._travelling:
-            self._stopped = Bell(asyncio.get_running_loop())
+            self._stopped = asyncio.get_running_loop().create_future()
             await self._stopped
         await self.breaker.stop()  # which the last of them may have tripped
 
@@ -227,8 +225,8 @@ def _fail(passengers: Sequence[_Passenger], error: Exception) -> None:
 def _wake(passengers: Sequence[_Passenger]) -> None:
     """Their results are there; the next turn of the loop is theirs, because a task may be running now."""
     for passenger in passengers:
-        if passenger.bell is not None:
-            passenger.bell.ring_soon()
+        if passenger.arrived is not None and not passenger.arrived.done():
+            passenger.arrived.set_result(None)
 
 
 def _is_fault(result: Any) -> bool:

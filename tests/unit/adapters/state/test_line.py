@@ -10,7 +10,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoScriptError, RedisError
 
 from gateway.adapters.state.line import Line, Result, packed
-from gateway.bell import Bell
 from tests.support.loops import on_uvloop
 
 PING = ("PING",)
@@ -73,11 +72,11 @@ async def connected() -> AsyncIterator[tuple[Line, Peer]]:
 
 async def results_of(line: Line, commands: Sequence[tuple[object, ...]], within: float) -> list[Result]:
     """What an exchange comes to, faults among the results."""
-    bell, found = Bell(asyncio.get_running_loop()), list[Result]()
+    bell, found = asyncio.get_running_loop().create_future(), list[Result]()
 
     def arrived(results: list[Result]) -> None:
         found.extend(results)
-        bell.ring()
+        bell.set_result(None)
 
     line.exchange(packed(commands), len(commands), within, arrived)
     await bell
