@@ -160,7 +160,7 @@ class Worker:
                     for server in group.servers
                 },
                 lists=self._sources.lists,
-                lanes=self._state.lanes.values() if isinstance(self._state, RedisState) else (),
+                pipelines=self._state.pipelines.values() if isinstance(self._state, RedisState) else (),
             )
             await asyncio.sleep(INTERVAL)
 

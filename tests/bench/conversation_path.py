@@ -84,6 +84,9 @@ class _Transport:
     def resume_reading(self) -> None:
         pass
 
+    def set_write_buffer_limits(self, high: int) -> None:
+        """What is written is gone at once."""
+
     def get_write_buffer_size(self) -> int:
         return 0
 

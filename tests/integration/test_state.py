@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 from gateway import gathering
-from gateway.adapters.state.lane import TURNS
+from gateway.adapters.state.pipeline import TURNS
 from gateway.adapters.state.memory import MemoryState
 from gateway.adapters.state.redis import RedisState
 from gateway.adapters.state.scripts import BUCKET
@@ -202,7 +202,7 @@ async def test_what_cannot_be_sent_stops_nothing(servers: Callable[[str], str], 
     await state.start()
     with pytest.raises(UnicodeEncodeError):
         await state.ask([take(name="\ud800")])
-    assert [lane.breaker.health.outages for lane in state.lanes.values()] == [0]
+    assert [pipeline.breaker.health.outages for pipeline in state.pipelines.values()] == [0]
     assert await granted(state, take()) == [True]
     await state.stop()
 
@@ -301,7 +301,7 @@ async def test_what_somebody_wrote_by_hand_is_passed_over(servers: Callable[[str
         await state.ask([take()])
     with pytest.raises(ResponseError):
         await state.greet(replace(GREET, client="x", envelope="y"))
-    assert [lane.breaker.health.outages for lane in state.lanes.values()] == [0]
+    assert [pipeline.breaker.health.outages for pipeline in state.pipelines.values()] == [0]
     assert [entry.name async for entry in state.entries()] == ["other"]
     client.close()
     await state.stop()
@@ -378,13 +378,13 @@ async def test_nothing_is_left_of_a_state_that_stops_as_its_redis_does() -> None
         server.pause()
         asked = asyncio.create_task(state.ask([take()]))
         await asyncio.sleep(0)
-        (lane,) = state.lanes.values()
-        stopped = asyncio.create_task(lane.stop())
+        (pipeline,) = state.pipelines.values()
+        stopped = asyncio.create_task(pipeline.stop())
         await asyncio.sleep(0)
         os.kill(server.pid, signal.SIGKILL)  # paused as it is, so that it answers no more
         assert [isinstance(answer, StateUnavailableError) for answer in await asked] == [True]
         await stopped
-        assert not lane.is_open
+        assert not pipeline.is_open
         assert asyncio.all_tasks() == {asyncio.current_task(), state._renewing}
         await state.stop()
 
