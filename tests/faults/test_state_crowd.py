@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.adapters.state.server import LAG
 from gateway.adapters.state.redis import RedisState
+from gateway.adapters.state.server import LAG
 from gateway.config.state import StateOptions
 from gateway.state import Answer, Counting, Greet, StateUnavailableError, Take
 from tests.support.gateway import poll

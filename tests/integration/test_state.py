@@ -18,8 +18,8 @@ from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 from gateway import gathering
-from gateway.adapters.state.pipeline import TURNS
 from gateway.adapters.state.memory import MemoryState
+from gateway.adapters.state.pipeline import TURNS
 from gateway.adapters.state.redis import RedisState
 from gateway.adapters.state.scripts import BUCKET
 from gateway.config.state import StateOptions
