@@ -370,6 +370,23 @@ async def test_calls_of_some_turns_share_a_round_trip(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.peer("redis-server")
+async def test_a_redis_that_was_restarted_meanwhile_has_the_scripts_before_the_first_call() -> None:
+    """A call whose script is missing would be carried out after those that follow it."""
+    with RedisServer() as server:
+        state = RedisState(StateOptions(url=server.url, timeout="30s"))
+        await state.start()
+        assert await granted(state, enter("a")) == [True]
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.start)
+        await state.renew()
+        state.leave(enter("a"))
+        assert (await ask(state, enter("b")))[0].level == 1
+        assert "errorstat_NOSCRIPT" not in server.client.info("errorstats")
+        assert [pipeline.breaker.health.outages for pipeline in state.pipelines.values()] == [0]
+        await state.stop()
+
+
+@pytest.mark.peer("redis-server")
 async def test_nothing_is_left_of_a_state_that_stops_as_its_redis_does() -> None:
     """A call that is lost while the state stops begins an outage; nobody probes for its end."""
     with RedisServer() as server:
