@@ -1,6 +1,6 @@
 """Explain: walk one imagined session through a listener's chain and tell every step.
 
-It uses the SMTP engine and the ``Reception`` that the SMTP door uses, with no socket and no backend: what the chain
+It uses the SMTP engine and the ``Admission`` that the SMTP door uses, with no socket and no backend: what the chain
 lets through counts as accepted by the backend. DNS questions are asked for real or of a zone file; each is told with
 its answer. The state is what is handed in. What a real attempt would have asked besides is told at the end. What comes
 out is the list of steps and the decision record that a real session would have left.
@@ -12,8 +12,11 @@ from functools import partial
 from ipaddress import ip_address
 from typing import TypeVar
 
-from gateway import weight
 from gateway.adapters.state.memory import MemoryState
+from gateway.admission import weight
+from gateway.admission.admission import Admission
+from gateway.admission.recording import RESULTS
+from gateway.admission.rules import Rules
 from gateway.assembly import build_chains, build_sources, header_reader, identity_of, our_domains
 from gateway.config.backend import BackendProtocol
 from gateway.config.model import Config, DelayReject, Listener
@@ -22,11 +25,9 @@ from gateway.doors.smtp import engine_options
 from gateway.form import IN_WORDS
 from gateway.header import HeaderField
 from gateway.policy import Clock
-from gateway.reception import Reception, Rules
-from gateway.recording import RESULTS
 from gateway.records import BackendRecord, DecisionRecord, Result
 from gateway.resolver import Answer, RecordType, Resolver, SessionResolver, client_name
-from gateway.session import Message, Recipient, Session, Transaction, new_id
+from gateway.session import Changes, Recipient, Session, Transaction, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.events import Chunk, EndOfData, Fatal, Hello, Mail, Rcpt, Refused
 from gateway.smtp.reply import Reply
@@ -140,7 +141,7 @@ class _Overheard:
         return answer
 
 
-class _Reception(Reception):
+class _Admission(Admission):
     """Remembers its last transaction.
 
     Attributes:
@@ -198,15 +199,14 @@ def _held(check: Check) -> str:
     return f"held until RCPT, so that the record has the envelope: {what}"
 
 
-def _changes(message: Message) -> str:
+def _changes(changes: Changes) -> str:
     """What differs in the message that is forwarded, line by line."""
     lines = ["forwarded with these header fields added:"]
-    lines += [HeaderField("", field).unfolded for field in message.added]
-    section = message.section
-    if section.mended:
-        lines += ["its header mended:"] + [IN_WORDS[mend] for mend in section.mended]
-    if section.removed:
-        lines += ["and without these:"] + [field.unfolded for field in section.removed]
+    lines += [HeaderField("", field).unfolded for field in changes.on_top]
+    if changes.mended:
+        lines += ["its header mended:"] + [IN_WORDS[mend] for mend in changes.mended]
+    if changes.removed:
+        lines += ["and without these:"] + [field.unfolded for field in changes.removed]
     return "\n".join(lines)
 
 
@@ -251,7 +251,7 @@ class _Walk:
             find_client_name=partial(client_name, resolver),
             login=attempt.login,
         )
-        self._reception = _Reception(
+        self._admission = _Admission(
             self._session,
             Rules(
                 chain=self._chain,
@@ -289,7 +289,7 @@ class _Walk:
         return self._explanation
 
     def _not_asked(self) -> Iterator[str]:
-        transaction = self._reception.latest
+        transaction = self._admission.latest
         accepted = [] if transaction is None else transaction.accepted
         for name in dict.fromkeys(map(self._backend, accepted)):
             yield f"the backend {name!r}, which has its say at RCPT and at the end of the message"
@@ -303,9 +303,9 @@ class _Walk:
 
     async def _steps(self) -> None:
         attempt = self._attempt
-        verdict = await self._reception.connect()
+        verdict = await self._admission.connect()
         if verdict.reply is not None:
-            refusal = self._reception.refuse_client(verdict)
+            refusal = self._admission.refuse_client(verdict)
             self._tell("connect", refusal)
             await self._end(replace(verdict, reply=refusal))
         greeting = Reply(220, None, f"{self._config.hostname} ESMTP Lychgate")
@@ -313,12 +313,12 @@ class _Walk:
         self._engine.greet(greeting)
         hello = await self._command(f"EHLO {attempt.helo}", Hello)
         await self._answer(
-            await self._reception.helo(hello.name, extended=True), self._engine.hello_reply(), f"EHLO {hello.name}"
+            await self._admission.helo(hello.name, extended=True), self._engine.hello_reply(), f"EHLO {hello.name}"
         )
         await self._mail()
         for recipient in attempt.recipients:
             await self._rcpt(recipient)
-        transaction = self._reception.transaction
+        transaction = self._admission.transaction
         if (
             attempt.message is None
             or transaction is None
@@ -336,30 +336,30 @@ class _Walk:
         size = "" if self._attempt.message is None else f" SIZE={len(self._attempt.message)}"
         command = f"MAIL FROM:<{path}>{size}{utf8}"
         mail = await self._command(command, Mail)
-        verdict = await self._reception.mail(mail.path, mail.parameters)
+        verdict = await self._admission.mail(mail.path, mail.parameters)
         await self._answer(verdict, replies.SENDER_OK, command, self._tried_by_spf())
 
     async def _rcpt(self, address: str) -> None:
         command = f"RCPT TO:<{address}>"
         rcpt = await self._command(command, Rcpt)
-        recipient, verdict = await self._reception.rcpt(rcpt.path, rcpt.parameters)
+        recipient, verdict = await self._admission.rcpt(rcpt.path, rcpt.parameters)
         if verdict.reply is not None:
             await self._answer(verdict, verdict.reply, command)
             return
-        self._reception.answered(recipient, replies.RECIPIENT_OK)
+        self._admission.answered(recipient, replies.RECIPIENT_OK)
         note = f"the backend {self._backend(recipient)!r} would be asked, and its answer given"
         self._tell(command, replies.RECIPIENT_OK, note)
         self._engine.reply(replies.RECIPIENT_OK)
 
     async def _envelope_only(self) -> None:
-        transaction = self._reception.transaction
+        transaction = self._admission.transaction
         if transaction is not None and transaction.accepted:
-            self._reception.finish("accepted", None, replies.RECIPIENT_OK)
-        await self._reception.close()
+            self._admission.finish("accepted", None, replies.RECIPIENT_OK)
+        await self._admission.close()
 
     async def _message(self, content: bytes) -> None:
         """The message travels as one BDAT chunk, so that it needs no dot-stuffing; every check is the same."""
-        verdict = await self._reception.data()
+        verdict = await self._admission.data()
         if verdict.reply is not None:
             await self._finish(verdict, "DATA")
             return
@@ -370,16 +370,17 @@ class _Walk:
             event = await self._receive(content, spool)
             what = f"the message, {counted(len(content), 'octet')}"
             if event.problem is not None:
-                await self._finish(self._reception.problem(event.problem), what)
+                await self._finish(self._admission.problem(event.problem), what)
                 return
             message = spool.message()
-            verdict = await self._reception.message(message)
+            verdict = await self._admission.message(message)
             if verdict.reply is not None:
                 await self._finish(verdict, what)
                 return
-            self._reception.finish("accepted", None, replies.ACCEPTED)
-            self._tell(what, replies.ACCEPTED, _changes(message))
-            await self._reception.close()
+            changes = self._admission.changes(message)
+            self._admission.finish("accepted", None, replies.ACCEPTED)
+            self._tell(what, replies.ACCEPTED, _changes(changes))
+            await self._admission.close()
         finally:
             spool.close()
 
@@ -413,18 +414,18 @@ class _Walk:
 
     async def _finish(self, verdict: Verdict, command: str) -> None:
         reply = verdict.reply or replies.ACCEPTED
-        self._reception.finish(RESULTS[verdict.action], verdict, reply)
+        self._admission.finish(RESULTS[verdict.action], verdict, reply)
         self._tell(command, reply)
-        await self._reception.close()
+        await self._admission.close()
 
     async def _end(self, verdict: Verdict) -> None:
-        await self._reception.close(verdict, verdict.reply)
+        await self._admission.close(verdict, verdict.reply)
         raise _EndError
 
     def _tried_by_spf(self) -> str:
         """What SPF tried, where the evidence does not say: a record has no room for what leads to a pass."""
-        transaction = self._reception.latest
-        spf = None if transaction is None else transaction.spf
+        transaction = self._admission.latest
+        spf = None if transaction is None else transaction.authentication.spf
         if transaction is None or spf is None:
             return ""
         shown = [check.evidence.get("steps") for check in transaction.checks]
@@ -436,7 +437,7 @@ class _Walk:
         return "\n".join(lines)
 
     def _tell(self, command: str, reply: Reply, note: str = "") -> None:
-        transaction = self._reception.latest
+        transaction = self._admission.latest
         checks = self._session.checks + ([] if transaction is None else transaction.checks)
         new, self._checks_told = checks[self._checks_told :], len(checks)
         asked, self._questions_told = self._resolver.questions[self._questions_told :], len(self._resolver.questions)

@@ -6,13 +6,13 @@ prints its JSON Schema, which is made from the classes here. A change that break
 """
 
 import json
-import re
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
 from gateway.form import Mend
 from gateway.mailauth.results import AlignmentMode, ArcResult, Disposition, DkimResult, DmarcResult, SpfResult
+from gateway.printable import printable_json
 from gateway.resolver import NameStatus
 from gateway.verdict import Check, Stage
 
@@ -195,17 +195,23 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=str)  # evidence may hold what JSON lacks, such as an address
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def encode(record: DecisionRecord) -> bytes:
-    r"""The record as one line of JSON in UTF-8, without the line end; other octets of a client become ``\xff``."""
+    r"""The record as one line of JSON in UTF-8, without the line end, and with nothing in it that can't be seen.
+
+    Octets of a client that are no UTF-8 become ``\xff``.
+    """
     try:
-        return _ENCODER.encode(record)
+        line = _ENCODER.encode(record)
     except (UnicodeEncodeError, TypeError):  # octets that came as surrogates (PEP 383), or keys that JSON lacks
         plain = msgspec.to_builtins(record, enc_hook=str, str_keys=True)
         text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), default=str)
-        return _SURROGATE.sub(lambda match: f"\\\\x{ord(match[0]) & 0xFF:02x}", text).encode()
+    else:
+        if line.isascii() and b"\x7f" not in line:  # as nearly all are: JSON escapes the other control characters
+            return line
+        text = line.decode()
+    return printable_json(text).encode()
 
 
 def schema() -> dict[str, Any]:

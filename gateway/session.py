@@ -8,16 +8,17 @@ each message are msgspec structs, which C code makes.
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
 from gateway.address import address_text
-from gateway.form import HeaderSection
+from gateway.form import HeaderSection, Mend
 from gateway.header import HeaderField, field_at
 from gateway.mailauth.author import Author
 from gateway.mailauth.body import BodyHashes
@@ -261,17 +262,15 @@ class Message:
         content: Its octets, exactly as received.
         section: Its header section, with what was mended in it and which fields were removed.
         body_hashes: The body's hashes, made while it came; None where no policy wants them.
-        added: Header fields to put on top, in order, each with its CRLF; what the gateway adds.
         forwarded: What is forwarded below the added fields: the content, but for what was mended and removed.
     """
 
-    __slots__ = ("added", "body_hashes", "content", "forwarded", "section")
+    __slots__ = ("body_hashes", "content", "forwarded", "section")
 
     def __init__(self, content: Content, section: HeaderSection, body_hashes: BodyHashes | None = None) -> None:
         self.content = content
         self.section = section
         self.body_hashes = body_hashes
-        self.added: list[bytes] = []
         self.forwarded: Content = _Reformed(content, section) if section.is_changed else content
 
     @property
@@ -302,6 +301,55 @@ class Message:
         return [header_field for header_field in self.fields if header_field.name == wanted]
 
 
+class Changes(msgspec.Struct, frozen=True):
+    """What the gateway changes in a message. Each door applies it in its own way.
+
+    Attributes:
+        on_top: Header fields to put on top, in order, each with its CRLF.
+        removed: Fields of the received header that are not forwarded.
+        mended: What was mended in it; see ``Message.forwarded``.
+    """
+
+    on_top: list[bytes]
+    removed: Sequence[HeaderField] = ()
+    mended: Sequence[Mend] = ()
+
+
+class Authentication(msgspec.Struct, kw_only=True, eq=False):
+    """What policies found about who sent the message, for policies after them, Authentication-Results and the record.
+
+    Policies write their own field. One that has begun and could not finish leaves a temperror, never nothing.
+
+    Attributes:
+        spf: What SPF found; like the following, None where no policy looked.
+        dkim: What was found of each signature; empty where there is none.
+        arc: What was found of the chain of ARC sets.
+        author: Who the From field says that it is.
+        dmarc: What DMARC found.
+    """
+
+    spf: Spf | None = None
+    dkim: tuple[DkimSignature, ...] | None = None
+    arc: Arc | None = None
+    author: Author | None = None
+    dmarc: Dmarc | None = None
+
+    def copy(self) -> "Authentication":
+        """The same, to be changed apart."""
+        return copy(self)
+
+    def differs_from(self, other: "Authentication") -> dict[str, Any]:
+        """The fields that are not those of another, with their values here."""
+        return {
+            name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not getattr(other, name)
+        }
+
+    def take(self, fields: Mapping[str, Any]) -> None:
+        """Change these fields."""
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+
 class Transaction(msgspec.Struct, kw_only=True, eq=False):
     """One mail transaction, from MAIL to RSET or the end of data.
 
@@ -314,12 +362,9 @@ class Transaction(msgspec.Struct, kw_only=True, eq=False):
         recipients: Every RCPT with its state, refused ones too.
         message: The message once its data has ended, None before.
         checks: What the policies found from MAIL on.
-        spf: What SPF came to; like the following, None where no policy looked. One that has begun and could not finish
-            leaves a temperror, never nothing.
-        dkim: What each signature came to; empty where there is none.
-        arc: What the chain of ARC sets came to.
-        author: Who the From field says that it is, None where no policy looked.
-        dmarc: What DMARC came to.
+        authentication: What policies found about who sent it. Policies of the early stages may have other options for a
+            recipient's domain: from RCPT on this is what holds for the recipient that is looked at, and after RCPT for
+            those that were accepted, who share the transaction for that.
         reservations: What was counted in advance, to be given back if the mail does not come through.
     """
 
@@ -331,11 +376,7 @@ class Transaction(msgspec.Struct, kw_only=True, eq=False):
     recipients: list[Recipient] = []
     message: Message | None = None
     checks: list[Check] = []
-    spf: Spf | None = None
-    dkim: tuple[DkimSignature, ...] | None = None
-    arc: Arc | None = None
-    author: Author | None = None
-    dmarc: Dmarc | None = None
+    authentication: Authentication = msgspec.field(default_factory=Authentication)
     reservations: list[Reservation] = []
 
     @property

@@ -67,9 +67,10 @@ def subject(**parts: object) -> str:
     """What is counted, as text for keys: ``client_address=192.0.2.1,helo_name=example.org``.
 
     Whatever could be taken for a part of a key is escaped; what is too long for one is cut and made unique by a digest.
+    Only such a text has ``_LONGEST`` characters, so that nobody can write another's.
     """
     text = ",".join(f"{name}={_escaped(str(value))}" for name, value in parts.items())
-    if len(text) <= _LONGEST:
+    if len(text) < _LONGEST:
         return text
     return f"{text[: _LONGEST - 33]}~{digest(text)}"
 

@@ -113,7 +113,7 @@ def _public_suffixes() -> PublicSuffixList:
 
 def spf_domain(transaction: Transaction) -> str | None:
     """The sender's domain if SPF authenticates it (RFC 7208), None otherwise."""
-    spf = transaction.spf
+    spf = transaction.authentication.spf
     if spf is None or spf.mail_from.result is not SpfResult.PASS:
         return None
     return spf.mail_from.domain or None
@@ -121,9 +121,10 @@ def spf_domain(transaction: Transaction) -> str | None:
 
 def dkim_domain(transaction: Transaction) -> str | None:
     """The domain that DKIM authenticates (RFC 6376): the one aligned with the author's, or of the first signature."""
-    if transaction.dmarc is not None and transaction.dmarc.dkim_aligned is not None:
-        return transaction.dmarc.dkim_aligned
-    passed = (signature.domain for signature in transaction.dkim or () if signature.result is DkimResult.PASS)
+    found = transaction.authentication
+    if found.dmarc is not None and found.dmarc.dkim_aligned is not None:
+        return found.dmarc.dkim_aligned
+    passed = (signature.domain for signature in found.dkim or () if signature.result is DkimResult.PASS)
     return next(passed, None)
 
 

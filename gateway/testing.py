@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 
 from gateway.adapters.dns.zone import ZoneResolver
 from gateway.adapters.state.memory import MemoryState
-from gateway.asking import Question, ask
+from gateway.chain.asking import Question, ask
 from gateway.form import HeaderReader
 from gateway.policy import Context, Policy
 from gateway.resolver import client_name

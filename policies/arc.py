@@ -72,10 +72,10 @@ class Arc(Policy[ArcPolicyOptions]):
     async def on_message(self, transaction: Transaction, message: Message) -> Finding | None:
         """Validate the chain."""
         if not has_chain(message.fields):
-            transaction.arc = Result(result=ArcResult.NONE)
+            transaction.authentication.arc = Result(result=ArcResult.NONE)
             return self.none()
         # What stays if the time is over before this ends: never nothing, or DMARC would take it for no chain.
-        transaction.arc = _UNFINISHED
+        transaction.authentication.arc = _UNFINISHED
         hashes = message.body_hashes
         if hashes is None:
             hashes = await hash_body(
@@ -84,7 +84,7 @@ class Arc(Policy[ArcPolicyOptions]):
         found = await verify_chain(
             message.fields, hashes, transaction.session.resolver, self.context.clock.now(), self._accepted
         )
-        transaction.arc = found
+        transaction.authentication.arc = found
         return self.outcomes[found.result.value](
             reason=found.reason,
             oldest_pass=found.oldest_pass,

@@ -112,10 +112,10 @@ class Dkim(Policy[DkimPolicyOptions]):
         """Verify the signatures."""
         count = sum(each.name == "dkim-signature" for each in message.fields)
         if not count:
-            transaction.dkim = ()
+            transaction.authentication.dkim = ()
             return self.none()
         # What stays if the time is over before this ends: never nothing, or DMARC would take it for no signature.
-        transaction.dkim = (_UNFINISHED,)
+        transaction.authentication.dkim = (_UNFINISHED,)
         hashes = message.body_hashes
         if hashes is None or hashes.signatures < min(count, self.options.signatures):
             hashes = await hash_body(
@@ -131,7 +131,7 @@ class Dkim(Policy[DkimPolicyOptions]):
             self.context.clock.now(),
             self._accepted,
         )
-        transaction.dkim = found
+        transaction.authentication.dkim = found
         return self.outcomes[overall(found)](signatures=_evidence(found), ignored=count - len(found))
 
 

@@ -121,7 +121,7 @@ class Dmarc(Policy[DmarcOptions]):
     def look_ahead(self, transaction: Transaction, message: Message) -> None:
         """Ask for the records of the author's domains while dkim waits for keys."""
         if not self._leaves_out(transaction.session):
-            transaction.author = author = read_author(message.fields)
+            transaction.authentication.author = author = read_author(message.fields)
             for domain in author.domains[: self.options.organizations]:
                 ask_ahead(transaction.session.resolver, questions(domain))
 
@@ -130,17 +130,18 @@ class Dmarc(Policy[DmarcOptions]):
         session, options = transaction.session, self.options
         if self._leaves_out(session):
             return None
-        author = transaction.author or read_author(message.fields)
+        found = transaction.authentication
+        author = found.author or read_author(message.fields)
         domains = author.domains
         if author.fault is not None:
             return self._without_domain(transaction, author, author.fault)
         # What stays if the time is over before the evaluation is.
-        transaction.dmarc = Result(result=DmarcResult.TEMPERROR, reason="the evaluation did not end", domain=domains[0])
+        found.dmarc = Result(result=DmarcResult.TEMPERROR, reason="the evaluation did not end", domain=domains[0])
         judge = Judge(
             TreeWalks(session.resolver),
-            spf=transaction.spf,
-            dkim=transaction.dkim,
-            arc=transaction.arc,
+            spf=found.spf,
+            dkim=found.dkim,
+            arc=found.arc,
             is_trusted=None if options.trust_arc.is_empty else options.trust_arc.__contains__,
         )
         judged: Judgement | Disunited | TooMany
@@ -149,13 +150,13 @@ class Dmarc(Policy[DmarcOptions]):
         else:
             judged = await judge.all(domains, organizations=options.organizations, registered=organizational_domain)
         if isinstance(judged, TooMany):
-            transaction.dmarc = Result(result=DmarcResult.PERMERROR, reason=judged.reason)
+            found.dmarc = Result(result=DmarcResult.PERMERROR, reason=judged.reason)
             evidence = {"reason": judged.reason, "fault": "too_many"}
             return Finding(self.bad_from, evidence, replace(_BAD_FROM, text="The From field has too many authors"))
         if isinstance(judged, Disunited):
             return self._disunited(transaction, judged)
-        transaction.dmarc = judged.dmarc
-        return self._finding(judged, transaction.arc, domains)
+        found.dmarc = judged.dmarc
+        return self._finding(judged, found.arc, domains)
 
     def _without_domain(self, transaction: Transaction, author: Author, fault: AuthorFault) -> Finding:
         """No domain to evaluate: a bounce may name no author, other mail must."""
@@ -163,16 +164,17 @@ class Dmarc(Policy[DmarcOptions]):
             AuthorFault.MISSING,
             AuthorFault.NO_ADDRESS,
         }:
-            transaction.dmarc = Result(result=DmarcResult.NONE, reason=f"a bounce without an author: {author.reason}")
+            reason = f"a bounce without an author: {author.reason}"
+            transaction.authentication.dmarc = Result(result=DmarcResult.NONE, reason=reason)
             return self.no_author(reason=author.reason, fault=fault.value)
-        transaction.dmarc = Result(result=DmarcResult.PERMERROR, reason=author.reason)
+        transaction.authentication.dmarc = Result(result=DmarcResult.PERMERROR, reason=author.reason)
         evidence = {"reason": author.reason, "fault": fault.value}
         return Finding(self.bad_from, evidence, _BAD_FROM_REPLIES[fault])
 
     def _disunited(self, transaction: Transaction, found: Disunited) -> Finding:
         """Authors of several organizations that do not all pass."""
         domain, reason = found
-        transaction.dmarc = Result(result=DmarcResult.PERMERROR, reason=reason, domain=domain)
+        transaction.authentication.dmarc = Result(result=DmarcResult.PERMERROR, reason=reason, domain=domain)
         text = f"The From field has authors of several organizations, and {domain} does not pass DMARC (RFC 9989 11.5)"
         evidence = {"reason": reason, "fault": "several_organizations", "domain": domain}
         return Finding(self.bad_from, evidence, replace(_BAD_FROM, text=text))

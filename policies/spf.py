@@ -108,7 +108,7 @@ class Spf(Policy[SpfOptions]):
         session = transaction.session
         options = self.options
         if session.login is not None or session.client_address in options.trusted:
-            transaction.spf = None  # which other options may have left
+            transaction.authentication.spf = None  # which other options may have left
             return None
         path = transaction.reverse_path
         domain = path.domain if isinstance(path, Mailbox) else (session.helo_name or "").lower()
@@ -127,9 +127,9 @@ class Spf(Policy[SpfOptions]):
         except BaseException:
             # What stays if the time is over before the check is: never nothing, or DMARC would take it for that.
             unfinished = SpfCheck(result=SpfResult.TEMPERROR, domain=domain, reason="the check did not end")
-            transaction.spf = Result(mail_from=unfinished)
+            transaction.authentication.spf = Result(mail_from=unfinished)
             raise
-        transaction.spf = found
+        transaction.authentication.spf = found
         checked, helo = found.mail_from, found.helo
         client = address_text(session.client_address)
         if helo is not None and helo.result is SpfResult.FAIL and checked.result is not SpfResult.FAIL:

@@ -8,7 +8,7 @@ deferred: another connection would not be authenticated. A fault is ``AUTH_UNAVA
 from typing import TYPE_CHECKING, Self
 
 from gateway.backend.client_info import announce, identity
-from gateway.backend.connection import ABOUT_GATEWAY, BackendError, Connection
+from gateway.backend.connection import ABOUT_GATEWAY, BackendError, Connection, Identity
 from gateway.backend.delivery import Delivery
 from gateway.config.backend import ClientInfo
 from gateway.session import Session, Transaction
@@ -98,7 +98,7 @@ class AuthRelay:
     def at_hand(
         self,
         tried: "set[Server]",  # noqa: ARG002 - of the protocol
-        client: dict[str, str] | None,  # noqa: ARG002 - of the protocol
+        client: Identity | None,  # noqa: ARG002 - of the protocol
     ) -> "tuple[Server, Connection, bool] | None":
         """The connection is had by ``connection`` only (``delivery.Source``)."""
         return None
@@ -106,7 +106,7 @@ class AuthRelay:
     async def connection(
         self,
         tried: "set[Server]",
-        client: dict[str, str] | None,  # noqa: ARG002 - of the protocol
+        client: Identity | None,  # noqa: ARG002 - of the protocol
         *,
         fresh: bool,
     ) -> "tuple[Server, Connection, bool]":

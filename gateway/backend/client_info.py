@@ -13,24 +13,35 @@ A name is ``[UNAVAILABLE]`` when the DNS said that the client has none, and ``[T
 so: it gave no answer, it has not answered yet, or it was not asked. Postfix refuses a client for good by the former
 alone (``unknown_client_reject_code``).
 
+A client chooses its HELO name and its login, and may choose one of these words. So a value that reads like one, in any
+case, is never sent as itself, nor is one that is empty or longer than Postfix takes (``MAX_VALUE``): it would have the
+whole command refused, and with it the address. For a HELO name ``[UNAVAILABLE]`` is sent, and after XCLIENT the EHLO
+says it as it is. With a login that can't be said nothing is sent: without it the server would take the client for
+somebody else, and may refuse its mail for good.
+
 XFORWARD is for the server's log only: a refusal of it is of no account. Postfix forgets it with each transaction, so it
 is sent with each. Postfix knows no ``[TEMPUNAVAIL]`` there, and would not log the address either, so that a name is
 ``[UNAVAILABLE]`` as well while it is not known.
 """
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Final
 
 import structlog
 
 from gateway.address import address_text
-from gateway.backend.connection import ABOUT_GATEWAY, BackendError, Connection
+from gateway.backend.connection import ABOUT_GATEWAY, BackendError, Connection, Identity
 from gateway.backend.opening import Opener
 from gateway.resolver import NameStatus
 from gateway.session import Session
 from gateway.smtp.client import Command
 from gateway.smtp.reply import Reply
+
+MAX_VALUE: Final = 255
+"""Octets of a value as xtext (XFORWARD_README; Postfix asks the same of XCLIENT)."""
 
 MAX_COMMAND: Final = 510
 """Octets of a command line without CRLF (RFC 5321 4.5.3.1.4)."""
@@ -38,8 +49,11 @@ MAX_COMMAND: Final = 510
 UNAVAILABLE: Final = "[UNAVAILABLE]"
 NOT_KNOWN_NOW: Final = "[TEMPUNAVAIL]"
 
-# xchar = any ASCII CHAR between "!" (33) and "~" (126) inclusive, except for "+" and "="   (RFC 3461 4)
-_NOT_XCHAR: Final = re.compile(rb"[^!-*,-<>-~]")
+# xtext = *( xchar / hexchar ); hexchar = ASCII "+" immediately followed by two upper case hexadecimal digits
+# (RFC 3461 4). A hexchar may stand for anything, and here stands for all but these: Postfix parts a command into words
+# before it decodes them, and there takes a quote, a backslash or a bracket for the begin of a word with spaces.
+_NOT_PLAIN: Final = re.compile(rb"[^A-Za-z0-9._-]")
+_MARKERS: Final = frozenset({"[unavailable]", "[tempunavail]"})
 _log = structlog.get_logger("gateway.backend")
 
 _SYNTAX_ERROR: Final = 501
@@ -52,9 +66,18 @@ _HELO_NAME: Final = re.compile(r"[!-~]{1,255}")
 
 
 def xtext(value: str) -> str:
-    """Encode a value as xtext."""
-    octets = _NOT_XCHAR.sub(lambda match: b"+%02X" % match[0][0], value.encode("utf-8", "surrogateescape"))
+    """Encode a value as xtext, which is one word whatever it stands for."""
+    octets = _NOT_PLAIN.sub(lambda match: b"+%02X" % match[0][0], value.encode("utf-8", "surrogateescape"))
     return octets.decode("ascii")
+
+
+@lru_cache(maxsize=1024)
+def _word(value: str | None) -> str:
+    """A value as it is sent; ``[UNAVAILABLE]`` where there is none, or none that the server would read as itself."""
+    if not value or "\0" in value or value.lower() in _MARKERS:  # a NUL would end it
+        return UNAVAILABLE
+    written = xtext(value)
+    return written if len(written) <= MAX_VALUE else UNAVAILABLE
 
 
 def _name(session: Session) -> str:
@@ -63,7 +86,7 @@ def _name(session: Session) -> str:
         return NOT_KNOWN_NOW
     if name.name is None:
         return UNAVAILABLE if name.status is NameStatus.UNKNOWN else NOT_KNOWN_NOW
-    return name.name
+    return _word(name.name)
 
 
 def _address(session: Session) -> str:
@@ -71,30 +94,31 @@ def _address(session: Session) -> str:
     return f"IPV6:{address_text(address)}" if isinstance(address, IPv6Address) else str(address)
 
 
-def identity(session: Session) -> dict[str, str]:
+def identity(session: Session) -> Identity:
     """What a server can be told of a client."""
     server_address, _, server_port = session.server_address.rpartition(":")
     server_address = server_address.strip("[]")
-    return {
+    attributes = {
         "NAME": _name(session),
-        "HELO": (session.helo_name or UNAVAILABLE)[:255],
+        "HELO": _word(session.helo_name),
         "PROTO": "ESMTP" if session.extended else "SMTP",
-        "LOGIN": session.login or UNAVAILABLE,
+        "LOGIN": _word(session.login),
         "DESTADDR": (f"IPV6:{server_address}" if ":" in server_address else server_address) or UNAVAILABLE,
         "DESTPORT": server_port if server_port.isdecimal() else UNAVAILABLE,
         "SOURCE": "REMOTE",
         "PORT": str(session.client_port) if session.client_port else UNAVAILABLE,
         "ADDR": _address(session),
     }
+    return Identity(attributes, session.helo_name, session.login)
 
 
-def _commands(verb: str, values: dict[str, str], offered: frozenset[str]) -> list[str]:
+def _commands(verb: str, attributes: Mapping[str, str], offered: frozenset[str]) -> list[str]:
     lines: list[str] = []
     line = verb
-    for name, value in values.items():
+    for name, value in attributes.items():
         if name not in offered:
             continue
-        attribute = f" {name}={xtext(value)}"
+        attribute = f" {name}={value}"
         if len(line) + len(attribute) > MAX_COMMAND and line != verb:
             lines.append(line)
             line = verb
@@ -104,23 +128,24 @@ def _commands(verb: str, values: dict[str, str], offered: frozenset[str]) -> lis
     return lines
 
 
-def xclient(client: dict[str, str], offered: frozenset[str]) -> list[str]:
+def xclient(client: Identity, offered: frozenset[str]) -> list[str]:
     """The XCLIENT commands for a client, none when the server takes no attribute.
 
     A client without a login gets ``LOGIN=[UNAVAILABLE]``, so that it does not inherit the one before it.
     """
-    return _commands("XCLIENT", client, offered - {"SOURCE"})
+    return _commands("XCLIENT", client.attributes, offered - {"SOURCE"})
 
 
-def xforward(client: dict[str, str], offered: frozenset[str]) -> list[str]:
+def xforward(client: Identity, offered: frozenset[str]) -> list[str]:
     """The XFORWARD commands for a client, none when the server takes no attribute."""
-    if client["NAME"] == NOT_KNOWN_NOW:
-        client = client | {"NAME": UNAVAILABLE}
-    return _commands("XFORWARD", client, offered - {"LOGIN", "DESTADDR", "DESTPORT"})
+    attributes = client.attributes
+    if attributes["NAME"] == NOT_KNOWN_NOW:
+        attributes = {**attributes, "NAME": UNAVAILABLE}
+    return _commands("XFORWARD", attributes, offered - {"LOGIN", "DESTADDR", "DESTPORT"})
 
 
 async def announce(
-    connection: Connection, opener: Opener, client: dict[str, str], before: list[tuple[Command, str]]
+    connection: Connection, opener: Opener, client: Identity, before: list[tuple[Command, str]]
 ) -> Reply | None:
     """Tell the server by XCLIENT who the client is, unless it knows.
 
@@ -137,11 +162,16 @@ async def announce(
         The server's refusal of the client, None when it goes on.
 
     Raises:
-        BackendError: It does not offer the command or refuses it, or the connection is of no use.
+        BackendError: It does not offer the command or refuses it, the client's login can't be said by it, or the
+            connection is of no use.
     """
     if connection.client == client:
         return None
-    lines = xclient(client, connection.engine.capabilities.xclient)
+    offered = connection.engine.capabilities.xclient
+    if client.login is not None and client.attributes["LOGIN"] == UNAVAILABLE and "LOGIN" in offered:
+        _log.warning("backend_login_not_announced", server=str(opener.endpoint), login=client.login)
+        raise BackendError("the client's login can't be said by XCLIENT", counts=False)
+    lines = xclient(client, offered)
     if not lines:
         _log.warning("backend_offers_no_xclient", server=str(opener.endpoint))
         raise BackendError("the server does not offer XCLIENT to the gateway", counts=False)
@@ -158,8 +188,8 @@ async def announce(
             return answer
     before.clear()
     # The server takes this name for the client's.
-    name = client["HELO"]
-    answer = await opener.hello(connection, name if _HELO_NAME.fullmatch(name) and name != UNAVAILABLE else None)
+    name = client.helo_name
+    answer = await opener.hello(connection, name if name is not None and _HELO_NAME.fullmatch(name) else None)
     if answer.code in ABOUT_GATEWAY:
         raise BackendError(f"the server refused EHLO behind XCLIENT: {answer}", counts=False)
     if not answer.is_positive:

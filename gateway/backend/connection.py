@@ -7,8 +7,8 @@ one is closed and keeps it in ``fault``.
 """
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final, cast
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import msgspec
 
@@ -50,6 +50,20 @@ class BackendError(Exception):
         self.timed_out = timed_out
 
 
+class Identity(NamedTuple):
+    """Who a client is, as servers learn it; two connections for the same one are alike.
+
+    Attributes:
+        attributes: Those of XCLIENT and XFORWARD in the order in which they are sent, their values as sent.
+        helo_name: Its name in HELO as it is, which EHLO says after XCLIENT.
+        login: The name with which it authenticated as it is, None where it did not.
+    """
+
+    attributes: Mapping[str, str]
+    helo_name: str | None
+    login: str | None
+
+
 class _Message(msgspec.Struct):
     data: bytes
     replies: int
@@ -82,7 +96,7 @@ class Connection(asyncio.Protocol):
         self.refusals = 0
         self.resets = 0
         self.needs_reset = False
-        self.client: dict[str, str] | None = None
+        self.client: Identity | None = None
         self.secure = False
         self.transport: asyncio.Transport | None = None
         self.lost = loop.create_future()
@@ -149,7 +163,7 @@ class Connection(asyncio.Protocol):
         """Whether the server takes data slower than it is written."""
         return self._paused
 
-    def serves(self, client: dict[str, str] | None) -> bool:
+    def serves(self, client: Identity | None) -> bool:
         """Whether it can be used for this client (``client_info``); None where clients are not announced."""
         return client is None or self.client is None or self.client == client or self.is_neutral
 

@@ -23,7 +23,7 @@ import structlog
 
 from gateway.backend.client_info import announce, identity, xforward
 from gateway.backend.commands import mail_command, needed, rcpt_command
-from gateway.backend.connection import ABOUT_GATEWAY, BackendError, Connection
+from gateway.backend.connection import ABOUT_GATEWAY, BackendError, Connection, Identity
 from gateway.config.backend import BackendOptions, ClientInfo
 from gateway.session import Content, Recipient, Transaction
 from gateway.smtp import reply as replies
@@ -58,12 +58,12 @@ class Source(Protocol):
     single_recipient: bool
     announces: bool
 
-    def at_hand(self, tried: "set[Server]", client: dict[str, str] | None) -> "tuple[Server, Connection, bool] | None":
+    def at_hand(self, tried: "set[Server]", client: Identity | None) -> "tuple[Server, Connection, bool] | None":
         """A kept connection of the first server in line, None where that takes more than a look."""
         ...
 
     async def connection(
-        self, tried: "set[Server]", client: dict[str, str] | None, *, fresh: bool
+        self, tried: "set[Server]", client: Identity | None, *, fresh: bool
     ) -> "tuple[Server, Connection, bool]":
         """A connection, see ``ServerGroup.connection``."""
         ...

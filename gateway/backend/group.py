@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from gateway.backend.auth import AuthRelay
-from gateway.backend.connection import BackendError, Connection
+from gateway.backend.connection import BackendError, Connection, Identity
 from gateway.backend.delivery import Delivery
 from gateway.backend.next_hop import Found, expand
 from gateway.backend.opening import Endpoint, Opener, tls_context
@@ -126,7 +126,7 @@ class ServerGroup:
             return servers[self._next :] + servers[: self._next]
         return servers
 
-    def at_hand(self, tried: set[Server], client: dict[str, str] | None) -> tuple[Server, Connection, bool] | None:
+    def at_hand(self, tried: set[Server], client: Identity | None) -> tuple[Server, Connection, bool] | None:
         """A kept connection of the first server in line, None where it takes more than a look (``delivery.Source``)."""
         if not self._servers or self._rotate:
             return None
@@ -137,7 +137,7 @@ class ServerGroup:
         return None if connection is None else (server, connection, True)
 
     async def connection(
-        self, tried: set[Server], client: dict[str, str] | None, *, fresh: bool
+        self, tried: set[Server], client: Identity | None, *, fresh: bool
     ) -> tuple[Server, Connection, bool]:
         """A connection to a server that is up and was not tried; servers that fail here are added to ``tried``.
 

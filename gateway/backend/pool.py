@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-from gateway.backend.connection import BackendError, Connection
+from gateway.backend.connection import BackendError, Connection, Identity
 
 ANNOUNCED_IDLE: Final = 5.0
 """Seconds for which a connection is kept that only the client announced on it can use: for its next message."""
@@ -56,7 +56,7 @@ class Pool:
         self._count = 0
         self._idle: list[Connection] = []
         self._parked: dict[Parked, float] = {}
-        self._waiters: deque[tuple[asyncio.Future[Connection | None], dict[str, str] | None]] = deque()
+        self._waiters: deque[tuple[asyncio.Future[Connection | None], Identity | None]] = deque()
         self._reaper: asyncio.TimerHandle | None = None
         self._reap_at = _NEVER  # uvloop's handle for what is due at once can't say
         self._caller: asyncio.TimerHandle | None = None
@@ -77,7 +77,7 @@ class Pool:
         """Whether one more may be opened."""
         return self._count < self._limit and not self._waiters
 
-    def take(self, client: dict[str, str] | None) -> Connection | None:
+    def take(self, client: Identity | None) -> Connection | None:
         """A free connection that serves the client, None without one.
 
         Args:
@@ -123,7 +123,7 @@ class Pool:
             raise connection.fault
         return connection
 
-    async def wait(self, within: float, client: dict[str, str] | None) -> Connection | None:
+    async def wait(self, within: float, client: Identity | None) -> Connection | None:
         """Wait in line.
 
         Args:

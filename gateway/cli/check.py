@@ -7,14 +7,14 @@ with 2 when the command was called wrongly.
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
-from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, ExitCode, console, print_json, print_problems, table
+from gateway.cli.common import ExitCode, print_problems
 from gateway.cli.common import problem_json as as_data
+from gateway.cli.screen import complain, console, line, print_json, table
 from gateway.config import lists, reach
 from gateway.config.advice import file_problems, warnings
 from gateway.config.backend import BackendOptions
@@ -29,18 +29,18 @@ MAX_DOMAINS = 40
 """Domains that are listed one by one; ``--json`` has all."""
 
 
-def check(
-    config: ConfigPath = DEFAULT_CONFIG,
-    *,
-    listener: Annotated[
-        str | None, typer.Option("--listener", "-l", metavar="ADDRESS:PORT", help="Only this listener.")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings, too.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Check a configuration, and show the chain that holds for each listener and what differs for domains.
+def check(config: Path, *, listener: str | None, strict: bool, as_json: bool) -> None:
+    """Carry the command out.
 
-    The exit status is 0 when it can be used, 1 when it can't, or, with --strict, when there are warnings.
+    Args:
+        config: The file.
+        listener: The one listener that is shown, by its address; None for all.
+        strict: Whether warnings fail it, too.
+        as_json: Whether to print for programs.
+
+    Raises:
+        typer.Exit: The configuration can't be used, or not without warnings; with ``ExitCode.CONFIG``. There is no such
+            listener; with ``ExitCode.USAGE``.
     """
     try:
         loaded = load(config)
@@ -52,7 +52,7 @@ def check(
     listeners = [known for known in loaded.listeners if listener in {None, known.name}]
     if not listeners:
         names = listed((known.name for known in loaded.listeners), last="and")
-        typer.echo(f"lychgate: there is no listener {listener!r}; there are {names}", err=True)
+        complain(f"lychgate: there is no listener {listener!r}; there are {names}")
         raise typer.Exit(ExitCode.USAGE)
     told = [*warnings(loaded, datetime.now(UTC).date()), *lists.warnings(loaded), *reach.warnings(loaded)]
     if as_json:
@@ -75,10 +75,10 @@ def _refuse(path: Path, problems: Iterable[Problem], *, as_json: bool) -> NoRetu
 
 
 def _print(out: Console, config: Config, listeners: list[Listener], told: list[Problem]) -> None:
-    out.print(Text(f"{config.path} can be used. This gateway is {config.hostname}.", style="green"), soft_wrap=True)
+    out.print(line(f"{config.path} can be used. This gateway is {config.hostname}.", style="green"), soft_wrap=True)
     for warning in told:
         out.print(
-            Text(f"warning: {warning}", style="bold red" if "OPEN RELAY" in warning.message else "yellow"),
+            line(f"warning: {warning}", style="bold red" if "OPEN RELAY" in warning.message else "yellow"),
             soft_wrap=True,
         )
     for chain in {id(listener.chain): listener.chain for listener in listeners}.values():
@@ -90,7 +90,8 @@ def _print(out: Console, config: Config, listeners: list[Listener], told: list[P
     _print_domains(out, config)
     _print_backends(out, config)
     if config.exceptions:
-        out.print(f"\n{counted(len(config.exceptions), 'exception')}")
+        out.print()
+        out.print(counted(len(config.exceptions), "exception"))
         for entry in config.exceptions:
             written = entry.model_dump(mode="json", exclude_none=True)
             out.print("  " + ", ".join(f"{key}: {value}" for key, value in written.items()), soft_wrap=True)
@@ -104,7 +105,7 @@ def _print_listener(out: Console, listener: Listener) -> None:
         facts.append("PROXY protocol")
     size = format_size(listener.message_size) if listener.message_size else "of any size"
     facts.append(f"messages up to {size}" if listener.message_size else f"messages {size}")
-    out.print(Text(f"Listener {listener.name}", style="bold").append(f" ({', '.join(facts)})", style="not bold"))
+    out.print(line((f"Listener {listener.name}", "bold"), f" ({', '.join(facts)})"))
 
 
 def _print_chain(out: Console, config: Config, chain: ChainSettings) -> None:
@@ -113,7 +114,7 @@ def _print_chain(out: Console, config: Config, chain: ChainSettings) -> None:
     for stage, ids in stages(chain).items():
         for index, name in enumerate(ids):
             data = policy(by_id[name])
-            mode = Text(data["mode"], style="yellow" if data["mode"] == Mode.OBSERVE else "")
+            mode = line(data["mode"], style="yellow" if data["mode"] == Mode.OBSERVE else "")
             label = name if name == data["policy"] else f"{name} ({data['policy']})"
             listing.add_row("" if index else stage, label, _on(data["on"]), mode, data["on_error"], data["timeout"])
     out.print(listing)
@@ -153,7 +154,8 @@ def _action(response: Any) -> str:
 def _print_domains(out: Console, config: Config) -> None:
     if not config.domains:
         return
-    out.print(Text(f"\n{counted(len(config.domains), 'domain')}", style="bold"))
+    out.print()
+    out.print(line(counted(len(config.domains), "domain"), style="bold"))
     listing = table("Domain", "Backend", "Recipients", "Message size")
     for domain in list(config.domains.values())[:MAX_DOMAINS]:
         name = domain.name if domain.alias_of is None else f"{domain.name} (as {domain.alias_of})"
@@ -183,7 +185,8 @@ def _known(section: RecipientOptions) -> Iterator[str]:
 
 
 def _print_backends(out: Console, config: Config) -> None:
-    out.print(Text("\nBackends", style="bold"))
+    out.print()
+    out.print(line("Backends", style="bold"))
     for name, options in config.backends.items():
         default = " (default)" if name == config.default_backend else ""
         out.print(f"  {name}{default}: {_backend(options)}", soft_wrap=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import typer
-from rich.console import Console
 
 from gateway.cli.common import ExitCode
+from gateway.cli.screen import complain
 from gateway.config.model import Config
 from gateway.doors.control import SUPERVISOR
 
@@ -90,5 +90,5 @@ def _ask(path: Path, request: dict[str, Any], within: float = ANSWER_WITHIN) -> 
 
 
 def _failed(reason: str, code: ExitCode = ExitCode.CONFIG) -> typer.Exit:
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"lychgate: {reason}")
+    complain(f"lychgate: {reason}")
     return typer.Exit(code)

@@ -13,19 +13,20 @@ import signal
 import tempfile
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import typer
 import uvloop
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from rich.console import Console
-from rich.markup import escape
 
 from gateway.cli.common import ExitCode, load_config
+from gateway.cli.screen import bad_parameter, console, line
 from gateway.config.backend import BackendOptions, NextHop, NextHopKind
 from gateway.config.model import Config
 from gateway.doors.listening import ListenError, bind
-from gateway.log import configure, printable
+from gateway.lines import LineStream, LineWriter
+from gateway.log import END_WITHIN, WAITING, configure
 from gateway.records import DecisionRecord
 from gateway.verdict import Party
 from gateway.worker import Worker
@@ -41,29 +42,33 @@ _STYLES: Final = {
 }
 
 
-def demo(
-    config: Annotated[Path | None, typer.Option(help="A configuration instead of the demo's own.")] = None,
-    maildir: Annotated[
-        Path | None, typer.Option(help="Where accepted messages are kept; without it a folder that goes with the demo.")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Another port for the first listener.", min=1, max=65535, show_default=False)
-    ] = None,
-) -> None:
-    """Try the gateway: it listens on 127.0.0.1:2525, keeps what it accepts in a Maildir, and tells each decision."""
+def demo(config: Path | None, maildir: Path | None, port: int | None) -> None:
+    """Carry the command out: return when it was stopped.
+
+    Args:
+        config: The file; None for the demo's own.
+        maildir: Where accepted messages are kept; None for a folder that goes with the demo.
+        port: Another port for the first listener.
+
+    Raises:
+        typer.Exit: It can't start; with ``ExitCode.CONFIG``.
+    """
     settings = load_config(config or _demo_file())
     if port is not None:
         settings = _at_port(settings, port)
     configure("warning", "text")
-    console = Console(highlight=False, soft_wrap=True)
+    decisions = LineWriter(1, room=WAITING, name="decisions")  # mail waits for nobody who reads what is told
+    out = console(soft_wrap=True, file=LineStream(decisions))
     try:
         with tempfile.TemporaryDirectory(prefix="lychgate-demo-") as own:
             folder = Path(own) / "Maildir" if maildir is None else maildir
             _check_maildir(folder)
-            asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_demo(settings, folder, console))
+            asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_demo(settings, folder, out))
     except (ListenError, OSError) as error:
-        console.print(f"lychgate: {escape(str(error))}{escape(_what_to_do(settings, error))}", style="red")
+        console(soft_wrap=True).print(line(f"lychgate: {error}{_what_to_do(settings, error)}", style="red"))
         raise typer.Exit(ExitCode.CONFIG) from error
+    finally:
+        decisions.flush(END_WITHIN)
 
 
 def _at_port(config: Config, port: int) -> Config:
@@ -79,17 +84,17 @@ def _check_maildir(folder: Path) -> None:
         typer.BadParameter: It is a file, a folder with other things, or can't be made.
     """
     if folder.exists() and not folder.is_dir():
-        raise typer.BadParameter(f"{folder} is a file, and mail is kept in a folder", param_hint="--maildir")
+        raise bad_parameter(f"{folder} is a file, and mail is kept in a folder", param_hint="--maildir")
     parts = [folder / name for name in ("cur", "new", "tmp")]
     if folder.is_dir() and any(folder.iterdir()) and not all(part.is_dir() for part in parts):
         told = f"{folder} has other things in it and is no Maildir; name a new folder"
-        raise typer.BadParameter(told, param_hint="--maildir")
+        raise bad_parameter(told, param_hint="--maildir")
     try:
         for part in parts:
             part.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         told = f"{folder} can't be made: {error.strerror}; name another folder"
-        raise typer.BadParameter(told, param_hint="--maildir") from error
+        raise bad_parameter(told, param_hint="--maildir") from error
 
 
 def _what_to_do(config: Config, error: Exception) -> str:
@@ -123,8 +128,8 @@ class _Teller:
 
     lost = 0
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, out: Console) -> None:
+        self._out = out
 
     def write(self, record: DecisionRecord) -> None:
         """Tell one decision."""
@@ -135,18 +140,18 @@ class _Teller:
         who = f"<{record.reverse_path}>" if record.reverse_path is not None else record.client.address
         whom = ", ".join(f"<{recipient.address}>" for recipient in record.recipients)
         by = "" if decision.policy in {None, Party.BACKEND.value} else f" by {decision.policy}: {decision.outcome}"
-        line = f"[{style}]{decision.result:<9}[/{style}] {escape(printable(f'{who} -> {whom}{by}'))}"
-        self._console.print(f"{record.time[11:19]} {line}")
+        result = (f"{decision.result:<9}", style)
+        self._out.print(line(f"{record.time[11:19]} ", result, f" {who} -> {whom}{by}"))
         if record.reply is not None:
             enhanced = f" {record.reply.enhanced}" if record.reply.enhanced else ""
-            told = printable(f"{record.reply.code}{enhanced} {record.reply.text}")
-            self._console.print(f"         [dim]the client was told: {escape(told)}[/dim]")
+            told = f"{record.reply.code}{enhanced} {record.reply.text}"
+            self._out.print(line("         ", (f"the client was told: {told}", "dim")))
 
     async def close(self) -> None:
         """Nothing is held."""
 
 
-async def _demo(config: Config, folder: Path, console: Console) -> None:
+async def _demo(config: Config, folder: Path, out: Console) -> None:
     loop = asyncio.get_running_loop()
     handler = _Maildir(folder)
     server = await loop.create_server(
@@ -154,14 +159,15 @@ async def _demo(config: Config, folder: Path, console: Console) -> None:
     )
     config = _in_front_of(config, server.sockets[0].getsockname()[1])
     sockets = [bind(listener.smtp) for listener in config.listeners]
-    worker = Worker(config, sockets, sink=_Teller(console), accepts_lists=False)
+    worker = Worker(config, sockets, sink=_Teller(out), accepts_lists=False)
     await worker.start()
-    _welcome(console, config, folder)
+    _welcome(out, config, folder)
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     await stopping.wait()
-    console.print("\nStopping: transactions under way finish first.")
+    out.print()
+    out.print("Stopping: transactions under way finish first.")
     await worker.stop(config.timeouts.drain)
     server.close()
 
@@ -172,21 +178,26 @@ def _in_front_of(config: Config, port: int) -> Config:
     return dataclasses.replace(config, backends=dict.fromkeys(config.backends, own))
 
 
-def _welcome(console: Console, config: Config, folder: Path) -> None:
+def _welcome(out: Console, config: Config, folder: Path) -> None:
     listener = config.listeners[0].smtp
     host = "127.0.0.1" if listener.host in {"0.0.0.0", "::"} else listener.host
     server = f"{host}:{listener.port}"
     domain = next(iter(config.domains), "example.com")
-    console.print(
-        f"[bold]Lychgate is listening on {server}.[/bold] Its mail server keeps what it accepts in {folder}.\n"
-    )
-    console.print("Try, in another terminal:\n")
+    where = f" Its mail server keeps what it accepts in {folder}."
+    out.print(line((f"Lychgate is listening on {server}.", "bold"), where))
+    out.print()
+    out.print("Try, in another terminal:")
+    out.print()
     for comment, recipient in (
         ("accepted: a recipient that exists", f"alice@{domain}"),
         ("refused: no open relay", "someone@example.net"),
         ("refused: no such recipient", f"nobody@{domain}"),
     ):
-        console.print(f"  swaks --server {server} --from you@example.org --to {recipient:<22} [dim]# {comment}[/dim]")
+        command = f"  swaks --server {server} --from you@example.org --to {recipient:<22} "
+        out.print(line(command, (f"# {comment}", "dim")))
     if shutil.which("swaks") is None:
-        console.print("\n(swaks is a Debian package: apt-get install swaks. Any other SMTP client will do.)")
-    console.print("\nEach decision is told below. Ctrl-C stops.\n")
+        out.print()
+        out.print("(swaks is a Debian package: apt-get install swaks. Any other SMTP client will do.)")
+    out.print()
+    out.print("Each decision is told below. Ctrl-C stops.")
+    out.print()

@@ -5,25 +5,22 @@ import sys
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from gateway import records
-from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.dns.zone import ZoneResolver
 from gateway.adapters.state.glance import Find, Glance
-from gateway.adapters.state.redis import RedisState
 from gateway.adapters.state.view import entry_of
 from gateway.address import address_text
-from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, load_config
+from gateway.cli.common import load_config
 from gateway.cli.control import ask_workers
+from gateway.cli.screen import Piece, bad_parameter, console, line, print_plain
 from gateway.config.model import Config, Listener
 from gateway.explain import Attempt, Explanation, Step
 from gateway.explain import explain as walk
-from gateway.log import printable
 from gateway.policy import SystemClock
 from gateway.state import Entry
 from gateway.verdict import Action, Check
@@ -43,31 +40,24 @@ _COLOURS: Final = {
 
 
 def explain(
-    client_address: Annotated[str, typer.Option(help="The client's IP address.")],
-    mail_from: Annotated[str, typer.Option(help="The sender's address; '' or '<>' for the null reverse-path.")],
-    rcpt: Annotated[list[str], typer.Option(help="A recipient's address; may be given several times.")],
-    message: Annotated[
-        Path | None,
-        typer.Argument(help="A file with the message, '-' for standard input; without it, only the envelope."),
-    ] = None,
-    config: ConfigPath = DEFAULT_CONFIG,
-    helo: Annotated[str, typer.Option(help="What the client says in EHLO.")] = "client.invalid",
-    login: Annotated[str | None, typer.Option(help="The name the client authenticated with.")] = None,
-    listener: Annotated[str | None, typer.Option(help="The listener's address; the first one without it.")] = None,
-    dns_zone: Annotated[
-        Path | None, typer.Option(help="A YAML file that answers all DNS questions: name: {TXT: [..], A: [..], ...}.")
-    ] = None,
+    config: Path,
     *,
-    no_state: Annotated[
-        bool, typer.Option("--no-state", help="Begin with empty limits and an empty greylist.")
-    ] = False,
-    json: AsJson = False,
+    client_address: str,
+    mail_from: str,
+    rcpt: list[str],
+    message: Path | None,
+    helo: str,
+    login: str | None,
+    listener: str | None,
+    dns_zone: Path | None,
+    asks_state: bool,
+    as_json: bool,
 ) -> None:
-    """Run one message or envelope through the chain, without a socket or a backend, and tell every step.
+    """Carry the command out; its options are those of the command line.
 
-    Limits and the greylist are looked at as they are now, and nothing is counted. What was not asked is told. The exit
-    status says what would happen: 0 accepted, 3 deferred, 4 rejected, 5 discarded, 6 disconnected, 7 accepted for some
-    recipients only.
+    Raises:
+        typer.Exit: Always, with what ``EXIT`` has for the result, or because the configuration can't be used.
+        typer.BadParameter: An option's value can't be used.
     """
     settings = load_config(config)
     attempt = Attempt(
@@ -79,9 +69,9 @@ def explain(
         login=login,
     )
     chosen = _listener(settings, listener)
-    explanation = asyncio.run(_explain(settings, chosen, attempt, dns_zone, asks_state=not no_state))
-    if json:
-        sys.stdout.write(records.encode(explanation.record).decode() + "\n")
+    explanation = asyncio.run(_explain(settings, chosen, attempt, dns_zone, asks_state=asks_state))
+    if as_json:
+        print_plain(records.encode(explanation.record).decode())
     else:
         _print(explanation)
     raise typer.Exit(EXIT[explanation.result])
@@ -91,7 +81,11 @@ async def _explain(
     config: Config, listener: Listener, attempt: Attempt, zone: Path | None, *, asks_state: bool
 ) -> Explanation:
     clock = SystemClock()
-    shared = RedisState(config.state) if asks_state and config.state.is_shared else None
+    shared = None
+    if asks_state and config.state.is_shared:
+        from gateway.adapters.state.redis import RedisState  # the driver takes a while to load
+
+        shared = RedisState(config.state)
     find = None if not asks_state else _remembered(config) if shared is None else shared.find
     try:
         return await _walk(config, listener, attempt, zone, None if find is None else Glance(find, clock))
@@ -123,8 +117,10 @@ async def _walk(
         try:
             resolver = ZoneResolver.load(zone)
         except (OSError, ValueError) as error:
-            raise typer.BadParameter(str(error), param_hint="--dns-zone") from error
+            raise bad_parameter(str(error), param_hint="--dns-zone") from error
         return await walk(config, listener, attempt, resolver, SystemClock(), state)
+    from gateway.adapters.dns.resolver import DnsResolver  # which takes a while to load
+
     dns = DnsResolver.from_options(config.dns)
     try:
         return await walk(config, listener, attempt, dns, SystemClock(), state)
@@ -136,7 +132,7 @@ def _address(text: str) -> str:
     try:
         return address_text(ip_address(text))
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not an IP address", param_hint="--client-address") from error
+        raise bad_parameter(f"{text!r} is not an IP address", param_hint="--client-address") from error
 
 
 def _listener(config: Config, name: str | None) -> Listener:
@@ -144,7 +140,7 @@ def _listener(config: Config, name: str | None) -> Listener:
         if name is None or listener.name == name:
             return listener
     names = ", ".join(listener.name for listener in config.listeners)
-    raise typer.BadParameter(f"there is no listener {name!r}; there are: {names}", param_hint="--listener")
+    raise bad_parameter(f"there is no listener {name!r}; there are: {names}", param_hint="--listener")
 
 
 def _read(path: Path) -> bytes:
@@ -152,65 +148,62 @@ def _read(path: Path) -> bytes:
     try:
         content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
-        raise typer.BadParameter(f"can not read {path}: {error.strerror}", param_hint="MESSAGE") from error
+        raise bad_parameter(f"can not read {path}: {error.strerror}", param_hint="MESSAGE") from error
     return content if b"\r\n" in content else content.replace(b"\n", b"\r\n")
 
 
 def _print(explanation: Explanation) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    out = console(soft_wrap=True)
     for step in explanation.steps:
-        _print_step(console, step)
+        _print_step(out, step)
     decision = explanation.record.decision
     by = "" if decision.policy is None else f" by {decision.policy}"
     outcome = "" if decision.outcome is None else f" ({decision.outcome})"
-    console.print()
+    out.print()
     for what in explanation.not_asked:
-        console.print(f"[dim]Not asked: {escape(printable(what))}[/dim]")
+        out.print(line(f"Not asked: {what}", style="dim"))
     if explanation.result == "mixed":
         accepted = sum(recipient.verdict == "accepted" for recipient in explanation.record.recipients)
-        console.print(
-            f"[bold]Result: mixed: {accepted} of {len(explanation.record.recipients)} recipients accepted[/bold]"
-        )
+        told = f"mixed: {accepted} of {len(explanation.record.recipients)} recipients accepted"
     else:
-        console.print(f"[bold]Result: {decision.result}{escape(by + outcome)}[/bold]")
+        told = f"{decision.result}{by}{outcome}"
+    out.print(line(f"Result: {told}", style="bold"))
 
 
-def _print_step(console: Console, step: Step) -> None:
-    console.print(f"[bold]{escape(printable(step.command))}[/bold]")
+def _print_step(out: Console, step: Step) -> None:
+    out.print(line(step.command, style="bold"))
     for check in step.checks:
-        _print_check(console, check)
+        _print_check(out, check)
     for question in step.questions:
         answer = ", ".join(question.answer.records) if question.answer.records else question.answer.status.value
-        console.print(
-            f"    [dim]DNS {escape(printable(question.name))} {question.record_type}: {escape(printable(answer))}[/dim]"
-        )
+        out.print(line(f"    DNS {question.name} {question.record_type}: {answer}", style="dim"))
     colour = "green" if step.reply.is_positive else "yellow" if step.reply.is_transient else "red"
-    console.print(f"  [{colour}]-> {escape(printable(str(step.reply)))}[/{colour}]")
-    for line in step.note.splitlines():
-        console.print(f"     [dim]{escape(printable(line))}[/dim]")
+    out.print(line("  ", (f"-> {step.reply}", colour)))
+    for note in filter(None, step.note.split("\n")):
+        out.print(line(f"     {note}", style="dim"))
 
 
-def _print_check(console: Console, check: Check) -> None:
+def _print_check(out: Console, check: Check) -> None:
     if check.exempted is not None:
-        console.print(f"  {check.policy:<14} exempted: {escape(check.exempted)}")
+        out.print(f"  {check.policy:<14} exempted: {check.exempted}")
         return
-    colour = _COLOURS[check.action]
-    what = "nothing to say" if check.outcome is None else check.outcome
-    action = "" if check.outcome is None else f" -> [{colour}]{check.action}[/{colour}]"
-    observed = " [dim](observed: not applied)[/dim]" if check.observed and check.outcome is not None else ""
     lists = {
         name: [value] if isinstance(value, Mapping) else value
         for name, value in check.evidence.items()
         if isinstance(value, list | tuple | Mapping)
     }
     evidence = _words({name: value for name, value in check.evidence.items() if name not in lists})
-    shown = f"  [dim]{escape(printable(evidence))}[/dim]" if evidence else ""
-    took = f"{check.duration_us / 1000:.1f} ms"
-    console.print(f"  {check.policy:<14} {escape(what)}{action}{observed}{shown}  [dim]{took}[/dim]")
+    pieces: list[Piece] = [f"  {check.policy:<14} {check.outcome or 'nothing to say'}"]
+    if check.outcome is not None:
+        pieces += [" -> ", (check.action, _COLOURS[check.action])]
+        pieces += [(" (observed: not applied)", "dim")] if check.observed else []
+    pieces += [(f"  {evidence}", "dim")] if evidence else []
+    pieces.append((f"  {check.duration_us / 1000:.1f} ms", "dim"))
+    out.print(line(*pieces))
     for name, values in lists.items():
         for value in values:
             text = _words(value) if isinstance(value, Mapping) else str(value)
-            console.print(f"    [dim]{escape(name)}: {escape(printable(text))}[/dim]")
+            out.print(line(f"    {name}: {text}", style="dim"))
 
 
 def _words(evidence: Mapping[str, object]) -> str:

@@ -1,31 +1,30 @@
 """``lychgate policies``: what policies there are, and the documentation of one, made from the code."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from gateway.cli.common import AsJson, ExitCode, console, print_json, table
+from gateway.cli.common import ExitCode
+from gateway.cli.screen import complain, console, print_json, print_page, table
 from gateway.config.reference import manual, policy_tables, settings, summary
 from gateway.config.registry import Registry, UnknownPolicyError
 from gateway.policy import Policy
 from gateway.units import format_duration
 
 
-def policies(
-    name: Annotated[
-        str | None, typer.Argument(help="A policy, to print its documentation.", show_default=False)
-    ] = None,
-    *,
-    as_json: AsJson = False,
-) -> None:
-    """List the installed policies, or print the documentation of one."""
+def policies(name: str | None, *, as_json: bool) -> None:
+    """Carry the command out: all policies, or the documentation of one.
+
+    Raises:
+        typer.Exit: There is no such policy; with ``ExitCode.USAGE``.
+    """
     registry = Registry.installed()
     if name is not None:
         policy = _get(registry, name)
         if as_json:
             print_json(describe(name, policy))
         else:
-            _print_page(documentation(name, policy))
+            print_page(documentation(name, policy))
         return
     found = {known: _get(registry, known) for known in registry.names}
     if as_json:
@@ -38,22 +37,11 @@ def policies(
     console().print(listing)
 
 
-def _print_page(page: str) -> None:
-    """Print Markdown: set for reading on a terminal, as it is elsewhere."""
-    out = console()
-    if out.is_terminal:
-        from rich.markdown import Markdown  # its parser takes a while to load
-
-        out.print(Markdown(page))
-    else:
-        typer.echo(page)
-
-
 def _get(registry: Registry, name: str) -> type[Policy[Any]]:
     try:
         return registry.get(name)
     except UnknownPolicyError as error:
-        typer.echo(f"lychgate: {error}", err=True)
+        complain(f"lychgate: {error}")
         raise typer.Exit(ExitCode.USAGE) from None
 
 

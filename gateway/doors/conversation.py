@@ -1,7 +1,7 @@
 """One client's conversation: from the first octets of its connection to the reply to its message.
 
 ``Conversation`` is the one task that serves a connection. The engine (``smtp.server``) makes events of what comes over
-the client's ``link``; each event sets a step going (``_STEPS``, at the end) of the ``Reception``, where the chain has
+the client's ``link``; each event sets a step going (``_STEPS``, at the end) of the ``Admission``, where the chain has
 its say, and where the chain lets through, of the backend's ``Delivery``. Read ``_serve`` and the methods below it in
 order: they are a message's way.
 
@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from gateway.admission.admission import Admission
+from gateway.admission.recording import RESULTS, reply_record
 from gateway.backend import Delivery, ServerGroup
 from gateway.doors.authentication import Authentication
 from gateway.doors.link import ClientLink, SessionEnd, protocol_end
 from gateway.doors.tls import tls_info
-from gateway.reception import Reception
-from gateway.recording import RESULTS, reply_record
-from gateway.records import BackendRecord, Result
+from gateway.records import BackendRecord
 from gateway.session import Address, Session, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.events import (
@@ -69,11 +69,12 @@ class Conversation:
     """
 
     __slots__ = (
+        "_admission",
         "_authentication",
         "_delivery",
         "_door",
         "_engine",
-        "_reception",
+        "_is_ending",
         "_session",
         "_spool",
         "link",
@@ -85,6 +86,7 @@ class Conversation:
         self.task: asyncio.Task[None] | None = None
         self._door = door
         self._engine = link.engine
+        self._is_ending = False
         self._spool: Spool | None = None
         self._delivery: Delivery | None = None
         self._authentication: Authentication | None = None
@@ -95,7 +97,7 @@ class Conversation:
             address, client = _address(self.link.client_address)
             self._session = self._new_session(address)
             self._door.name_client(self._session, client, ask=refusal is None)
-            self._reception = Reception(self._session, self._door.rules, client)
+            self._admission = Admission(self._session, self._door.rules, client)
         except BaseException:  # cancelled too: no client may be left hanging
             self.link.abort()
             self._door.forget(self)
@@ -112,14 +114,23 @@ class Conversation:
             end = SessionEnd(Verdict(Action.DEFER, replies.LOCAL_ERROR, PROTOCOL, "error"))
         await self._close(end)
 
+    def break_off(self) -> None:
+        """End the session where no transaction is open, whatever it waits for: a handshake, a policy, a backend."""
+        if self.task is not None and not self._is_ending and not self._engine.in_transaction:
+            self.task.cancel()
+
     async def _close(self, end: SessionEnd) -> None:
         """Leave nothing behind: at the backend, in the record, on the wire."""
+        self._is_ending = True
         reply = None if end.verdict is None else end.verdict.reply
         try:
             backend = self._abort_delivery()
             if self._authentication is not None:
                 await self._authentication.close()
-            await self._reception.close(end.verdict, reply, backend)
+            is_silent = end.verdict is None and not self.link.has_spoken
+            self._door.silent += is_silent
+            is_recorded = not is_silent or self._door.records_silent
+            await self._admission.close(end.verdict, reply, backend, is_recorded=is_recorded)
         finally:
             self._forget_message()
             self._door.forget(self)
@@ -131,7 +142,7 @@ class Conversation:
             raise protocol_end(refusal, "too_many_connections", told=self._door.implicit_tls)
         if self._door.implicit_tls:
             await self._start_tls()
-        verdict = await self._reception.connect()
+        verdict = await self._admission.connect()
         if verdict.reply is not None:
             await self._refuse_client(verdict)
         self._engine.greet(self._door.greeting)
@@ -142,7 +153,7 @@ class Conversation:
 
     async def _refuse_client(self, verdict: Verdict) -> None:
         """Refused before the greeting: 554, behind which only QUIT is taken (RFC 5321 3.1), or 421."""
-        greeting = self._reception.refuse_client(verdict)
+        greeting = self._admission.refuse_client(verdict)
         if verdict.action is not Action.REJECT:
             raise SessionEnd(replace(verdict, reply=greeting))
         self._engine.greet(greeting)
@@ -154,17 +165,17 @@ class Conversation:
 
     async def _hello(self, event: Hello) -> None:
         self._reset()
-        verdict = await self._reception.helo(event.name, extended=event.extended)
+        verdict = await self._admission.helo(event.name, extended=event.extended)
         if event.extended:
             self._engine.extensions = self._door.extensions()
         self._engine.auth_mechanisms = self._door.auth_mechanisms(self._session)
         self._answer(verdict, self._engine.hello_reply())
 
     async def _mail(self, event: Mail) -> None:
-        self._answer(await self._reception.mail(event.path, event.parameters), replies.SENDER_OK)
+        self._answer(await self._admission.mail(event.path, event.parameters), replies.SENDER_OK)
 
     async def _rcpt(self, event: Rcpt) -> None:
-        recipient, verdict = await self._reception.rcpt(event.path, event.parameters, self.link.waiting)
+        recipient, verdict = await self._admission.rcpt(event.path, event.parameters, self.link.waiting)
         if verdict.reply is not None:
             self._answer(verdict, verdict.reply)
             return
@@ -173,12 +184,10 @@ class Conversation:
             self._abort_delivery()  # it took none of the recipients before: those it takes decide the group
         if self._delivery is None:
             self._delivery = self._new_delivery(group)
-        reply = self._reception.told(await self._delivery.recipient(recipient))
-        self._reception.answered(recipient, reply)
-        self._engine.reply(reply)
+        self._engine.reply(self._admission.answered(recipient, await self._delivery.recipient(recipient)))
 
     def _new_delivery(self, group: ServerGroup) -> Delivery:
-        transaction = self._reception.transaction
+        transaction = self._admission.transaction
         assert transaction is not None  # noqa: S101 - RCPT comes behind MAIL
         relay = None if self._authentication is None else self._authentication.relay
         if relay is not None and self._session.login is not None:
@@ -186,7 +195,7 @@ class Conversation:
         return group.delivery(transaction)
 
     async def _data(self, _event: Data) -> None:
-        verdict = await self._reception.data()
+        verdict = await self._admission.data()
         if verdict.reply is not None:
             self._end_message(verdict)
             return
@@ -203,7 +212,7 @@ class Conversation:
 
     async def _bdat(self, _event: Bdat) -> None:  # noqa: C901, PLR0912 - a table of events, read in order
         """A message in chunks (RFC 3030): the octets of every chunk are read, also those of a refused one."""
-        verdict = await self._reception.data()
+        verdict = await self._admission.data()
         problem = verdict.reply
         spool = self._begin_message() if problem is None else None
         while True:
@@ -217,7 +226,7 @@ class Conversation:
                 case EndOfChunk():
                     refusal = problem or following.problem
                     if refusal is not None:
-                        decided = verdict if verdict.reply is not None else self._reception.problem(refusal)
+                        decided = verdict if verdict.reply is not None else self._admission.problem(refusal)
                         self._end_message(decided)
                         return
                     self._engine.reply(replies.CHUNK_OK)
@@ -263,38 +272,35 @@ class Conversation:
 
     async def _end_of_data(self, problem: Reply | None) -> None:
         """The message is there: the chain's last word, then the backend's, which is the client's reply."""
-        reception, spool = self._reception, self._spool
+        admission, spool = self._admission, self._spool
         assert spool is not None  # noqa: S101 - made when the message began
         if problem is not None:
-            self._end_message(reception.problem(problem))
+            self._end_message(admission.problem(problem))
             return
         message = spool.message()
-        verdict = await reception.message(message)
+        verdict = await admission.message(message)
         if verdict.reply is not None:
             self._end_message(verdict)
             return
         delivery = self._delivery
         assert delivery is not None  # noqa: S101 - a recipient was accepted
-        reception.in_doubt = True  # if this ends without an answer nobody knows whether the backend has the message
+        admission.in_doubt = True  # if this ends without an answer nobody knows whether the backend has the message
         try:
-            answer = await delivery.send(message.added, message.forwarded)
+            answer = await delivery.send(admission.changes(message).on_top, message.forwarded)
         except OSError as error:
-            reception.in_doubt = False
+            admission.in_doubt = False
             log.error("spool failed", session=self._session.id, error=str(error))  # noqa: TRY400 - no programming error
-            self._end_message(reception.problem(replies.INSUFFICIENT_STORAGE))
+            self._end_message(admission.problem(replies.INSUFFICIENT_STORAGE))
             return
         self._delivery = None
-        reception.in_doubt = answer == replies.BACKEND_UNKNOWN
-        reply = reception.told(answer)
-        result: Result = "accepted" if reply.is_positive else "deferred" if reply.is_transient else "rejected"
-        reception.finish(result, None, reply, _backend_record(delivery, answer))
+        reply = admission.delivered(answer, _backend_record(delivery, answer))
         self._forget_message()
         self._engine.reply(reply)
 
     def _end_message(self, verdict: Verdict) -> None:
         """The transaction ends without the backend: refused or discarded at DATA or at the end of data."""
         backend = self._abort_delivery()
-        self._reception.finish(RESULTS[verdict.action], verdict, verdict.reply, backend)
+        self._admission.finish(RESULTS[verdict.action], verdict, verdict.reply, backend)
         self._forget_message()
         self._answer(verdict, replies.ACCEPTED)
 
@@ -328,11 +334,11 @@ class Conversation:
 
     def _reset(self) -> None:
         """The client gives up the transaction, if there is one."""
-        if self._reception.transaction is None:
+        if self._admission.transaction is None:
             return
         backend = self._abort_delivery()
         self._forget_message()
-        self._reception.abort(backend)
+        self._admission.abort(backend)
 
     async def _refused(self, _event: Refused) -> None:
         """The engine has refused a command."""
@@ -345,7 +351,8 @@ class Conversation:
 
     def _say_why(self, reason: str | None) -> None:
         """The gateway ends the session: the log has the reason, whatever was recorded of its transactions."""
-        log.info("session ended", session=self._session.id, client=self.link.client_address, reason=reason)
+        client = self.link.client_address
+        self._door.client_lines.info("session ended", session=self._session.id, client=client, reason=reason)
 
     # TLS and AUTH.
 
@@ -361,15 +368,17 @@ class Conversation:
             self._session.extended = False
 
     async def _start_tls(self) -> None:
-        certificate = self._door.certificate
+        certificate, within = self._door.certificate, self._door.timeouts.tls_handshake
         assert certificate is not None  # noqa: S101 - a listener with TLS has one
         try:
-            agreed = await self.link.start_tls(certificate.context, self._door.timeouts.tls_handshake)
+            if not self.link.has_spoken:
+                await self.link.first_octets(within)
+            agreed = await self.link.start_tls(certificate.context, within)
         except OSError as error:  # ssl.SSLError and TimeoutError, too
-            reason = str(error) or type(error).__name__
-            log.info("TLS handshake failed", session=self._session.id, client=self.link.client_address, error=reason)
+            reason, client = str(error) or type(error).__name__, self.link.client_address
+            self._door.client_lines.info("TLS handshake failed", session=self._session.id, client=client, error=reason)
             left = isinstance(error, ConnectionResetError)
-            raise SessionEnd(self._reception.tls_failed(reason, left=left), told=True) from None
+            raise SessionEnd(self._admission.tls_failed(reason, left=left), told=True) from None
         self._session.tls = tls_info(agreed)
 
     async def _authenticate(self, event: Auth | AuthResponse) -> None:
@@ -396,7 +405,7 @@ class Conversation:
             server_address=link.server_address,
             started=now,
             resolver=door.session_resolver(),
-            find_client_name=door.client_name,
+            find_client_name=door.find_client_name,
         )
 
 

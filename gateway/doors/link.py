@@ -90,6 +90,7 @@ class ClientLink(asyncio.BufferedProtocol):
         client_port: Its port, 0 if unknown.
         server_address: The address and port that it has connected to.
         is_gone: Whether the connection is lost.
+        has_spoken: Whether the client has ever sent anything.
     """
 
     __slots__ = (
@@ -115,6 +116,7 @@ class ClientLink(asyncio.BufferedProtocol):
         "client_address",
         "client_port",
         "engine",
+        "has_spoken",
         "is_gone",
         "server_address",
     )
@@ -136,6 +138,7 @@ class ClientLink(asyncio.BufferedProtocol):
         self.client_port = 0
         self.server_address = server_address or ""
         self.is_gone = False
+        self.has_spoken = False
         self._door = door
         self._loop = loop
         self._proxied = proxied
@@ -170,8 +173,7 @@ class ClientLink(asyncio.BufferedProtocol):
             self.client_address, self.client_port = (transport.get_extra_info("peername") or ("0.0.0.0", 0))[:2]
             self.server_address = self.server_address or endpoint_name(transport.get_extra_info("sockname"))
         if self._door.implicit_tls:
-            self._transport.pause_reading()
-            self._diverted = []  # uvloop reads all the same until the handshake is begun
+            self._diverted = []
         if whole := self._door.timeouts.session:
             self._session_end = self._loop.time() + whole
         self._door.begin(self)
@@ -185,7 +187,12 @@ class ClientLink(asyncio.BufferedProtocol):
     def _received(self, data: bytes) -> None:
         if self._diverted is not None:
             self._diverted.append(data)
+            if not self.has_spoken:
+                self.has_spoken = True
+                self._transport.pause_reading()  # uvloop reads all the same until the handshake is begun
+                self._wake()
             return
+        self.has_spoken = True
         engine = self.engine
         engine.receive_data(data)
         if self._writable:
@@ -221,7 +228,7 @@ class ClientLink(asyncio.BufferedProtocol):
     @property
     def deadline(self) -> float:
         """The loop's time at which the door calls ``expire``."""
-        if self._waiter is None:
+        if not self.is_awaited:
             return _NEVER
         timeouts = self._door.timeouts
         if self._message_end is None:
@@ -232,6 +239,11 @@ class ClientLink(asyncio.BufferedProtocol):
         """The deadline has passed."""
         self._expired = self._special = True
         self._wake()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the session waits for the client, and for nothing else."""
+        return self._waiter is not None and not self._waiter.done()
 
     def drain(self) -> None:
         """End the session as soon as no transaction is open."""
@@ -256,6 +268,8 @@ class ClientLink(asyncio.BufferedProtocol):
             await asyncio.sleep(0)
             if self._writable and not self.is_gone:
                 self._turn = 0
+                if self._draining:
+                    self._look(event)
                 return event
         self._turn = 0
         self._expired = False  # the deadline passed in the moment in which the client went on
@@ -266,12 +280,15 @@ class ClientLink(asyncio.BufferedProtocol):
                 self._gathering.add(self._send)
             if self._special:
                 self._look(event)
-            self._waiter = waiter = self._loop.create_future()
-            await waiter
+            await self._woken()
             event = event or engine.next_event()
             if event is None and self._message_end is not None:  # what is read and not kept makes no events
                 self._since = self._loop.time()
         return event
+
+    def _woken(self) -> asyncio.Future[None]:
+        self._waiter = self._loop.create_future()
+        return self._waiter
 
     def _wake(self) -> None:
         """Something has changed: the task, if it waits, looks what at the loop's next turn."""
@@ -335,6 +352,28 @@ class ClientLink(asyncio.BufferedProtocol):
         self._transport.abort()
 
     # TLS.
+
+    async def first_octets(self, within: float) -> None:
+        """Wait for the beginning of the handshake: a client that leaves without a word needs none.
+
+        Args:
+            within: How long it may take, in seconds.
+
+        Raises:
+            SessionEnd: The client is gone, or the gateway is shutting down.
+            TimeoutError: It does not come.
+        """
+        self._since = self._loop.time()
+        try:
+            async with asyncio.timeout(within):
+                while not self.has_spoken:
+                    if self.is_gone or self._ended:
+                        raise SessionEnd
+                    if self._draining:
+                        raise protocol_end(replies.SHUTTING_DOWN, "shutdown", told=True)
+                    await self._woken()
+        except TimeoutError:
+            raise TimeoutError(f"no handshake was begun: longer than {within:g} seconds") from None
 
     async def start_tls(self, context: ssl.SSLContext, within: float) -> ssl.SSLObject:
         """The handshake: at the beginning, or behind the reply to STARTTLS.

@@ -39,7 +39,9 @@ class ResultCode(IntEnum):
     SUCCESS = 0
     TIME_LIMIT_EXCEEDED = 3
     SIZE_LIMIT_EXCEEDED = 4
+    INVALID_ATTRIBUTE_SYNTAX = 21
     NO_SUCH_OBJECT = 32
+    INVALID_DN_SYNTAX = 34
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def escaped_dn(value: str) -> str:
     text = value.translate(_SPECIAL)
     if text.startswith(" "):
         text = "\\20" + text[1:]
-    return text[:-1] + "\\20" if text.endswith(" ") and not text.endswith("\\ ") else text
+    return text[:-1] + "\\20" if text.endswith(" ") else text
 
 
 def bind_request(message_id: int, version: int, name: str, password: str) -> bytes:

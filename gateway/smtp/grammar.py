@@ -72,17 +72,17 @@ class GrammarError(Exception):
 #   Dot-string     = Atom *("."  Atom)
 #   atext          = ALPHA / DIGIT / "!" / "#" / "$" / "%" / "&" / "'" / "*" / "+" / "-" / "/" / "=" / "?" / "^" / "_"
 #                    / "`" / "{" / "|" / "}" / "~"  (RFC 5322 3.2.3) / UTF8-non-ascii
-_ATOM = r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\u0080-\U0010ffff]+"
+_ATOM = r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\u0080-\ud7ff\ue000-\U0010ffff]+"
 _DOT_STRING = rf"{_ATOM}(?:\.{_ATOM})*"
 #   Quoted-string  = DQUOTE *QcontentSMTP DQUOTE
 #   QcontentSMTP   = qtextSMTP / quoted-pairSMTP
 #   quoted-pairSMTP  = %d92 %d32-126
 #   qtextSMTP      = %d32-33 / %d35-91 / %d93-126 / UTF8-non-ascii
-_QUOTED_STRING = r'"(?:[ !#-\[\]-~\u0080-\U0010ffff]|\\[ -~])*"'
+_QUOTED_STRING = r'"(?:[ !#-\[\]-~\u0080-\ud7ff\ue000-\U0010ffff]|\\[ -~])*"'
 #   Domain         = sub-domain *("." sub-domain)
 #   sub-domain     = Let-dig [Ldh-str] / U-label
 #   Ldh-str        = *( ALPHA / DIGIT / "-" ) Let-dig
-_LABEL = r"[A-Za-z0-9\u0080-\U0010ffff]+(?:-+[A-Za-z0-9\u0080-\U0010ffff]+)*"
+_LABEL = r"[A-Za-z0-9\u0080-\ud7ff\ue000-\U0010ffff]+(?:-+[A-Za-z0-9\u0080-\ud7ff\ue000-\U0010ffff]+)*"
 _DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*"
 _ASCII_LABEL = r"[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
 #   address-literal  = "[" ( IPv4-address-literal / IPv6-address-literal / General-address-literal ) "]"
@@ -301,7 +301,7 @@ def _parse_ipv6(text: str, refusal: Reply) -> IPv6Address:
 # esmtp-param    = esmtp-keyword ["=" esmtp-value]
 # esmtp-keyword  = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")
 # esmtp-value    = 1*(%d33-60 / %d62-126) / UTF8-non-ascii (RFC 6531 3.3)
-_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\u0080-\U0010ffff]+))?")
+_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\u0080-\ud7ff\ue000-\U0010ffff]+))?")
 
 
 def parse_parameters(text: str, limit: int) -> tuple[Parameter, ...]:
@@ -360,7 +360,7 @@ _NOTIFY = re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DEL
 # for addr-type utf-8: utf-8-addr-xtext / utf-8-addr-unitext (RFC 6533 3)
 _ORCPT = re.compile(
     rf"(?!(?i:utf-8);)[A-Za-z0-9-]+;{_XTEXT}*"
-    r"|(?i:utf-8);(?:[!-*,-<>-\[\]-~\u0080-\U0010ffff]|\\x\{[0-9A-F]{2,6}\})+"
+    r"|(?i:utf-8);(?:[!-*,-<>-\[\]-~\u0080-\ud7ff\ue000-\U0010ffff]|\\x\{[0-9A-F]{2,6}\})+"
 )
 
 MAIL_PARAMETERS: Final[KnownParameters] = {

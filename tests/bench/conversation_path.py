@@ -78,14 +78,14 @@ class _Transport:
 
     abort = close
 
+    def set_write_buffer_limits(self, high: int) -> None:
+        pass
+
     def pause_reading(self) -> None:
         pass
 
     def resume_reading(self) -> None:
         pass
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        """What is written is gone at once."""
 
     def get_write_buffer_size(self) -> int:
         return 0

@@ -14,6 +14,7 @@ import pytest
 
 from gateway.adapters.dns.cache import Lifetimes
 from gateway.adapters.dns.resolver import DnsResolver
+from gateway.admission.trace import sender_authentication
 from gateway.backend.client_info import identity
 from gateway.backend.next_hop import expand
 from gateway.config.backend import NextHop
@@ -21,7 +22,6 @@ from gateway.policy import Policy
 from gateway.resolver import Resolver, SessionResolver, client_name
 from gateway.session import Session, Transaction
 from gateway.testing import SettableClock, Site, message, run
-from gateway.trace import sender_authentication
 from gateway.verdict import Action, Stage
 from policies.access import Access
 from policies.arc import Arc
@@ -153,11 +153,11 @@ def name(client: str) -> Look:
 
     async def look(resolver: Resolver) -> str:
         site, session = _at(resolver, client)
-        assert identity(session)["NAME"] == "[TEMPUNAVAIL]", "it is not known before it was asked for"
+        assert identity(session).attributes["NAME"] == "[TEMPUNAVAIL]", "it is not known before it was asked for"
         found = await session.resolve_client_name()
         transaction = site.transaction(session=session)
-        transaction.dkim = ()
-        return f"{_field(transaction).partition(' ')[0]} {identity(session)['NAME']} {found.status}"
+        transaction.authentication.dkim = ()
+        return f"{_field(transaction).partition(' ')[0]} {identity(session).attributes['NAME']} {found.status}"
 
     return look
 

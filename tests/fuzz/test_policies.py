@@ -9,17 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gateway.chain import Chain
+from gateway.admission.admission import Admission
+from gateway.admission.recording import RESULTS
+from gateway.admission.rules import Rules
+from gateway.admission.trace import Identity
+from gateway.chain.chain import Chain
 from gateway.config.model import ExceptionEntry, Mode, PolicySettings
 from gateway.policy import OnError
-from gateway.reception import Reception, Rules
-from gateway.recording import RESULTS
 from gateway.records import BackendRecord, DecisionRecord
 from gateway.session import RecipientState
 from gateway.smtp import reply as replies
 from gateway.smtp.grammar import parse_mail, parse_rcpt
 from gateway.testing import Site, domain, message
-from gateway.trace import Identity
 from gateway.verdict import Action, Response, Stage, Verdict
 from tests.support.policy_model import Act, Answer, Case, CheckLine, Model, RecordLine, Script, Scripted, ScriptedToAsk
 
@@ -29,7 +30,7 @@ BACKEND = BackendRecord(group="default", server=None, reply=None, queue_id=None)
 
 
 class Desk:
-    """Walks a case's session through a reception, as the door does."""
+    """Walks a case's session through a admission, as the door does."""
 
     lost = 0
 
@@ -39,7 +40,7 @@ class Desk:
         self.answers: list[Answer] = []
         site = Site(domains=[domain(name) for name in OURS])
         mode = Mode.OBSERVE if case.observe else Mode.ENFORCE
-        self.reception = Reception(
+        self.admission = Admission(
             site.session(case.client, helo_name=None),
             Rules(
                 chain=Chain(case.policies, case.overrides, case.exceptions, site.context, mode),
@@ -71,25 +72,25 @@ class Desk:
 
     async def run(self) -> None:
         """The whole session."""
-        reception = self.reception
-        verdict = await reception.connect()
+        admission = self.admission
+        verdict = await admission.connect()
         if verdict.reply is not None:
-            reply = reception.refuse_client(verdict)
+            reply = admission.refuse_client(verdict)
             self.tell("connect", replace(verdict, reply=reply))
             if verdict.action is Action.REJECT:
-                await reception.close()
+                await admission.close()
             else:
-                await reception.close(replace(verdict, reply=reply), reply)
+                await admission.close(replace(verdict, reply=reply), reply)
             return
         self.tell("connect", verdict)
         for command, argument in self.case.commands:
             verdict = await self.command(command, argument)
             if verdict.action is Action.DISCONNECT:
-                await reception.close(verdict, verdict.reply, self.given_up())
+                await admission.close(verdict, verdict.reply, self.given_up())
                 return
             if command == "quit":
                 break
-        await reception.close(backend=self.given_up())
+        await admission.close(backend=self.given_up())
 
     def given_up(self) -> BackendRecord | None:
         """What the backend had of the transaction."""
@@ -98,26 +99,26 @@ class Desk:
 
     async def command(self, command: str, argument: str) -> Verdict:
         """One command, if it is in order."""
-        reception = self.reception
-        transaction = reception.transaction
+        admission = self.admission
+        transaction = admission.transaction
         verdict = Verdict(Action.PASS)
         if command in {"rset", "quit", "helo"}:
-            reception.abort(self.given_up())
+            admission.abort(self.given_up())
         if command == "helo":
-            verdict = await reception.helo(argument, extended=True)
+            verdict = await admission.helo(argument, extended=True)
             self.greeted = self.greeted or verdict.reply is None
         elif command == "mail":
             if not self.greeted or transaction is not None:
                 return verdict
-            verdict = await reception.mail(*parse_mail(f"FROM:<{argument}>"))
+            verdict = await admission.mail(*parse_mail(f"FROM:<{argument}>"))
         elif command == "rcpt":
             if transaction is None:
                 return verdict
-            recipient, verdict = await reception.rcpt(*parse_rcpt(f"TO:<{argument}>"))
+            recipient, verdict = await admission.rcpt(*parse_rcpt(f"TO:<{argument}>"))
             if verdict.reply is None:
                 self.backend = BACKEND
                 reply = REPLIES[self.case.answers.get(argument.partition("@")[0], 2)]
-                reception.answered(recipient, reply)
+                admission.answered(recipient, reply)
                 verdict = replace(verdict, reply=reply)
         elif command == "data":
             taken = {RecipientState.ACCEPTED, RecipientState.DISCARDED}
@@ -129,18 +130,20 @@ class Desk:
 
     async def data(self) -> Verdict:
         """DATA and the message."""
-        reception = self.reception
+        admission = self.admission
         made = message(b"Subject: x\r\n\r\n")
-        verdict = await reception.data()
+        verdict = await admission.data()
         if verdict.reply is None:
-            verdict = await reception.message(made)
+            verdict = await admission.message(made)
         if verdict.reply is not None:
-            reception.finish(RESULTS[verdict.action], verdict, verdict.reply, self.given_up())
+            admission.finish(RESULTS[verdict.action], verdict, verdict.reply, self.given_up())
             self.tell("data", verdict)
             return verdict
-        transaction = reception.transaction
+        transaction = admission.transaction
         assert transaction is not None
-        tags = [added.decode().strip() for added in made.added if added.startswith(b"X-Lychgate-Tag: ")]
+        tags = [
+            added.decode().strip() for added in admission.changes(made).on_top if added.startswith(b"X-Lychgate-Tag: ")
+        ]
         assert len(set(tags)) == len(tags)
         self.answers.append(
             Answer(
@@ -150,7 +153,7 @@ class Desk:
                 frozenset(tag.removeprefix("X-Lychgate-Tag: ") for tag in tags),
             )
         )
-        reception.finish("accepted", None, replies.ACCEPTED, self.given_up())
+        admission.finish("accepted", None, replies.ACCEPTED, self.given_up())
         return verdict
 
 

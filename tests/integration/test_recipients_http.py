@@ -23,7 +23,7 @@ ANSWERS = {
     "/carol%40example.com": (200, b"true"),
     "/dave%40example.com": (200, b" false\n"),
     "/field%40example.com": (200, b'{"known": true}'),
-    "/a%2F..%2Fb%3F%23%25%20%C3%A9%40example.com": (200, b"true"),
+    "/in?query=a%2F..%2Fb%3F%23%25%20%C3%A9%40example.com": (200, b"true"),
     "/html%40example.com": (200, b"<p>Hello"),
     "/list%40example.com": (200, b"[true]"),
     "/text%40example.com": (200, b'{"exists": "no"}'),
@@ -113,8 +113,9 @@ async def test_404_is_a_no_where_the_configuration_says_so(service: WebService) 
 
 async def test_no_address_becomes_another_url(service: WebService) -> None:
     """What is put in is percent-encoded once, whatever it holds."""
-    async with asking(service) as lookup:
+    async with asking(service, "/in?query={address}") as lookup:
         assert await exists(lookup, "a/../b?#% é") == [True]
+    async with asking(service) as lookup:
         with pytest.raises(UnverifiableError):
             await lookup.ask("{domain}", "example.com")
         assert service.requests[-1][0] == "/%7Bdomain%7D%40example.com"

@@ -2,7 +2,7 @@
 
 A ``Case`` is a configuration, a client and what it says; ``Model(case).run()`` tells what is answered to each command,
 what is forwarded and what the records say. It looks at each recipient by itself and shares no code with
-``gateway.chain`` and ``gateway.reception``: only the words of the configuration and of the record.
+``gateway.chain.chain`` and ``gateway.admission.admission``: only the words of the configuration and of the record.
 
 The policies of a case are ``Scripted``: their options say what they do at which stage.
 """

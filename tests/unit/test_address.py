@@ -60,7 +60,7 @@ async def test_a_mapped_address_is_written_alike_everywhere() -> None:
     assert _address(DOTS) == HEXADECIMAL
     assert (await resolver.lookup("mx.example", RecordType.AAAA)).records == (HEXADECIMAL,)
     assert await _addresses(resolver, "mx.example") == (HEXADECIMAL,)
-    assert identity(session)["ADDR"] == f"IPV6:{HEXADECIMAL}"
+    assert identity(session).attributes["ADDR"] == f"IPV6:{HEXADECIMAL}"
     assert network(session.client_address, 32, 128) == HEXADECIMAL
     assert network(session.client_address, 32, 112) == "::ffff:c000:0/112"
 

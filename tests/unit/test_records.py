@@ -77,7 +77,7 @@ def test_the_schema_refuses_what_is_no_record(path: tuple[str | int, ...], value
 def test_octets_that_are_no_utf8_stay_readable() -> None:
     """An octet that a client sent outside UTF-8 is shown as an escape, so that the record is not lost."""
     data = json.loads(records.encode(HOSTILE))
-    assert data["helo"]["name"] == '\\xff\\x0a"\\\r\n\u202e'
+    assert data["helo"]["name"] == '\\xff\\udc0a"\\\r\n\u202e'
     assert data["reverse_path"] == "caf\xe9@example.com"
 
 

@@ -1,13 +1,18 @@
-"""Recipients of a web service, asked by GET.
+r"""Recipients of a web service, asked by GET.
 
 Only ``200`` with JSON is an answer: ``true`` or ``false``, or an object that has one of them in the configured field.
 ``404`` is a no where the configuration says so. Anything else, a redirect too, says nothing about the address.
+
+In a query a value may have any characters. In a path it may not: servers decode ``%2F`` before they look where a path
+leads, take ``\`` for a slash, drop an empty segment, and follow ``.`` and ``..`` (RFC 3986 6.2.2.3), encoded or not.
+So the answer to such a value would be about another path, and perhaps about another address: it is not asked for.
 """
 
 import json
 from base64 import b64encode
+from collections.abc import Mapping
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import aiohttp
 from yarl import URL
@@ -37,10 +42,7 @@ class HttpLookup:
         """See ``Lookup``."""
         if self._session is None:
             self._session = _session(self._options)
-        url = self._options.url
-        values = {"address": f"{local_part}@{domain}", "local_part": local_part, "domain": domain}
-        for name, part in values.items():
-            url = url.replace(f"{{{name}}}", quote(part, safe="", errors="surrogateescape"))
+        url = _url(self._options.url, {"address": f"{local_part}@{domain}", "local_part": local_part, "domain": domain})
         async with self._session.get(URL(url, encoded=True), allow_redirects=False) as response:
             if response.status == 404 and self._options.not_found == "no":  # noqa: PLR2004 - Not Found
                 return Answer(False, "404")
@@ -67,6 +69,29 @@ class HttpLookup:
         if not isinstance(found, bool):
             raise UnverifiableError(f"the server's answer says neither true nor false: {body[:80]!r}")
         return Answer(found, body[:200].decode("utf-8", "replace"))
+
+
+def _url(template: str, values: Mapping[str, str]) -> str:
+    """A URL with an address put in.
+
+    Raises:
+        UnverifiableError: Its path would lead elsewhere.
+    """
+    encoded = {name: quote(value, safe="", errors="surrogateescape") for name, value in values.items()}
+    path, mark, query = template.partition("?")
+    segments = path.split("/")
+    filled = [_filled(segment, encoded) for segment in segments]
+    for segment, full in zip(segments, filled, strict=True):
+        plain = unquote(full)
+        if full != segment and (plain in {"", ".", ".."} or "/" in plain or "\\" in plain):
+            raise UnverifiableError("the address can't be asked for in the path of a URL; in its query it could")
+    return "/".join(filled) + mark + _filled(query, encoded)
+
+
+def _filled(template: str, encoded: Mapping[str, str]) -> str:
+    for name, value in encoded.items():  # which has no braces
+        template = template.replace(f"{{{name}}}", value)
+    return template
 
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes:

@@ -30,6 +30,11 @@ _DEREFERENCE: Final = {
 }  # fmt: skip
 
 
+_OF_QUESTION: Final = frozenset(
+    {ResultCode.NO_SUCH_OBJECT, ResultCode.INVALID_ATTRIBUTE_SYNTAX, ResultCode.INVALID_DN_SYNTAX}
+)
+"""What the server says of what it was asked for: a client, which chooses the address, must not end the connection."""
+
 PENDING: Final = 50
 """Questions at one time: OpenLDAP ends an anonymous connection that has more than 100 (conn_max_pending)."""
 
@@ -225,7 +230,7 @@ class LdapLookup:
             return Answer(False, f"no entry below {base}")
         if result.code == ResultCode.NO_SUCH_OBJECT and not self._fixed_base:
             return Answer(False, f"no entry {base}")
-        if result.code != ResultCode.NO_SUCH_OBJECT:
+        if result.code not in _OF_QUESTION:
             connection.fail("a search failed")  # perhaps another server can
         raise UnverifiableError(f"the search failed with code {result.code} {result.text}".rstrip())
 

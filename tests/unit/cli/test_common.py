@@ -7,7 +7,8 @@ import pytest
 import typer
 from rich.console import Console
 
-from gateway.cli.common import ExitCode, load_config, print_whole, table
+from gateway.cli.common import ExitCode, load_config
+from gateway.cli.screen import print_whole, table
 
 CONFIG = """\
 listeners: [{smtp: 'localhost:1', tls: {mode: implicit, certificate: none.pem}}]

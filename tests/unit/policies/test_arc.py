@@ -50,8 +50,8 @@ async def test_every_outcome_passes_by_default_and_is_the_status_of_the_chain(
     finding, transaction = await check(header, records)
     assert finding.outcome is outcome
     assert finding.outcome.action is Action.PASS
-    assert transaction.arc is not None
-    assert transaction.arc.result.value == outcome.name
+    assert transaction.authentication.arc is not None
+    assert transaction.authentication.arc.result.value == outcome.name
 
 
 async def test_the_record_shows_the_chain() -> None:
@@ -116,8 +116,8 @@ async def test_a_time_out_leaves_a_temperror() -> None:
     transaction.session.resolver = Stopped({})
     with pytest.raises(TimeoutError):
         await run(site.policy(Arc), Stage.MESSAGE, transaction, message(SEALED + b"\r\n" + BODY))
-    assert transaction.arc is not None
-    assert transaction.arc.result is ArcResult.TEMPERROR
+    assert transaction.authentication.arc is not None
+    assert transaction.authentication.arc.result is ArcResult.TEMPERROR
 
 
 async def test_dmarc_believes_a_trusted_sealer_about_mail_that_a_list_changed() -> None:

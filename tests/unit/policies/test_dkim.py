@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.chain import Chain
+from gateway.chain.chain import Chain
 from gateway.config.model import Mode, PolicySettings
 from gateway.form import HeaderReader
 from gateway.header import header_fields
@@ -68,8 +68,8 @@ async def test_every_outcome_passes_by_default_and_has_its_word(
     finding, transaction = await check(header, records=records)
     assert finding.outcome is outcome
     assert finding.outcome.action is Action.PASS
-    assert transaction.dkim is not None
-    assert len(transaction.dkim) == (0 if outcome is Dkim.none else 1)
+    assert transaction.authentication.dkim is not None
+    assert len(transaction.authentication.dkim) == (0 if outcome is Dkim.none else 1)
 
 
 def test_outcomes_are_the_results() -> None:
@@ -85,9 +85,9 @@ async def test_one_good_signature_is_enough_and_all_are_shown() -> None:
     records = zone() | {"l._domainkey.list.example": {"TXT": key_record(rsa_key())}}
     finding, transaction = await check(header, records=records)
     assert finding.outcome is Dkim.passed
-    assert transaction.dkim is not None
-    assert [each.result for each in transaction.dkim] == [DkimResult.FAIL, DkimResult.PASS]
-    broken, good = (each.signature for each in transaction.dkim)
+    assert transaction.authentication.dkim is not None
+    assert [each.result for each in transaction.authentication.dkim] == [DkimResult.FAIL, DkimResult.PASS]
+    broken, good = (each.signature for each in transaction.authentication.dkim)
     assert finding.evidence == {
         "ignored": 0,
         "signatures": [
@@ -161,8 +161,8 @@ async def test_signatures_behind_the_limit_are_counted() -> None:
     header = signature(HEADER, BODY, rsa_key(), {}) * 4 + HEADER
     finding, transaction = await check(header, options={"signatures": 3})
     assert finding.evidence["ignored"] == 1
-    assert transaction.dkim is not None
-    assert len(transaction.dkim) == 3
+    assert transaction.authentication.dkim is not None
+    assert len(transaction.authentication.dkim) == 3
 
 
 @pytest.mark.parametrize(("prepared", "read"), [(10, False), (3, False), (2, True), (None, True)])
@@ -194,8 +194,8 @@ async def test_the_body_is_read_again_only_if_it_was_not_hashed_for_enough_signa
     site.clock.set(NOW)
     transaction = site.transaction()
     await run(site.policy(Dkim), Stage.MESSAGE, transaction, Message(content, HeaderReader().read(header), hashes))
-    assert transaction.dkim is not None
-    assert [each.result for each in transaction.dkim] == [DkimResult.PASS] * 3
+    assert transaction.authentication.dkim is not None
+    assert [each.result for each in transaction.authentication.dkim] == [DkimResult.PASS] * 3
     assert content.reads == read
 
 
@@ -224,8 +224,8 @@ async def test_a_verification_that_is_cut_off_leaves_a_temperror() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert transaction.dkim is not None
-    assert [each.result for each in transaction.dkim] == [DkimResult.TEMPERROR]
+    assert transaction.authentication.dkim is not None
+    assert [each.result for each in transaction.authentication.dkim] == [DkimResult.TEMPERROR]
 
 
 def test_the_chain_has_bodies_hashed_for_as_many_signatures_as_the_option_says() -> None:

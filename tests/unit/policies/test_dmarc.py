@@ -57,10 +57,10 @@ async def check(
     site = Site(zone=ZONE)
     transaction = site.transaction(mail_from, session=site.session(client, login=login))
     if spf is not None:
-        transaction.spf = Spf(mail_from=SpfCheck(result=SpfResult.PASS, domain=spf))
+        transaction.authentication.spf = Spf(mail_from=SpfCheck(result=SpfResult.PASS, domain=spf))
     if dkim is not None:
-        transaction.dkim = (DkimSignature(result=DkimResult.PASS, domain=dkim, selector="s1"),)
-    transaction.arc = arc
+        transaction.authentication.dkim = (DkimSignature(result=DkimResult.PASS, domain=dkim, selector="s1"),)
+    transaction.authentication.arc = arc
     header = f"From: Alice <alice@{author}>\r\n" if "\r\n" not in author else author
     finding = await run(
         site.policy(Dmarc, options), Stage.MESSAGE, transaction, message(f"{header}\r\nHi\r\n".encode())
@@ -91,9 +91,12 @@ async def test_each_outcome_is_what_the_domain_asks_for(
     finding, transaction = await check(author, spf=spf)
     assert finding is not None
     assert finding.outcome is outcome
-    assert transaction.dmarc is not None
-    assert (transaction.dmarc.result, transaction.dmarc.disposition) == (result, disposition)
-    assert transaction.dmarc.domain == author
+    assert transaction.authentication.dmarc is not None
+    assert (transaction.authentication.dmarc.result, transaction.authentication.dmarc.disposition) == (
+        result,
+        disposition,
+    )
+    assert transaction.authentication.dmarc.domain == author
 
 
 @pytest.mark.parametrize(
@@ -113,8 +116,11 @@ async def test_a_from_field_without_a_domain_is_outside_of_dmarc_and_refused(hea
     assert finding.outcome is Dmarc.bad_from
     assert finding.evidence["fault"] == fault
     assert finding.reply.text != Dmarc.bad_from.reply.text
-    assert transaction.dmarc is not None
-    assert (transaction.dmarc.result, transaction.dmarc.domain) == (DmarcResult.PERMERROR, "")
+    assert transaction.authentication.dmarc is not None
+    assert (transaction.authentication.dmarc.result, transaction.authentication.dmarc.domain) == (
+        DmarcResult.PERMERROR,
+        "",
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +143,7 @@ async def test_a_bounce_may_name_no_author(header: str, mail_from: str, outcome:
     finding, transaction = await check(header, mail_from=mail_from)
     assert finding is not None
     assert finding.outcome is outcome
-    assert transaction.dmarc is not None
+    assert transaction.authentication.dmarc is not None
     assert Dmarc.no_author.action is Action.TAG
 
 
@@ -193,10 +199,10 @@ async def test_several_authors(authors: str, spf: str | None, dkim: str | None, 
     finding, transaction = await check(f"From: {authors}\r\nX: y\r\n", spf=spf, dkim=dkim)
     assert finding is not None
     assert finding.outcome is outcome
-    assert transaction.dmarc is not None
-    assert transaction.dmarc.domain == domain
+    assert transaction.authentication.dmarc is not None
+    assert transaction.authentication.dmarc.domain == domain
     if outcome is Dmarc.bad_from:
-        assert transaction.dmarc.result is DmarcResult.PERMERROR
+        assert transaction.authentication.dmarc.result is DmarcResult.PERMERROR
         assert finding.evidence["fault"] == ("several_organizations" if domain else "too_many")
         assert domain in finding.reply.text
         assert ("too many" in finding.reply.text) is (not domain)
@@ -221,8 +227,8 @@ async def test_a_trusted_sealer_speaks_for_each_author() -> None:
     )
     assert finding is not None
     assert finding.outcome is Dmarc.arc_trusted
-    assert transaction.dmarc is not None
-    assert transaction.dmarc.arc_sealer == "lists.example"
+    assert transaction.authentication.dmarc is not None
+    assert transaction.authentication.dmarc.arc_sealer == "lists.example"
     for recorded, outcome in ((both, Dmarc.arc_trusted), ("dkim=pass header.d=reject.example", Dmarc.bad_from)):
         finding, _ = await check(authors, {"trust_arc": ["lists.example"]}, arc=chain("lists.example", recorded))
         assert finding is not None
@@ -237,7 +243,7 @@ async def test_our_own_clients_are_not_checked() -> None:
         await check("reject.example", {"trusted": ["198.51.100.0/24"]}, client="198.51.100.7"),
     ):
         assert finding is None
-        assert transaction.dmarc is None
+        assert transaction.authentication.dmarc is None
     finding, _ = await check("reject.example", {"trusted": ["198.51.100.0/24"]}, client="127.0.0.1")
     assert finding is not None
 
@@ -259,11 +265,11 @@ async def test_a_trusted_sealer_rescues_what_it_saw_pass() -> None:
         "type": "local_policy",
         "comment": "arc=pass as[1].d=list.example as[1].s=arc",
     }
-    assert transaction.dmarc is not None
-    assert transaction.dmarc.result is DmarcResult.FAIL
-    assert transaction.dmarc.policy is Disposition.REJECT
-    assert transaction.dmarc.disposition is Disposition.NONE
-    assert transaction.dmarc.arc_sealer == "list.example"
+    assert transaction.authentication.dmarc is not None
+    assert transaction.authentication.dmarc.result is DmarcResult.FAIL
+    assert transaction.authentication.dmarc.policy is Disposition.REJECT
+    assert transaction.authentication.dmarc.disposition is Disposition.NONE
+    assert transaction.authentication.dmarc.arc_sealer == "list.example"
 
 
 async def test_an_aligned_pass_that_a_trusted_sealer_saw_is_enough() -> None:
@@ -304,8 +310,8 @@ async def test_a_fault_in_the_chain_of_a_trusted_sealer_is_no_refusal() -> None:
     finding, transaction = await check("reject.example", {"trust_arc": ["list.example"]}, arc=arc)
     assert finding is not None
     assert finding.outcome is Dmarc.temperror
-    assert transaction.dmarc is not None
-    assert transaction.dmarc.result is DmarcResult.TEMPERROR
+    assert transaction.authentication.dmarc is not None
+    assert transaction.authentication.dmarc.result is DmarcResult.TEMPERROR
     unfinished = Arc(result=ArcResult.TEMPERROR, reason="the validation did not end")
     finding, _ = await check("reject.example", {"trust_arc": ["list.example"]}, arc=unfinished)
     assert finding is not None
@@ -341,8 +347,10 @@ async def test_an_spf_temperror_of_the_author_defers() -> None:
     """A fault is never a refusal, whatever the domain asks for."""
     site = Site(zone=ZONE)
     transaction = site.transaction()
-    transaction.spf = Spf(mail_from=SpfCheck(result=SpfResult.TEMPERROR, domain="reject.example", reason="no answer"))
-    transaction.dkim = ()
+    transaction.authentication.spf = Spf(
+        mail_from=SpfCheck(result=SpfResult.TEMPERROR, domain="reject.example", reason="no answer")
+    )
+    transaction.authentication.dkim = ()
     finding = await run(site.policy(Dmarc), Stage.MESSAGE, transaction, message(b"From: a@reject.example\r\n\r\n"))
     assert finding is not None
     assert finding.outcome is Dmarc.temperror
@@ -413,8 +421,8 @@ async def test_a_time_out_leaves_a_temperror() -> None:
     transaction.session.resolver = Stopped({})
     with pytest.raises(TimeoutError):
         await run(site.policy(Dmarc), Stage.MESSAGE, transaction, message(b"From: a@reject.example\r\n\r\n"))
-    assert transaction.dmarc is not None
-    assert transaction.dmarc.result is DmarcResult.TEMPERROR
+    assert transaction.authentication.dmarc is not None
+    assert transaction.authentication.dmarc.result is DmarcResult.TEMPERROR
 
 
 async def test_the_authors_records_are_asked_for_while_others_wait() -> None:
@@ -448,7 +456,7 @@ async def test_several_organizations_of_which_none_can_be_told_now_are_put_off()
     """A key that did not answer may have let each of them pass: no refusal, and no pass."""
     site = Site(zone=ZONE)
     transaction = site.transaction()
-    transaction.dkim = tuple(
+    transaction.authentication.dkim = tuple(
         DkimSignature(result=DkimResult.TEMPERROR, domain=domain, reason="timeout")
         for domain in ("reject.example", "quarantine.example")
     )
@@ -462,7 +470,7 @@ async def test_an_author_that_was_read_ahead_is_read_once() -> None:
     """What look_ahead left on the transaction is what is judged."""
     site = Site(zone=ZONE)
     transaction = site.transaction()
-    transaction.author = Author(("quarantine.example",))
+    transaction.authentication.author = Author(("quarantine.example",))
     octets = f"From: {REJECT}\r\n\r\nHi\r\n".encode()
     finding = await run(site.policy(Dmarc), Stage.MESSAGE, transaction, message(octets))
     assert finding is not None

@@ -22,7 +22,7 @@ async def rcpt(
     spf = session.pop("spf", None)
     transaction = site.transaction(sender, session=site.session(address, **session))
     if spf is not None:
-        transaction.spf = Spf(mail_from=SpfCheck(result=spf, domain="big.example"))
+        transaction.authentication.spf = Spf(mail_from=SpfCheck(result=spf, domain="big.example"))
     return await run(policy, Stage.RCPT, transaction, site.recipient(transaction, to))
 
 
@@ -133,7 +133,7 @@ async def test_who_is_excluded_need_not_wait(options: dict[str, Any], session: d
 
 async def _message(site: Site, policy: Greylist, *recipients: str, address: str) -> Finding | None:
     transaction: Transaction = site.transaction(session=site.session(address))
-    transaction.dkim = (DkimSignature(result=DkimResult.PASS, domain="signed.example"),)
+    transaction.authentication.dkim = (DkimSignature(result=DkimResult.PASS, domain="signed.example"),)
     for to in recipients:
         site.recipient(transaction, to, state=RecipientState.ACCEPTED)
     return await run(policy, Stage.MESSAGE, transaction, EMPTY)
@@ -216,8 +216,8 @@ async def test_a_signature_names_the_client_before_spf_does() -> None:
     site = Site()
     policy = site.policy(Greylist, {"at": "message"})
     transaction = site.transaction()
-    transaction.dkim = (DkimSignature(result=DkimResult.PASS, domain="signed.example"),)
-    transaction.spf = Spf(mail_from=SpfCheck(result=SpfResult.PASS, domain="big.example"))
+    transaction.authentication.dkim = (DkimSignature(result=DkimResult.PASS, domain="signed.example"),)
+    transaction.authentication.spf = Spf(mail_from=SpfCheck(result=SpfResult.PASS, domain="big.example"))
     site.recipient(transaction, "a@example.com", state=RecipientState.ACCEPTED)
     finding = await run(policy, Stage.MESSAGE, transaction, EMPTY)
     assert finding is not None

@@ -83,7 +83,7 @@ async def test_messages_are_counted_by_each_key(key: str | list[str], subject: s
     """Each key names the part it is called after, in lower case."""
     at = site()
     transaction = envelope(at, "Alice@Example.net", helo_name="HELO.example", login="alice")
-    transaction.spf = Spf(mail_from=SpfCheck(result=SpfResult.PASS, domain="spf.example"))
+    transaction.authentication.spf = Spf(mail_from=SpfCheck(result=SpfResult.PASS, domain="spf.example"))
     assert await mail(at.policy(RateLimit, {"key": key, "limit": "5/h"}), transaction) == "within"
     assert await subjects(at) == {subject: 1.0}
 
@@ -93,7 +93,7 @@ async def test_what_is_not_there_is_not_counted(key: str | list[str]) -> None:
     """Without a login, a pass of SPF or a name there is nothing to count by."""
     at = site()
     transaction = envelope(at, address="198.51.100.1")
-    transaction.spf = Spf(mail_from=SpfCheck(result=SpfResult.FAIL, domain="spf.example"))
+    transaction.authentication.spf = Spf(mail_from=SpfCheck(result=SpfResult.FAIL, domain="spf.example"))
     assert await mail(at.policy(RateLimit, {"key": key, "limit": "1/h"}), transaction) is None
     assert await subjects(at) == {}
 
@@ -229,13 +229,13 @@ async def test_messages_are_counted_by_the_domain_that_signed() -> None:
     at = site()
     policy = at.policy(RateLimit, {"key": "dkim_domain", "limit": "1/h"})
     transaction = envelope(at)
-    transaction.dkim = (
+    transaction.authentication.dkim = (
         DkimSignature(result=DkimResult.FAIL, domain="forged.example"),
         DkimSignature(result=DkimResult.PASS, domain="signed.example"),
     )
     assert await run(policy, Stage.MESSAGE, transaction, message(b"A: b\r\n\r\n")) is not None
     assert await subjects(at) == {"dkim_domain=signed.example": 1.0}
-    transaction.dkim = transaction.dkim[:1]
+    transaction.authentication.dkim = transaction.authentication.dkim[:1]
     assert await run(policy, Stage.MESSAGE, transaction, message(b"A: b\r\n\r\n")) is None
 
 

@@ -54,11 +54,11 @@ async def test_each_result_is_an_outcome_and_stays_on_the_transaction(result: Sp
     finding = await _find(transaction)
     assert finding is not None
     assert finding.outcome.name == result.value
-    assert transaction.spf is not None
-    assert transaction.spf.mail_from.result is result
+    assert transaction.authentication.spf is not None
+    assert transaction.authentication.spf.mail_from.result is result
     assert finding.evidence["identity"] == "mailfrom"
     assert finding.evidence["domain"] == f"{result}.example"
-    assert finding.evidence["reason"] == transaction.spf.mail_from.reason
+    assert finding.evidence["reason"] == transaction.authentication.spf.mail_from.reason
     assert ("steps" in finding.evidence) == (result is not SpfResult.PASS)
 
 
@@ -103,8 +103,8 @@ async def test_only_a_fail_of_the_helo_name_counts(sender: str, helo: str | None
         assert finding.evidence["identity"] == "helo"
         assert finding.evidence["mail_from"] == sender
         assert finding.reply.text == "SPF: 192.0.2.1 may not say HELO fail.example"
-    assert transaction.spf is not None
-    assert (transaction.spf.helo is None) == (helo is None)
+    assert transaction.authentication.spf is not None
+    assert (transaction.authentication.spf.helo is None) == (helo is None)
 
 
 async def test_helo_false_checks_no_helo_name() -> None:
@@ -113,8 +113,8 @@ async def test_helo_false_checks_no_helo_name() -> None:
     finding = await _find(transaction, {"helo": False})
     assert finding is not None
     assert finding.outcome is Spf.passed
-    assert transaction.spf is not None
-    assert transaction.spf.helo is None
+    assert transaction.authentication.spf is not None
+    assert transaction.authentication.spf.helo is None
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ async def test_who_may_send_for_others_is_not_checked(
     transaction = _mail(client=client, login=login)
     transaction.session.resolver = SilentZone()
     assert await _find(transaction, options) is None
-    assert transaction.spf is None
+    assert transaction.authentication.spf is None
 
 
 async def test_the_list_of_trusted_clients_replaces_the_default() -> None:
@@ -203,9 +203,9 @@ async def test_a_check_that_is_cut_off_leaves_a_temperror() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await _find(transaction)
-    assert transaction.spf is not None
-    assert transaction.spf.mail_from.result is SpfResult.TEMPERROR
-    assert transaction.spf.mail_from.domain == "fail.example"
+    assert transaction.authentication.spf is not None
+    assert transaction.authentication.spf.mail_from.result is SpfResult.TEMPERROR
+    assert transaction.authentication.spf.mail_from.domain == "fail.example"
 
 
 def test_a_fault_is_never_a_refusal() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway import weight
+from gateway.admission import weight
 from gateway.session import Recipient, RecipientState
 from gateway.smtp import reply
 from gateway.smtp.grammar import parse_rcpt

@@ -1,5 +1,6 @@
 """The decision record is made of what the types of the session hold."""
 
+from gateway.admission.recording import decision_of, record_of
 from gateway.mailauth.dmarc_record import parse_record
 from gateway.mailauth.results import (
     Arc,
@@ -13,7 +14,6 @@ from gateway.mailauth.results import (
     SpfCheck,
     SpfResult,
 )
-from gateway.recording import decision_of, record_of
 from gateway.records import AuthenticationRecord, DecisionRecord
 from gateway.session import Transaction
 from gateway.testing import Site, message
@@ -42,7 +42,7 @@ def test_no_policy_that_looked_leaves_nothing() -> None:
     """Where nobody asked who sent it the record says so by null, part by part."""
     transaction = Site().transaction()
     assert authentication(transaction) is None
-    transaction.dkim = ()
+    transaction.authentication.dkim = ()
     found = authentication(transaction)
     assert found is not None
     assert (found.spf, found.dkim, found.arc, found.dmarc) == (None, [], None, None)
@@ -51,16 +51,16 @@ def test_no_policy_that_looked_leaves_nothing() -> None:
 def test_every_result_stands_in_the_record() -> None:
     """SPF of both identities, each signature, the chain of seals, and DMARC with its record and alignment."""
     transaction = Site().transaction()
-    transaction.spf = Spf(
+    transaction.authentication.spf = Spf(
         mail_from=SpfCheck(result=SpfResult.SOFTFAIL, domain="example.net", reason="matched ~all"),
         helo=SpfCheck(result=SpfResult.PASS, domain="client.example.net"),
     )
-    transaction.dkim = (
+    transaction.authentication.dkim = (
         DkimSignature(result=DkimResult.PASS, domain="example.net", selector="a", algorithm="ed25519-sha256"),
         DkimSignature(result=DkimResult.FAIL, reason="body hash did not verify"),
     )
-    transaction.arc = Arc(result=ArcResult.PASS, oldest_pass=0, sealer="list.example")
-    transaction.dmarc = Dmarc(
+    transaction.authentication.arc = Arc(result=ArcResult.PASS, oldest_pass=0, sealer="list.example")
+    transaction.authentication.dmarc = Dmarc(
         result=DmarcResult.PASS,
         domain="news.example.net",
         policy=Disposition.REJECT,

@@ -1,18 +1,19 @@
-"""The reception's own parts: ids, the end of a session, the Received field."""
+"""The admission's own parts: ids, the end of a session, the Received field."""
 
-from gateway.chain import Chain
-from gateway.reception import Reception, Rules
+from gateway.admission.admission import Admission
+from gateway.admission.rules import Rules
+from gateway.admission.trace import Identity
+from gateway.chain.chain import Chain
 from gateway.records import DecisionRecord
 from gateway.session import RecipientState, Session, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.grammar import parse_mail, parse_rcpt
 from gateway.testing import NOON, Site, message
-from gateway.trace import Identity
 from gateway.verdict import Action, ByPolicy, Party, Verdict
 
 
 class Desk:
-    """A reception with no policies, and its records."""
+    """A admission with no policies, and its records."""
 
     lost = 0
 
@@ -20,7 +21,7 @@ class Desk:
         self.records: list[DecisionRecord] = []
         self.site = Site(domains=["example.com"])
         self.session: Session = self.site.session()
-        self.reception = Reception(
+        self.admission = Admission(
             self.session,
             Rules(
                 chain=Chain([], {}, [], self.site.context),
@@ -46,7 +47,7 @@ class Desk:
 
     async def mail(self) -> None:
         """A transaction."""
-        assert (await self.reception.mail(*parse_mail("FROM:<a@example.org>"))).reply is None
+        assert (await self.admission.mail(*parse_mail("FROM:<a@example.org>"))).reply is None
 
 
 def test_ids_are_unique_and_sort_by_time() -> None:
@@ -64,8 +65,8 @@ async def test_only_a_reply_of_the_backend_makes_a_recipient_accepted() -> None:
     await desk.mail()
     states = []
     for answer in (replies.RECIPIENT_OK, replies.BACKEND_UNAVAILABLE, replies.BAD_RECIPIENT_ADDRESS):
-        recipient, _ = await desk.reception.rcpt(*parse_rcpt("TO:<b@example.com>"))
-        desk.reception.answered(recipient, answer)
+        recipient, _ = await desk.admission.rcpt(*parse_rcpt("TO:<b@example.com>"))
+        desk.admission.answered(recipient, answer)
         states.append(recipient.state)
     assert states == [RecipientState.ACCEPTED, RecipientState.DEFERRED, RecipientState.REJECTED]
     assert desk.session.refusals == 2
@@ -77,12 +78,12 @@ async def test_what_recipients_share_is_found_anew_in_each_transaction() -> None
     desk = Desk()
     for domain, second in (("example.com", "example.com"), ("example.org", "example.org"), ("a.example", "b.example")):
         await desk.mail()
-        first, verdict = await desk.reception.rcpt(*parse_rcpt(f"TO:<a@{domain}>"))
+        first, verdict = await desk.admission.rcpt(*parse_rcpt(f"TO:<a@{domain}>"))
         assert verdict.reply is None
-        desk.reception.answered(first, replies.RECIPIENT_OK)
-        _, verdict = await desk.reception.rcpt(*parse_rcpt(f"TO:<b@{second}>"))
+        desk.admission.answered(first, replies.RECIPIENT_OK)
+        _, verdict = await desk.admission.rcpt(*parse_rcpt(f"TO:<b@{second}>"))
         assert verdict.outcome == (None if second == domain else "split")
-        desk.reception.abort()
+        desk.admission.abort()
 
 
 async def test_recipients_over_the_limit_are_not_noted() -> None:
@@ -90,12 +91,12 @@ async def test_recipients_over_the_limit_are_not_noted() -> None:
     desk = Desk()
     await desk.mail()
     for _ in range(4):
-        recipient, verdict = await desk.reception.rcpt(*parse_rcpt("TO:<b@example.com>"))
+        recipient, verdict = await desk.admission.rcpt(*parse_rcpt("TO:<b@example.com>"))
         if verdict.reply is None:
-            desk.reception.answered(recipient, replies.RECIPIENT_OK)
-    assert verdict.reply == replies.TOO_MANY_RECIPIENTS.with_reference(desk.reception.reference)
-    assert desk.reception.transaction is not None
-    assert len(desk.reception.transaction.recipients) == 2
+            desk.admission.answered(recipient, replies.RECIPIENT_OK)
+    assert verdict.reply == replies.TOO_MANY_RECIPIENTS.with_reference(desk.admission.reference)
+    assert desk.admission.transaction is not None
+    assert len(desk.admission.transaction.recipients) == 2
 
 
 async def test_too_many_recipients_over_the_limit_end_the_session() -> None:
@@ -105,11 +106,11 @@ async def test_too_many_recipients_over_the_limit_end_the_session() -> None:
     for _ in range(2):
         await desk.mail()
         for _ in range(4):
-            recipient, verdict = await desk.reception.rcpt(*parse_rcpt("TO:<b@example.com>"))
+            recipient, verdict = await desk.admission.rcpt(*parse_rcpt("TO:<b@example.com>"))
             if verdict.reply is None:
-                desk.reception.answered(recipient, replies.RECIPIENT_OK)
+                desk.admission.answered(recipient, replies.RECIPIENT_OK)
             codes.append(250 if verdict.reply is None else verdict.reply.code)
-        desk.reception.abort()
+        desk.admission.abort()
     assert codes == [250, 250, 452, 452, 250, 250, 421, 421]
 
 
@@ -119,9 +120,9 @@ async def test_a_transaction_that_holds_too_much_takes_no_more_recipients() -> N
     await desk.mail()
     codes: list[int] = []
     for waiting in (4000, 4000, 0, 0, 0, 0):
-        recipient, verdict = await desk.reception.rcpt(*parse_rcpt(f"TO:<{'b' * 200}@example.com>"), waiting)
+        recipient, verdict = await desk.admission.rcpt(*parse_rcpt(f"TO:<{'b' * 200}@example.com>"), waiting)
         if verdict.reply is None:
-            desk.reception.answered(recipient, replies.RECIPIENT_OK)
+            desk.admission.answered(recipient, replies.RECIPIENT_OK)
         codes.append(250 if verdict.reply is None else verdict.reply.code)
     assert codes[:3] == [250, 452, 250]
 
@@ -131,9 +132,9 @@ async def test_a_policy_that_ends_the_connection_later_leaves_a_record_of_its_ow
     for by, count in ((ByPolicy("limits"), 2), (Party.PROTOCOL, 1)):
         desk = Desk()
         await desk.mail()
-        desk.reception.abort()
+        desk.admission.abort()
         verdict = Verdict(Action.DISCONNECT, replies.TIMEOUT, by, "why")
-        await desk.reception.close(verdict, replies.TIMEOUT)
+        await desk.admission.close(verdict, replies.TIMEOUT)
         assert [record.kind for record in desk.records] == ["transaction", "connection"][:count]
     assert desk.records[0].decision.result == "aborted"
 
@@ -142,10 +143,10 @@ async def test_a_record_holds_what_a_client_sent_as_it_can_be_shown() -> None:
     """A Message-ID of any octets is cut and decoded."""
     desk = Desk()
     await desk.mail()
-    recipient, _ = await desk.reception.rcpt(*parse_rcpt("TO:<b@example.com>"))
-    desk.reception.answered(recipient, replies.RECIPIENT_OK)
-    await desk.reception.message(message(b"Message-ID: <\xff" + b"x" * 2000 + b">\r\n\r\n"))
-    desk.reception.finish("accepted", None, replies.ACCEPTED)
+    recipient, _ = await desk.admission.rcpt(*parse_rcpt("TO:<b@example.com>"))
+    desk.admission.answered(recipient, replies.RECIPIENT_OK)
+    await desk.admission.message(message(b"Message-ID: <\xff" + b"x" * 2000 + b">\r\n\r\n"))
+    desk.admission.finish("accepted", None, replies.ACCEPTED)
     part = desk.records[0].message
     assert part is not None
     assert part.message_id is not None

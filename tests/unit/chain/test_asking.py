@@ -7,7 +7,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.adapters.state.memory import MemoryState
-from gateway.chain import Chain, Seen
+from gateway.chain.chain import Chain
+from gateway.chain.rule import Envelope
 from gateway.config.model import Mode, PolicySettings
 from gateway.policy import OnError, Policy
 from gateway.session import Transaction
@@ -61,7 +62,7 @@ class Rig:
         """What the checks of MAIL say."""
         self.transaction = transaction = self.site.transaction()
         checks: list[Check] = []
-        seen = Seen(transaction.session, transaction.reverse_path)
+        seen = Envelope(transaction.session.client_address, transaction.reverse_path)
         await self.chain.run(Stage.MAIL, self.chain.common, seen, (transaction,), checks)
         return [(check.policy, check.outcome, Action(check.action)) for check in checks]
 
@@ -179,7 +180,7 @@ async def test_a_recipients_share_is_given_back_alone() -> None:
     await rig.mail()
     recipients = [rig.site.recipient(rig.transaction, f"{name}@example.com") for name in ("bob", "alice")]
     for recipient in recipients:
-        seen = Seen(rig.transaction.session, rig.transaction.reverse_path, recipient.path)
+        seen = Envelope(rig.transaction.session.client_address, rig.transaction.reverse_path, recipient.path)
         await rig.chain.run(Stage.RCPT, rig.chain.common, seen, (rig.transaction, recipient), [])
     rig.chain.give_back(rig.transaction, recipients[0])
     assert (rig.level("a"), rig.level("r")) == (1.0, 1.0)

@@ -1,8 +1,8 @@
 """Trace fields: what the gateway adds on top of a message."""
 
+from gateway.admission.trace import received, sender_authentication
 from gateway.mailauth.results import Arc, ArcResult, Spf, SpfCheck, SpfResult
 from gateway.testing import Site
-from gateway.trace import received, sender_authentication
 
 PASSED = Spf(mail_from=SpfCheck(result=SpfResult.PASS, domain="example.net"))
 
@@ -11,13 +11,13 @@ def test_who_sent_it_is_told_once_a_policy_has_looked() -> None:
     """No field where nobody looked or none is wanted; otherwise one field, under the gateway's name."""
     transaction = Site().transaction()
     assert sender_authentication(transaction, authserv_id="mx.example.com", address="192.0.2.1") == []
-    transaction.spf = PASSED
+    transaction.authentication.spf = PASSED
     assert sender_authentication(transaction, authserv_id=None, address="192.0.2.1") == []
     (field,) = sender_authentication(transaction, authserv_id="mx.example.com", address="192.0.2.1")
     assert field.startswith(b"Authentication-Results: mx.example.com")
     assert b"spf=pass" in field
     assert field.endswith(b"\r\n")
-    transaction.spf, transaction.arc = None, Arc(result=ArcResult.NONE)
+    transaction.authentication.spf, transaction.authentication.arc = None, Arc(result=ArcResult.NONE)
     (field,) = sender_authentication(transaction, authserv_id="mx.example.com", address="192.0.2.1")
     assert b"arc=none" in field
 

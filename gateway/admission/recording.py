@@ -180,7 +180,8 @@ def _message_record(transaction: Transaction) -> MessageRecord | None:
 
 
 def _authentication_record(transaction: Transaction) -> AuthenticationRecord | None:
-    spf, dkim, arc, dmarc = transaction.spf, transaction.dkim, transaction.arc, transaction.dmarc
+    found = transaction.authentication
+    spf, dkim, arc, dmarc = found.spf, found.dkim, found.arc, found.dmarc
     if spf is None and dkim is None and arc is None and dmarc is None:
         return None
     return AuthenticationRecord(

@@ -10,7 +10,8 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from gateway.adapters.state.memory import MemoryState
-from gateway.chain import Chain, Ruling, Seen, recipient_seen
+from gateway.chain.chain import Chain, envelope_of
+from gateway.chain.rule import Envelope, Ruling
 from gateway.config.model import ExceptionEntry, Mode, PolicySettings
 from gateway.policy import NoOptions, OnError, Options, Policy
 from gateway.session import Message, Recipient, Session, Transaction
@@ -58,7 +59,9 @@ async def run(
     checks: list[Check] = []
     session = SITE.session()
     return (
-        await made.run(Stage.CONNECT, made.common, Seen(session), (session,), checks, to_the_end=to_the_end),
+        await made.run(
+            Stage.CONNECT, made.common, Envelope(session.client_address), (session,), checks, to_the_end=to_the_end
+        ),
         checks,
     )
 
@@ -199,7 +202,7 @@ async def test_behind_a_refusal_policies_run_only_where_it_may_be_lifted() -> No
     """To the end means: until a refusal that no domain's settings and no exception can lift."""
     second = settings(id="second")
     lifted = [settings(id="first", on={"found": Response(Action.PASS)}), second]
-    ids = functools.partial(map, lambda ruling: ruling.step.id)
+    ids = functools.partial(map, lambda ruling: ruling.policy)
     rulings, _ = await run(settings(id="first"), second)
     assert list(ids(rulings)) == ["first"]
     rulings, _ = await run(settings(id="first"), second, to_the_end=True)
@@ -269,7 +272,7 @@ def test_domains_with_the_same_settings_share_a_transaction() -> None:
     keys = [made.variant(domain(name)).after_data for name in ("a.example", "b.example", "c.example", "d.example")]
     assert keys[0] == keys[1] != keys[2] == keys[3] == made.common.after_data
     transaction = SITE.transaction()
-    seen = recipient_seen(transaction, SITE.recipient(transaction, "alice@example.com"))
+    seen = envelope_of(transaction, SITE.recipient(transaction, "alice@example.com"))
     assert made.after_data(made.common, seen) == (made.common.after_data, ())  # it looks at no data
 
 
@@ -313,12 +316,12 @@ async def test_what_a_policy_found_where_it_does_not_run_for_a_domain_is_not_hel
     made = Chain([common], {"own.example": [own]}, [], SITE.context)
     transaction = SITE.transaction()
     session = transaction.session
-    held = await made.run(Stage.CONNECT, made.common, Seen(session), (session,), [], to_the_end=True)
+    held = await made.run(Stage.CONNECT, made.common, Envelope(session.client_address), (session,), [], to_the_end=True)
     for address, ids in (("alice@own.example", []), ("alice@example.com", ["placed"])):
         recipient = SITE.recipient(transaction, address)
         variant = made.variant(recipient.domain)
-        rulings = await made.early(variant, held, recipient_seen(transaction, recipient), transaction, {})
-        assert [ruling.step.id for ruling in rulings] == ids
+        rulings = await made.early(variant, held, envelope_of(transaction, recipient), transaction, {})
+        assert [ruling.policy for ruling in rulings] == ids
 
 
 async def test_policies_look_ahead_before_any_looks_at_the_message() -> None:
@@ -349,7 +352,7 @@ async def test_policies_look_ahead_before_any_looks_at_the_message() -> None:
     made = Chain(chain, {}, [exempt], SITE.context)
     transaction = SITE.transaction()
     transaction.message = message_of(b"Subject: x\r\n\r\n")
-    of_whom = Seen(transaction.session, transaction.reverse_path)
+    of_whom = Envelope(transaction.session.client_address, transaction.reverse_path)
     with capture_logs() as logs:
         made.look_ahead(made.common, of_whom, transaction, transaction.message)
         await made.run(Stage.MESSAGE, made.common, of_whom, (transaction, transaction.message), transaction.checks)
@@ -443,7 +446,7 @@ async def test_what_an_exception_exempts_is_not_counted_with_its_neighbours(exem
         state.rounds.clear()
         transaction = site.transaction(sender)
         checks: list[Check] = []
-        seen = Seen(transaction.session, transaction.reverse_path)
+        seen = Envelope(transaction.session.client_address, transaction.reverse_path)
         await made.run(Stage.CONNECT, made.common, seen, (transaction.session,), checks)
         assert state.rounds == [counted]
         assert [check.policy for check in checks if check.exempted is None] == counted

@@ -39,7 +39,8 @@ def sender_authentication(transaction: Transaction, *, authserv_id: str | None, 
         authserv_id: The gateway's name in it, None where it adds none.
         address: The client's address as text.
     """
-    spf, dkim, arc, dmarc = transaction.spf, transaction.dkim, transaction.arc, transaction.dmarc
+    found = transaction.authentication
+    spf, dkim, arc, dmarc = found.spf, found.dkim, found.arc, found.dmarc
     if authserv_id is None or (spf is None and dkim is None and arc is None and dmarc is None):
         return []
     field = authentication_results(

@@ -1,0 +1,1 @@
+"""The chain: one stage's policies, one after the other: what they find, and what is ruled on it."""
