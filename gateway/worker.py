@@ -188,7 +188,7 @@ class Worker:
                 lists=self._sources.lists,
                 log_lines_lost=lost_lines(),
                 silent={door.name: door.silent for door in self.doors},
-                lanes=self._state.lanes.values() if isinstance(self._state, RedisState) else (),
+                pipelines=self._state.pipelines.values() if isinstance(self._state, RedisState) else (),
             )
             await asyncio.sleep(INTERVAL)
 

@@ -36,7 +36,7 @@ ROWS = (
     ("gateway.config",),
     ("gateway.chain",),
     ("gateway.admission", "gateway.spool"),
-    ("gateway.adapters", "gateway.bell", "gateway.gathering", "gateway.tls"),
+    ("gateway.adapters", "gateway.gathering", "gateway.tls"),
     ("gateway.backend",),
     ("gateway.doors",),
     (

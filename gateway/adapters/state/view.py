@@ -92,10 +92,12 @@ def health(state: "RedisState", _request: msgspec.Struct) -> list[dict[str, Any]
     now = time.time()
     return [
         {
-            "server": lane.name,
-            "away": None if lane.breaker.health.since is None else round(max(0.0, now - lane.breaker.health.since), 1),
-            "outages": lane.breaker.health.outages,
-            "unanswered": lane.breaker.health.failed,
+            "server": pipeline.name,
+            "away": None
+            if pipeline.breaker.health.since is None
+            else round(max(0.0, now - pipeline.breaker.health.since), 1),
+            "outages": pipeline.breaker.health.outages,
+            "unanswered": pipeline.breaker.health.failed,
         }
-        for lane in state.lanes.values()
+        for pipeline in state.pipelines.values()
     ]

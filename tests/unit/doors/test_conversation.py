@@ -600,3 +600,17 @@ async def test_implicit_tls_takes_a_hello_that_is_there_already(tmp_path: Path, 
                         incoming.write(await reader.read(65_536))
             writer.transport.abort()
         await site.empty()
+
+
+async def test_a_conversation_may_be_given_up_while_its_client_is_seen_to(tmp_path: Path) -> None:
+    """Its task is cancelled while it waits, and before that has ended the gateway drains."""
+    async with serving(tmp_path) as site, site.client() as client:
+        await client.say("EHLO client.example.org")
+        (conversation,) = site.door._conversations
+        assert conversation.task is not None
+        while conversation.link.deadline == float("inf"):  # noqa: ASYNC110 - nothing tells that it waits
+            await asyncio.sleep(0)
+        conversation.task.cancel()
+        conversation.link.drain()
+        assert (await client.reply()).startswith("421 4.3.2")
+        assert await client.is_closed()
