@@ -224,12 +224,12 @@ class Buckets:
         if answer.approximate:
             evidence["approximate"] = True
         if answer.granted:
-            return self._within(reply=None, **evidence)
+            return self._within(reply=None, fields=(), **evidence)
         seconds = max(1, math.ceil(answer.wait))
         if exceeded is self._unverifiable:
-            return exceeded(reply=None, wait=seconds, **evidence)
+            return exceeded(reply=None, fields=(), wait=seconds, **evidence)
         told = Reply(450, "4.7.1", f"Too many {self._what}, try again in {counted(seconds, 'second')}")
-        return exceeded(reply=told, wait=seconds, **evidence)
+        return exceeded(reply=told, fields=(), wait=seconds, **evidence)
 
 
 def _limit(name: str, limit: Rate, burst: int | None) -> _Limit:
