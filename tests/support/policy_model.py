@@ -292,12 +292,19 @@ class Model:
             return "error"
         return act.does
 
-    def answer(self, command: str, code: int, *more: Any) -> None:
+    def answer(
+        self,
+        command: str,
+        code: int,
+        forwarded: tuple[str, ...] = (),
+        fields: frozenset[str] = frozenset(),
+        backend: str | None = None,
+    ) -> None:
         """Note what a command came to; of several delays the longest counts, and the session has a bound."""
         delay = min(max(self.delays, default=0.0), self.case.session_delay - self.delayed)
         self.delays = []
         self.delayed += delay
-        self.answers.append(Answer(command, code, *more, delay=delay))
+        self.answers.append(Answer(command, code, forwarded, fields, backend, delay))
 
     def check(self, settings: PolicySettings, stage: Stage, recipient: str | None, outcome: str | None) -> CheckLine:
         """What the record says of what was found; with the action that the settings say."""
