@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 
 from gateway.adapters.recipients.sources import RecipientSources
 from gateway.adapters.records import FileSink, StdoutSink
-from gateway.adapters.state.memory import MemoryState
-from gateway.adapters.state.redis import RedisState
 from gateway.admission.trace import Identity
 from gateway.backend import ServerGroup
 from gateway.backend.probe import BackendProbe
@@ -84,14 +82,6 @@ def header_reader(config: Config, listener: Listener) -> HeaderReader:
     return HeaderReader(names, config.written_fields, strict=listener.malformed_header == "strict")
 
 
-def build_state(config: Config, clock: Clock) -> State:
-    """What workers and machines count together; a worker's own memory where nothing is shared."""
-    options = config.state
-    if options.is_shared:
-        return RedisState(options, workers=config.workers)
-    return MemoryState(clock, entries=options.entries)
-
-
 def build_chains(
     config: Config, *, domain: Callable[[str], Domain | None], resolver: Resolver, clock: Clock, state: State
 ) -> list[Chain]:
@@ -143,7 +133,7 @@ def build_sink(config: Config) -> RecordSink:
     """Where the records go."""
     sinks: list[RecordSink] = []
     if config.records.file is not None:
-        sinks.append(FileSink(config.records.file))
+        sinks.append(FileSink(config.records.file, queue_octets=config.records.waiting))
     if config.records.stdout:
-        sinks.append(StdoutSink())
+        sinks.append(StdoutSink(queue_octets=config.records.waiting))
     return sinks[0] if len(sinks) == 1 else Sinks(*sinks)

@@ -9,10 +9,10 @@ import asyncio
 import ipaddress
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -21,6 +21,9 @@ import msgspec
 _HOST_NAME: Final = re.compile(
     r"(?![0-9.]*$)(?=.{1,255}$)(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*"
 )
+
+
+_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Status(StrEnum):
@@ -65,6 +68,9 @@ class Answer:
     status: Status
     records: tuple[str, ...] = ()
     ttl: float = 0.0
+
+
+_Question: TypeAlias = tuple[str, RecordType]
 
 
 class Resolver(Protocol):
@@ -142,7 +148,7 @@ _ahead: Final[set[asyncio.Task[Answer]]] = set()
 """What was asked ahead and is not answered: the event loop alone would not keep it."""
 
 
-def ask_ahead(resolver: Resolver, questions: Iterable[tuple[str, RecordType]]) -> None:
+def ask_ahead(resolver: Resolver, questions: Iterable[_Question]) -> None:
     """Ask what is not known, and wait for nothing: who asks the same soon finds the answer, or waits for the same."""
     for name, record_type in questions:
         if resolver.known(name, record_type) is None:
@@ -167,6 +173,10 @@ class ClientName:
     status: NameStatus
 
 
+_MOST_NAMES: Final = 5
+"""PTR names of a client that are looked at, so that its owner can't make us ask for hundreds."""
+
+
 async def client_name(resolver: Resolver, address: str) -> ClientName:
     """Look up the client's name: its PTR names, of which the first that has the address itself is taken (RFC 8601 3).
 
@@ -178,13 +188,36 @@ async def client_name(resolver: Resolver, address: str) -> ClientName:
     """
     ip = ipaddress.ip_address(address)
     pointers = await resolver.lookup(ip.reverse_pointer, RecordType.PTR)
-    if pointers.status is not Status.FOUND:
-        return ClientName(None, NameStatus.TEMPORARY if pointers.status.is_temporary else NameStatus.UNKNOWN)
+    questions = _confirming(ip, pointers)
+    answers = await asyncio.gather(*(resolver.lookup(*question) for question in questions))
+    return _confirmed(ip, pointers, dict(zip(questions, answers, strict=True)))
+
+
+def known_client_name(resolver: Resolver, address: str) -> ClientName | None:
+    """What ``client_name`` would find without asking anyone, None if it would have to ask."""
+    ip = ipaddress.ip_address(address)
+    pointers = resolver.known(ip.reverse_pointer, RecordType.PTR)
+    if pointers is None:
+        return None
+    answers: dict[_Question, Answer] = {}
+    for question in _confirming(ip, pointers):
+        answer = resolver.known(*question)
+        if answer is None:
+            return None
+        answers[question] = answer
+    return _confirmed(ip, pointers, answers)
+
+
+def _confirming(ip: _Address, pointers: Answer) -> list[_Question]:
+    """The questions by which a client's PTR names are confirmed."""
     record_type = RecordType.AAAA if isinstance(ip, ipaddress.IPv6Address) else RecordType.A
-    names = [name for name in pointers.records[:5] if _HOST_NAME.fullmatch(name)]
-    answers = await asyncio.gather(*(resolver.lookup(name, record_type) for name in names))
-    for name, answer in zip(names, answers, strict=True):
+    return [(name, record_type) for name in pointers.records[:_MOST_NAMES] if _HOST_NAME.fullmatch(name)]
+
+
+def _confirmed(ip: _Address, pointers: Answer, answers: Mapping[_Question, Answer]) -> ClientName:
+    """The first name that has the address, or why there is none."""
+    for (name, _), answer in answers.items():
         if any(ipaddress.ip_address(record) == ip for record in answer.records):
             return ClientName(name.lower(), NameStatus.CONFIRMED)
-    temporary = any(answer.status.is_temporary for answer in answers)
+    temporary = any(answer.status.is_temporary for answer in (pointers, *answers.values()))
     return ClientName(None, NameStatus.TEMPORARY if temporary else NameStatus.UNKNOWN)

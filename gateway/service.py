@@ -24,7 +24,6 @@ import select
 import signal
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -37,6 +36,7 @@ import uvloop
 
 from gateway import worker
 from gateway.adapters.metrics import SharedFolder
+from gateway.adapters.records import CLOSE_TIMEOUT
 from gateway.config import reach
 from gateway.config.access import Account
 from gateway.config.advice import file_problems
@@ -47,7 +47,9 @@ from gateway.config.problems import ConfigError
 from gateway.doors.control import SupervisorDoor
 from gateway.doors.listening import ListenError, bind
 from gateway.doors.tls import Certificate, certificate_of
+from gateway.log import END_WITHIN
 from gateway.log import configure as configure_log
+from gateway.log import finish as finish_log
 from gateway.printable import printable
 
 log = structlog.get_logger("lychgate.service")
@@ -57,6 +59,12 @@ READY_WITHIN: Final = 60.0
 
 RETIRED_WITHIN: Final = 10.0
 """Seconds that old workers have to stop accepting; one that has not is not waited for any longer."""
+
+NOTIFY_WITHIN: Final = 2.0
+"""Seconds that systemd has to take a word."""
+
+ENDED_WITHIN: Final = CLOSE_TIMEOUT + END_WITHIN + 3.0
+"""Seconds that a worker may take beyond its draining: for what nobody reads of its records and of its log, and more."""
 
 STEADY: Final = 60.0
 """Seconds after which a worker's death is one of its own, and not the next in a row."""
@@ -149,11 +157,12 @@ def raise_descriptor_limit(config: Config) -> None:
 
 
 def notify(state: str) -> None:
-    """Tell systemd, where it asked to be told (sd_notify(3))."""
+    """Tell systemd, where it asked to be told (sd_notify(3)); one that does not take it is not waited for long."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+        connection.settimeout(NOTIFY_WITHIN)
         connection.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
@@ -285,13 +294,13 @@ class Supervisor:
             if self._control is not None:
                 self._control.leave_to_supervisor()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            _configure_log(generation.config)
             self._serve(generation, writer)
             status = 0
         except Exception:
             log.exception("worker failed")
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            finish_log()
             os._exit(status)
 
     def _serve(self, generation: Generation, ready: int) -> None:
@@ -414,7 +423,7 @@ class Supervisor:
         self._retire(old)
         self._close_unused()
         _warn(new.config)
-        configure_log(new.config.log.level, new.config.log.format)
+        _configure_log(new.config)
         if new.config.runtime_folder != old.config.runtime_folder:
             self._open_control(new.config.runtime_folder)
 
@@ -438,7 +447,7 @@ class Supervisor:
         children = set(self._current.workers) | self._retired
         for pid in children:
             _kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + self._current.config.timeouts.drain + 5.0
+        deadline = time.monotonic() + self._current.config.timeouts.drain + ENDED_WITHIN
         while children and time.monotonic() < deadline:
             children -= {pid for pid in children if _has_ended(pid)}
             if children:
@@ -472,7 +481,12 @@ class Supervisor:
 def _warn(config: Config) -> None:
     """Tell of what the service, as the user that it is now, will miss."""
     for warning in reach.warnings(config):
-        log.warning("out of reach", problem=str(warning))
+        event = "service runs as root" if warning.where == "user" and config.user is None else "out of reach"
+        log.warning(event, problem=str(warning))
+
+
+def _configure_log(config: Config) -> None:
+    configure_log(config.log.level, config.log.format, waiting=config.log.waiting)
 
 
 def _endpoints(config: Config) -> list[Endpoint]:

@@ -27,21 +27,23 @@ from gateway.assembly import (
     build_groups,
     build_sink,
     build_sources,
-    build_state,
     header_reader,
     identity_of,
     our_domains,
 )
 from gateway.config.model import Config
+from gateway.doors.client_lines import ClientLines
 from gateway.doors.control import ControlDoor, Handler
 from gateway.doors.metrics import MetricsDoor
 from gateway.doors.places import Places
 from gateway.doors.smtp import SmtpDoor
 from gateway.doors.tls import Certificate, certificate_of
+from gateway.log import lost as lost_lines
 from gateway.policy import Clock, SystemClock
 from gateway.records import RecordSink
 from gateway.resolver import Resolver
 from gateway.spool import SpoolMemory
+from gateway.state import State
 
 log = structlog.get_logger("lychgate.worker")
 
@@ -89,12 +91,13 @@ class Worker:
         self._groups = build_groups(config, self._resolver)
         self._sources = build_sources(config, self._groups, accepts=accepts_lists)
         domain = our_domains(config, self._sources)
-        self._state = build_state(config, clock)
+        self._state = _state(config, clock)
         self._control = None if config.runtime_folder is None else ControlDoor(config.runtime_folder, self._commands())
         self._chains = build_chains(config, domain=domain, resolver=self._resolver, clock=clock, state=self._state)
         if certificates is None:
             certificates = [certificate_of(listener) for listener in config.listeners]
         places, spool_memory = Places(config), SpoolMemory(config.spool.memory_total)
+        client_lines = ClientLines(config.log.client_lines, clock)
         self.doors = [
             SmtpDoor(
                 config,
@@ -109,6 +112,7 @@ class Worker:
                 sink=self._metrics or self._sink,
                 clock=clock,
                 places=places,
+                client_lines=client_lines,
                 header_reader=header_reader(config, listener),
                 spool_memory=spool_memory,
             )
@@ -160,6 +164,8 @@ class Worker:
                     for server in group.servers
                 },
                 lists=self._sources.lists,
+                log_lines_lost=lost_lines(),
+                silent={door.name: door.silent for door in self.doors},
                 lanes=self._state.lanes.values() if isinstance(self._state, RedisState) else (),
             )
             await asyncio.sleep(INTERVAL)
@@ -257,3 +263,11 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE)
+
+
+def _state(config: Config, clock: Clock) -> State:
+    """What workers and machines count together; a worker's own memory where nothing is shared."""
+    options = config.state
+    if options.is_shared:
+        return RedisState(options, workers=config.workers)
+    return MemoryState(clock, entries=options.entries)

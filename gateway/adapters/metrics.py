@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.adapters.state.lane import Lane
@@ -78,6 +79,8 @@ class Metrics:
         labels = ("policy", "stage", "outcome", "action", "observed")
         self._outcomes = counter("policy_outcomes", "What policies found, and what was done", *labels)
         self._lost = counter("records_lost", "Decision records that could not be written")
+        self._lines_lost = counter("log_lines_lost", "Lines of the log that could not be written")
+        self._silent = counter("silent_clients", "Clients that left without a word", "listener")
         self._connections = gauge("connections", "Clients that are connected", "listener", mode="livesum")
         known = "Whether a server takes mail, as far as every worker knows"
         self._server_up = gauge("backend_server_up", known, "backend", "server", mode="livemin")
@@ -124,6 +127,8 @@ class Metrics:
         servers: Mapping[tuple[str, str], bool],
         lanes: Iterable[Lane],
         lists: Iterable[ListStatus] = (),
+        log_lines_lost: int = 0,
+        silent: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Take what other parts know.
 
@@ -132,8 +137,13 @@ class Metrics:
             servers: Whether a server is up, by backend and its name.
             lanes: The ways to the servers of the shared state.
             lists: The files of recipients.
+            log_lines_lost: How many lines of the log were lost.
+            silent: How many clients left without a word, by listener.
         """
         self._tell(self._lost, self.lost)
+        self._tell(self._lines_lost, log_lines_lost)
+        for listener, count in silent.items():
+            self._tell(self._silent.labels(listener), count)
         for listener, count in connections.items():
             self._connections.labels(listener).set(count)
         for (backend, server), is_up in servers.items():

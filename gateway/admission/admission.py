@@ -345,7 +345,12 @@ class Admission:
             self.finish(*outcome_of(self._proceeding.transaction), backend=backend)
 
     async def close(
-        self, verdict: Verdict | None = None, reply: Reply | None = None, backend: BackendRecord | None = None
+        self,
+        verdict: Verdict | None = None,
+        reply: Reply | None = None,
+        backend: BackendRecord | None = None,
+        *,
+        is_recorded: bool = True,
     ) -> None:
         """The connection has ended, or is being ended by the gateway with a reply.
 
@@ -354,6 +359,7 @@ class Admission:
                 counts more than how the connection ended.
             reply: The last reply to the client.
             backend: The backend's part in an open transaction.
+            is_recorded: Whether a connection on which nothing was decided leaves a record.
         """
         if self._refused is not None and (verdict is None or verdict.by is PROTOCOL):
             verdict, reply = self._refused, self._refused.reply
@@ -367,6 +373,8 @@ class Admission:
         checks: list[Check] = []
         if _CLOSE in chain.common.steps:
             await chain.run(_CLOSE, chain.common, Envelope(session.client_address), (session,), checks)
+        if verdict is None and not is_recorded:
+            return
         if not self._written or (by_a_policy and verdict is not self._recorded):
             session.checks += checks
             result = "none" if verdict is None else result_of(verdict.action)

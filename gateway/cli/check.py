@@ -7,12 +7,12 @@ with 2 when the command was called wrongly.
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, ExitCode, print_problems
+from gateway.cli.common import ExitCode, print_problems
 from gateway.cli.common import problem_json as as_data
 from gateway.cli.screen import complain, console, line, print_json, table
 from gateway.config import lists, reach
@@ -29,18 +29,18 @@ MAX_DOMAINS = 40
 """Domains that are listed one by one; ``--json`` has all."""
 
 
-def check(
-    config: ConfigPath = DEFAULT_CONFIG,
-    *,
-    listener: Annotated[
-        str | None, typer.Option("--listener", "-l", metavar="ADDRESS:PORT", help="Only this listener.")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings, too.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Check a configuration, and show the chain that holds for each listener and what differs for domains.
+def check(config: Path, *, listener: str | None, strict: bool, as_json: bool) -> None:
+    """Carry the command out.
 
-    The exit status is 0 when it can be used, 1 when it can't, or, with --strict, when there are warnings.
+    Args:
+        config: The file.
+        listener: The one listener that is shown, by its address; None for all.
+        strict: Whether warnings fail it, too.
+        as_json: Whether to print for programs.
+
+    Raises:
+        typer.Exit: The configuration can't be used, or not without warnings; with ``ExitCode.CONFIG``. There is no such
+            listener; with ``ExitCode.USAGE``.
     """
     try:
         loaded = load(config)

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, the option ``--config``, loading with readable errors.
+"""What the commands share: exit codes, loading with readable errors.
 
 Exit codes: 0 all is well; 1 the configuration can't be used (or the command's own failure); 2 the command was called
 wrongly; 3 it can't be told.
@@ -7,7 +7,7 @@ wrongly; 3 it can't be told.
 from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Any, Final
 
 import typer
 
@@ -16,9 +16,12 @@ from gateway.config.advice import file_problems
 from gateway.config.load import load
 from gateway.config.model import Config
 from gateway.config.problems import ConfigError, Problem
+from gateway.log import configure
+from gateway.smtp.grammar import GrammarError, parse_mailbox
+from gateway.smtp.path import Mailbox
 
-DEFAULT_CONFIG: Final = Path("/etc/lychgate/lychgate.yaml")
-CONFIG_VARIABLE: Final = "LYCHGATE_CONFIG"
+ANSWER_COLOURS: Final = {"yes": "green", "no": "red", "unknown": "yellow"}
+"""Of the answers whether a recipient exists."""
 
 
 class ExitCode(IntEnum):
@@ -28,69 +31,6 @@ class ExitCode(IntEnum):
     CONFIG = 1
     USAGE = 2
     UNKNOWN = 3
-
-
-ConfigPath: TypeAlias = Annotated[
-    Path, typer.Option("--config", "-c", envvar=CONFIG_VARIABLE, help="The configuration file.", dir_okay=False)
-]
-"""The option ``--config``; its default is ``DEFAULT_CONFIG``."""
-
-SHORTEST_WAIT: Final = 0.1
-LONGEST_WAIT: Final = 86_400.0
-
-
-def _seconds(given: float) -> float:
-    """Also refuses what is no number of seconds, ``nan`` and ``inf``, and what no clock can wait for."""
-    if not SHORTEST_WAIT <= given <= LONGEST_WAIT:
-        raise bad_parameter(f"{given:g} is not from {SHORTEST_WAIT:g} to {LONGEST_WAIT:g} seconds")
-    return given
-
-
-Seconds: TypeAlias = Annotated[float, typer.Option(callback=_seconds, help="Seconds to wait for the outcome.")]
-"""An option that says how long to wait."""
-
-AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-"""The option ``--json``."""
-
-
-def config_before(context: typer.Context, config: Path) -> None:
-    """In a group that is a command itself: ``--config`` before a command below it holds for that one, too.
-
-    Raises:
-        typer.BadParameter: Another option stands there, which the command below would never see.
-    """
-    for parameter in context.command.params:
-        if not _is_written(context, str(parameter.name)):
-            continue
-        if parameter.name == "config":
-            context.obj = config
-        else:
-            option, below = parameter.opts[0], str(context.invoked_subcommand)
-            group: Any = context.command  # typer gives the type of a command that has none below it
-            known = {name for other in group.commands[below].params for name in other.opts}
-            place = f"{context.command_path} {below}"
-            told = f"belongs behind the command: {place} {option}" if option in known else f"{place} does not have it"
-            raise bad_parameter(told, param_hint=option)
-
-
-def config_given(context: typer.Context, config: Path) -> Path:
-    """In a command below such a group: the configuration file, whether ``--config`` stands before the command or after.
-
-    Raises:
-        typer.BadParameter: It stands in both places, with different files.
-    """
-    before = None if context.parent is None else context.parent.obj
-    if not isinstance(before, Path):
-        return config
-    if _is_written(context, "config") and config != before:
-        raise bad_parameter(f"is given twice: {before} and {config}", param_hint="--config")
-    return before
-
-
-def _is_written(context: typer.Context, option: str) -> bool:
-    """Whether an option stands on the command line, and not only in the environment."""
-    source = context.get_parameter_source(option)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def load_config(path: Path, *, to_serve: bool = False) -> Config:
@@ -103,6 +43,7 @@ def load_config(path: Path, *, to_serve: bool = False) -> Config:
     Raises:
         typer.Exit: It can't be used; with ``ExitCode.CONFIG``.
     """
+    configure("warning", "text")  # standard output is the command's own; ``serve`` sets its log up once more
     try:
         config = load(path)
         problems = file_problems(config) if to_serve else []
@@ -113,6 +54,18 @@ def load_config(path: Path, *, to_serve: bool = False) -> Config:
         print_problems(problems)
         raise typer.Exit(ExitCode.CONFIG)
     return config
+
+
+def parse_recipient(address: str) -> Mailbox:
+    """An address from the command line, also in angle brackets.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    try:
+        return parse_mailbox(address.removeprefix("<").removesuffix(">"))
+    except GrammarError as error:
+        raise bad_parameter(f"{address!r} is not an address", param_hint="ADDRESS") from error
 
 
 def print_problems(problems: Iterable[Problem | str]) -> None:

@@ -13,7 +13,7 @@ import signal
 import tempfile
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Final, assert_never
+from typing import Final, assert_never
 
 import typer
 import uvloop
@@ -25,7 +25,8 @@ from gateway.cli.screen import bad_parameter, console, line
 from gateway.config.backend import BackendOptions, NextHop, NextHopKind
 from gateway.config.model import Config
 from gateway.doors.listening import ListenError, bind
-from gateway.log import configure
+from gateway.lines import LineStream, LineWriter
+from gateway.log import END_WITHIN, WAITING, configure
 from gateway.records import DecisionRecord, Result
 from gateway.verdict import Party
 from gateway.worker import Worker
@@ -49,29 +50,33 @@ def _style(result: Result) -> str:
             assert_never(result)
 
 
-def demo(
-    config: Annotated[Path | None, typer.Option(help="A configuration instead of the demo's own.")] = None,
-    maildir: Annotated[
-        Path | None, typer.Option(help="Where accepted messages are kept; without it a folder that goes with the demo.")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Another port for the first listener.", min=1, max=65535, show_default=False)
-    ] = None,
-) -> None:
-    """Try the gateway: it listens on 127.0.0.1:2525, keeps what it accepts in a Maildir, and tells each decision."""
+def demo(config: Path | None, maildir: Path | None, port: int | None) -> None:
+    """Carry the command out: return when it was stopped.
+
+    Args:
+        config: The file; None for the demo's own.
+        maildir: Where accepted messages are kept; None for a folder that goes with the demo.
+        port: Another port for the first listener.
+
+    Raises:
+        typer.Exit: It can't start; with ``ExitCode.CONFIG``.
+    """
     settings = load_config(config or _demo_file())
     if port is not None:
         settings = _at_port(settings, port)
     configure("warning", "text")
-    out = console(soft_wrap=True)
+    decisions = LineWriter(1, room=WAITING, name="decisions")  # mail waits for nobody who reads what is told
+    out = console(soft_wrap=True, file=LineStream(decisions))
     try:
         with tempfile.TemporaryDirectory(prefix="lychgate-demo-") as own:
             folder = Path(own) / "Maildir" if maildir is None else maildir
             _check_maildir(folder)
             asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_demo(settings, folder, out))
     except (ListenError, OSError) as error:
-        out.print(line(f"lychgate: {error}{_what_to_do(settings, error)}", style="red"))
+        console(soft_wrap=True).print(line(f"lychgate: {error}{_what_to_do(settings, error)}", style="red"))
         raise typer.Exit(ExitCode.CONFIG) from error
+    finally:
+        decisions.flush(END_WITHIN)
 
 
 def _at_port(config: Config, port: int) -> Config:

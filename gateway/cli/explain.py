@@ -5,19 +5,17 @@ import sys
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never
 
 import typer
 from rich.console import Console
 
 from gateway import records
-from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.dns.zone import ZoneResolver
 from gateway.adapters.state.glance import Find, Glance
-from gateway.adapters.state.redis import RedisState
 from gateway.adapters.state.view import entry_of
 from gateway.address import address_text
-from gateway.cli.common import DEFAULT_CONFIG, AsJson, ConfigPath, load_config
+from gateway.cli.common import load_config
 from gateway.cli.control import ask_workers
 from gateway.cli.screen import Piece, bad_parameter, console, line, print_plain
 from gateway.config.model import Config, Listener
@@ -70,31 +68,24 @@ def _colour(action: Action) -> str:
 
 
 def explain(
-    client_address: Annotated[str, typer.Option(help="The client's IP address.")],
-    mail_from: Annotated[str, typer.Option(help="The sender's address; '' or '<>' for the null reverse-path.")],
-    rcpt: Annotated[list[str], typer.Option(help="A recipient's address; may be given several times.")],
-    message: Annotated[
-        Path | None,
-        typer.Argument(help="A file with the message, '-' for standard input; without it, only the envelope."),
-    ] = None,
-    config: ConfigPath = DEFAULT_CONFIG,
-    helo: Annotated[str, typer.Option(help="What the client says in EHLO.")] = "client.invalid",
-    login: Annotated[str | None, typer.Option(help="The name the client authenticated with.")] = None,
-    listener: Annotated[str | None, typer.Option(help="The listener's address; the first one without it.")] = None,
-    dns_zone: Annotated[
-        Path | None, typer.Option(help="A YAML file that answers all DNS questions: name: {TXT: [..], A: [..], ...}.")
-    ] = None,
+    config: Path,
     *,
-    no_state: Annotated[
-        bool, typer.Option("--no-state", help="Begin with empty limits and an empty greylist.")
-    ] = False,
-    json: AsJson = False,
+    client_address: str,
+    mail_from: str,
+    rcpt: list[str],
+    message: Path | None,
+    helo: str,
+    login: str | None,
+    listener: str | None,
+    dns_zone: Path | None,
+    asks_state: bool,
+    as_json: bool,
 ) -> None:
-    """Run one message or envelope through the chain, without a socket or a backend, and tell every step.
+    """Carry the command out; its options are those of the command line.
 
-    Limits and the greylist are looked at as they are now, and nothing is counted. What was not asked is told. The exit
-    status says what would happen: 0 accepted, 3 deferred, 4 rejected, 5 discarded, 6 disconnected, 7 accepted for some
-    recipients only, 8 quarantined.
+    Raises:
+        typer.Exit: Always, with the ``exit_status`` of the result, or because the configuration can't be used.
+        typer.BadParameter: An option's value can't be used.
     """
     settings = load_config(config)
     attempt = Attempt(
@@ -106,8 +97,8 @@ def explain(
         login=login,
     )
     chosen = _listener(settings, listener)
-    explanation = asyncio.run(_explain(settings, chosen, attempt, dns_zone, asks_state=not no_state))
-    if json:
+    explanation = asyncio.run(_explain(settings, chosen, attempt, dns_zone, asks_state=asks_state))
+    if as_json:
         print_plain(records.encode(explanation.record).decode())
     else:
         _print(explanation)
@@ -118,7 +109,11 @@ async def _explain(
     config: Config, listener: Listener, attempt: Attempt, zone: Path | None, *, asks_state: bool
 ) -> Explanation:
     clock = SystemClock()
-    shared = RedisState(config.state) if asks_state and config.state.is_shared else None
+    shared = None
+    if asks_state and config.state.is_shared:
+        from gateway.adapters.state.redis import RedisState  # the driver takes a while to load
+
+        shared = RedisState(config.state)
     find = None if not asks_state else _remembered(config) if shared is None else shared.find
     try:
         return await _walk(config, listener, attempt, zone, None if find is None else Glance(find, clock))
@@ -152,6 +147,8 @@ async def _walk(
         except (OSError, ValueError) as error:
             raise bad_parameter(str(error), param_hint="--dns-zone") from error
         return await walk(config, listener, attempt, resolver, SystemClock(), state)
+    from gateway.adapters.dns.resolver import DnsResolver  # which takes a while to load
+
     dns = DnsResolver.from_options(config.dns)
     try:
         return await walk(config, listener, attempt, dns, SystemClock(), state)

@@ -1,10 +1,10 @@
 """``lychgate policies``: what policies there are, and the documentation of one, made from the code."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from gateway.cli.common import AsJson, ExitCode
+from gateway.cli.common import ExitCode
 from gateway.cli.screen import complain, console, print_json, print_page, table
 from gateway.config.reference import manual, policy_tables, settings, summary
 from gateway.config.registry import Registry, UnknownPolicyError
@@ -12,14 +12,12 @@ from gateway.policy import Policy
 from gateway.units import format_duration
 
 
-def policies(
-    name: Annotated[
-        str | None, typer.Argument(help="A policy, to print its documentation.", show_default=False)
-    ] = None,
-    *,
-    as_json: AsJson = False,
-) -> None:
-    """List the installed policies, or print the documentation of one."""
+def policies(name: str | None, *, as_json: bool) -> None:
+    """Carry the command out: all policies, or the documentation of one.
+
+    Raises:
+        typer.Exit: There is no such policy; with ``ExitCode.USAGE``.
+    """
     registry = Registry.installed()
     if name is not None:
         policy = _get(registry, name)

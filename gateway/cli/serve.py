@@ -1,44 +1,26 @@
-"""``lychgate serve`` and ``lychgate reload``: the service and its configuration."""
+"""``lychgate serve``: the service."""
+
+from pathlib import Path
 
 import typer
 
-from gateway.cli.common import DEFAULT_CONFIG, ConfigPath, ExitCode, Seconds, load_config, print_problems
-from gateway.cli.control import ask_supervisor
-from gateway.cli.screen import complain, console
-from gateway.log import configure
+from gateway.cli.common import ExitCode, load_config
+from gateway.cli.screen import complain
+from gateway.log import configure, take_over
 from gateway.service import ServiceError, Supervisor
-from gateway.units import counted
 
 
-def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
-    """Serve mail: bind the listeners, become the configured user, start the workers.
+def serve(config: Path) -> None:
+    """Carry the command out: return when the service has ended.
 
-    SIGHUP reloads the configuration, SIGTERM lets transactions finish and stops. The exit status is 1 when the
-    configuration is wrong or the service can't start.
+    Raises:
+        typer.Exit: The configuration is wrong or the service can't start; with ``ExitCode.CONFIG``.
     """
     settings = load_config(config, to_serve=True)
-    configure(settings.log.level, settings.log.format)
+    configure(settings.log.level, settings.log.format, waiting=settings.log.waiting)
+    take_over()
     try:
         Supervisor(settings.path, settings).run()
     except ServiceError as error:
         complain(f"lychgate: {error}", "red")
         raise typer.Exit(ExitCode.CONFIG) from error
-
-
-def reload(
-    config: ConfigPath = DEFAULT_CONFIG,
-    timeout: Seconds = 90.0,
-) -> None:
-    """Let the running service take the configuration over, and tell whether it has.
-
-    The exit status is 0 when the configuration is in force, 1 when it is not: with an error the old one stays. It is 3
-    when the service does not answer in time. Needs `runtime_folder` in the configuration, and the service's user or
-    root.
-    """
-    settings = load_config(config)
-    told = ask_supervisor(settings, {"command": "reload", "path": str(settings.path)}, timeout)
-    if told["problems"]:
-        print_problems([*told["problems"], "lychgate: not reloaded: the old configuration stays in force"])
-        raise typer.Exit(ExitCode.CONFIG)
-    policies = counted(told["policies"], "policy", "policies")
-    console().print(f"reloaded: {counted(told['listeners'], 'listener')}, {policies}")

@@ -1,20 +1,15 @@
 """``lychgate state``: what workers and machines count together: limits near their brim, the greylist, connections."""
 
 import asyncio
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
 
-from gateway.adapters.state.redis import RedisState
 from gateway.adapters.state.view import entry_json, is_about, nearest
 from gateway.cli.common import (
-    DEFAULT_CONFIG,
-    AsJson,
-    ConfigPath,
     ExitCode,
-    config_before,
-    config_given,
     load_config,
 )
 from gateway.cli.control import ask_workers
@@ -23,34 +18,15 @@ from gateway.config.model import Config
 from gateway.state import Kind, StateUnavailableError
 from gateway.units import counted, rough_duration
 
-state = typer.Typer(name="state", help="What workers and machines count together.", invoke_without_command=True)
+if TYPE_CHECKING:
+    from gateway.adapters.state.redis import RedisState
 
 
-@state.callback()
-def show(
-    context: typer.Context,
-    config: ConfigPath = DEFAULT_CONFIG,
-    kind: Annotated[Kind | None, typer.Option(help="Only these entries.", show_default=False)] = None,
-    subject: Annotated[
-        str,
-        typer.Option(
-            help="Only entries about this: an address, a network, a name, or a part of one.", show_default=False
-        ),
-    ] = "",
-    limit: Annotated[int, typer.Option(help="At most so many entries; 0 for all.", min=0)] = 50,
-    *,
-    json: AsJson = False,
-) -> None:
-    """Show limits and connections, the fullest first, and the greylist; or clear an entry.
-
-    With `memory:` the running service is asked, by the `runtime_folder` of the configuration.
-    """
-    if context.invoked_subcommand is not None:
-        config_before(context, config)
-        return
+def show(config: Path, kind: Kind | None, subject: str, limit: int, *, as_json: bool) -> None:
+    """Carry ``lychgate state`` out: show at most ``limit`` entries (0 for all) of a kind and about a subject."""
     settings = load_config(config)
     found = _entries(settings, kind, subject, limit)
-    if json:
+    if as_json:
         print_json({"state": str(settings.state.place), **found})
         return
     out = console()
@@ -61,14 +37,13 @@ def show(
         out.print(f"and {found['total'] - len(found['entries'])} more; --limit 0 has all")
 
 
-@state.command()
-def clear(
-    context: typer.Context,
-    key: Annotated[str, typer.Argument(help="The entry's key, as `lychgate state` shows it; in quotes for the shell.")],
-    config: ConfigPath = DEFAULT_CONFIG,
-) -> None:
-    """Forget one entry: an empty bucket, a triplet that is new again."""
-    settings = load_config(config_given(context, config))
+def clear(config: Path, key: str) -> None:
+    """Carry ``lychgate state clear`` out.
+
+    Raises:
+        typer.Exit: There is no such entry; with ``ExitCode.CONFIG``.
+    """
+    settings = load_config(config)
     if settings.state.is_shared:
         cleared = _run(settings, lambda shared: shared.clear(key))
     else:
@@ -79,17 +54,17 @@ def clear(
     console().print("cleared")
 
 
-@state.command()
-def workers(context: typer.Context, config: ConfigPath = DEFAULT_CONFIG, *, json: AsJson = False) -> None:
-    """Show how each worker gets on with Redis: whether it is away, how often it was, and what was not answered.
+def workers(config: Path, *, as_json: bool) -> None:
+    """Carry ``lychgate state workers`` out.
 
-    Needs `runtime_folder` in the configuration, and the service's user or root.
+    Raises:
+        typer.BadParameter: The state is each worker's own memory.
     """
-    settings = load_config(config_given(context, config))
+    settings = load_config(config)
     if not settings.state.is_shared:
         raise bad_parameter("the state is each worker's own memory; only Redis can be away", param_hint="state")
     replies = ask_workers(settings, {"command": "state_health"})
-    if json:
+    if as_json:
         print_json({str(worker): servers for worker, servers in replies.items()})
         return
     for worker, servers in replies.items():
@@ -112,7 +87,7 @@ def _entries(settings: Config, kind: Kind | None, subject: str, limit: int) -> d
         entries = [entry for reply in replies for entry in reply["entries"]]
         return {"total": sum(reply["total"] for reply in replies), "entries": nearest(entries, limit)}
 
-    async def read(shared: RedisState) -> dict[str, Any]:
+    async def read(shared: "RedisState") -> dict[str, Any]:
         found = [entry_json(entry) async for entry in shared.entries(kind) if is_about(entry, subject)]
         return {"total": len(found), "entries": nearest(found, limit)}
 
@@ -126,6 +101,7 @@ def _run(settings: Config, what: Any) -> Any:
     Raises:
         typer.Exit: It can't be reached; with ``ExitCode.CONFIG``.
     """
+    from gateway.adapters.state.redis import RedisState  # the driver takes a while to load
 
     async def run() -> Any:
         shared = RedisState(settings.state)

@@ -265,6 +265,11 @@ class RecordOptions(Section):
     """A file to which each record is added as a line of JSON."""
     stdout: bool = False
     """Write them to standard output."""
+    waiting: Size = 16_000_000
+    """How much may wait for a slow reader of standard output, or of a `file` that is a pipe, in each worker; what comes
+    above it is lost and counted."""
+    silent_clients: bool = False
+    """Whether a client that connects and leaves without a word, as monitoring does, leaves a record too."""
 
 
 def _records(value: object) -> object:
@@ -373,6 +378,12 @@ class LogOptions(Section):
     """The least important lines: debug, info, warning or error."""
     format: LogFormat = LogFormat.AUTO
     """json, text, or auto: text on a terminal and json elsewhere."""
+    waiting: Size = 4_000_000
+    """How much may wait for a slow reader of standard error, in each process; what comes above it is lost and counted.
+    Lines below `warning` use half of it."""
+    client_lines: Count = 60
+    """Lines a minute that one client (an IPv4 address, an IPv6 /64) may cause below `warning`, in each worker; those
+    above are counted, and the next line says how many. 0 for no limit."""
 
 
 class ExceptionEntry(Section):

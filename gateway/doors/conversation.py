@@ -119,7 +119,10 @@ class Conversation:
             backend = self._abort_delivery()
             if self._authentication is not None:
                 await self._authentication.close()
-            await self._admission.close(end.verdict, reply, backend)
+            is_silent = end.verdict is None and not self.link.has_spoken
+            self._door.silent += is_silent
+            is_recorded = not is_silent or self._door.records_silent
+            await self._admission.close(end.verdict, reply, backend, is_recorded=is_recorded)
         finally:
             self._forget_message()
             self._door.forget(self)
@@ -378,7 +381,8 @@ class Conversation:
 
     def _say_why(self, reason: str | None) -> None:
         """The gateway ends the session: the log has the reason, whatever was recorded of its transactions."""
-        log.info("session ended", session=self._session.id, client=self.link.client_address, reason=reason)
+        client = self.link.client_address
+        self._door.client_lines.info("session ended", session=self._session.id, client=client, reason=reason)
 
     # TLS and AUTH.
 
@@ -394,13 +398,15 @@ class Conversation:
             self._session.extended = False
 
     async def _start_tls(self) -> None:
-        certificate = self._door.certificate
+        certificate, within = self._door.certificate, self._door.timeouts.tls_handshake
         assert certificate is not None  # noqa: S101 - a listener with TLS has one
         try:
-            agreed = await self.link.start_tls(certificate.context, self._door.timeouts.tls_handshake)
+            if not self.link.has_spoken:
+                await self.link.first_octets(within)
+            agreed = await self.link.start_tls(certificate.context, within)
         except OSError as error:  # ssl.SSLError and TimeoutError, too
-            reason = str(error) or type(error).__name__
-            log.info("TLS handshake failed", session=self._session.id, client=self.link.client_address, error=reason)
+            reason, client = str(error) or type(error).__name__, self.link.client_address
+            self._door.client_lines.info("TLS handshake failed", session=self._session.id, client=client, error=reason)
             left = isinstance(error, ConnectionResetError)
             raise SessionEnd(self._admission.tls_failed(reason, left=left), told=True) from None
         self._session.tls = tls_info(agreed)
@@ -429,7 +435,7 @@ class Conversation:
             server_address=link.server_address,
             started=now,
             resolver=door.session_resolver(),
-            find_client_name=door.client_name,
+            find_client_name=door.find_client_name,
         )
 
 

@@ -92,6 +92,7 @@ class ClientLink(asyncio.BufferedProtocol):
         client_port: Its port, 0 if unknown.
         server_address: The address and port that it has connected to.
         is_gone: Whether the connection is lost.
+        has_spoken: Whether the client has ever sent anything.
     """
 
     __slots__ = (
@@ -117,6 +118,7 @@ class ClientLink(asyncio.BufferedProtocol):
         "client_address",
         "client_port",
         "engine",
+        "has_spoken",
         "is_gone",
         "server_address",
     )
@@ -138,6 +140,7 @@ class ClientLink(asyncio.BufferedProtocol):
         self.client_port = 0
         self.server_address = server_address or ""
         self.is_gone = False
+        self.has_spoken = False
         self._door = door
         self._loop = loop
         self._proxied = proxied
@@ -172,8 +175,7 @@ class ClientLink(asyncio.BufferedProtocol):
             self.client_address, self.client_port = (transport.get_extra_info("peername") or ("0.0.0.0", 0))[:2]
             self.server_address = self.server_address or endpoint_name(transport.get_extra_info("sockname"))
         if self._door.implicit_tls:
-            self._transport.pause_reading()
-            self._diverted = []  # uvloop reads all the same until the handshake is begun
+            self._diverted = []
         if whole := self._door.timeouts.session:
             self._session_end = self._loop.time() + whole
         self._door.begin(self)
@@ -187,7 +189,12 @@ class ClientLink(asyncio.BufferedProtocol):
     def _received(self, data: bytes) -> None:
         if self._diverted is not None:
             self._diverted.append(data)
+            if not self.has_spoken:
+                self.has_spoken = True
+                self._transport.pause_reading()  # uvloop reads all the same until the handshake is begun
+                self._bell.ring()
             return
+        self.has_spoken = True
         engine = self.engine
         engine.receive_data(data)
         if self._writable:
@@ -354,6 +361,28 @@ class ClientLink(asyncio.BufferedProtocol):
         self._transport.abort()
 
     # TLS.
+
+    async def first_octets(self, within: float) -> None:
+        """Wait for the beginning of the handshake: a client that leaves without a word needs none.
+
+        Args:
+            within: How long it may take, in seconds.
+
+        Raises:
+            SessionEnd: The client is gone, or the gateway is shutting down.
+            TimeoutError: It does not come.
+        """
+        self._since = self._loop.time()
+        try:
+            async with asyncio.timeout(within):
+                while not self.has_spoken:
+                    if self.is_gone or self._ended:
+                        raise SessionEnd
+                    if self._draining:
+                        raise protocol_end(replies.SHUTTING_DOWN, "shutdown", told=True)
+                    await self._bell
+        except TimeoutError:
+            raise TimeoutError(f"no handshake was begun: longer than {within:g} seconds") from None
 
     async def start_tls(self, context: ssl.SSLContext, within: float) -> ssl.SSLObject:
         """The handshake: at the beginning, or behind the reply to STARTTLS.

@@ -21,18 +21,18 @@ from gateway.admission.trace import Identity
 from gateway.backend import AuthRelay, ServerGroup
 from gateway.chain.chain import Chain
 from gateway.config.model import Config, DelayReject, Listener, TlsMode
-from gateway.doors.client_names import KNOWN_NAMES, ClientNames
+from gateway.doors.client_lines import ClientLines
 from gateway.doors.conversation import Conversation
 from gateway.doors.link import ClientLink
 from gateway.doors.listening import BACKLOG, address_of
 from gateway.doors.places import Places
-from gateway.doors.proxy_protocol import Addresses, ProxyError, read_header
+from gateway.doors.proxy_protocol import Addresses, ProxyError, SilentError, read_header
 from gateway.doors.tls import Certificate
 from gateway.form import HeaderReader
 from gateway.gathering import Gathering, gathering
 from gateway.policy import Clock
 from gateway.records import RecordSink
-from gateway.resolver import ClientName, Resolver, SessionResolver
+from gateway.resolver import Resolver, SessionResolver, client_name, known_client_name
 from gateway.session import Domain, Recipient, Session
 from gateway.smtp import reply as replies
 from gateway.smtp.data import BareNewlines, NulOctets
@@ -51,6 +51,9 @@ END_TO_END: Final = frozenset({"8BITMIME", "SMTPUTF8", "DSN"})
 
 UNKNOWN_MECHANISMS: Final = ("PLAIN", "LOGIN")
 """What AUTH offers while the backend's own mechanisms are not known."""
+
+NAMING: Final = 10_000
+"""Clients whose names are looked up at the same time; more go without."""
 
 _TLS_STATES: Final = {
     TlsMode.NONE: TlsState.NONE,
@@ -76,6 +79,7 @@ class SmtpDoor:
         sink: Takes the records.
         clock: Tells the time.
         places: The connections of all listeners.
+        client_lines: What the log says of clients.
         header_reader: Reads the headers of messages.
         spool_memory: What the messages of all listeners take in memory.
 
@@ -89,7 +93,11 @@ class SmtpDoor:
         clock: Tells the time.
         rules: What holds for all its sessions.
         session_resolver: Makes what asks the DNS for one session, within its bounds.
+        find_client_name: Looks up the name of a client's address.
         auth_required: Whether MAIL needs authentication.
+        client_lines: What the log says of clients.
+        records_silent: Whether a client that leaves without a word leaves a record.
+        silent: How many clients have left without a word.
         connections: Connections that are open now, those that are being closed among them.
         gathering: What replies are gathered in; there once it is open.
     """
@@ -109,6 +117,7 @@ class SmtpDoor:
         sink: RecordSink,
         clock: Clock,
         places: Places,
+        client_lines: ClientLines,
         header_reader: HeaderReader,
         spool_memory: SpoolMemory,
     ) -> None:
@@ -140,17 +149,21 @@ class SmtpDoor:
             session_delay=config.limits.session_delay,
         )
         self._signatures = chain.signatures
+        self._resolver = resolver
+        self.find_client_name = partial(client_name, resolver)
         self._header_reader = header_reader
         self._spool_memory = spool_memory
         self._groups = groups
         dns = config.dns
         self.session_resolver = partial(SessionResolver, resolver, dns.session_queries, dns.session_time, dns.timeout)
         self.auth_required = listener.auth is not None and listener.auth.required
+        self.client_lines = client_lines
+        self.records_silent = config.records.silent_clients
+        self.silent = 0
         self.connections = 0
         self.gathering: Gathering
         self._places = places
         self._conversations: set[Conversation] = set()
-        self._names = ClientNames(resolver)
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._naming: set[asyncio.Task[None]] = set()
@@ -283,24 +296,20 @@ class SmtpDoor:
     # Clients' names.
 
     def name_client(self, session: Session, client: str, *, ask: bool) -> None:
-        """Give the client its name if it is remembered; else ask in the background, where names are looked up at all.
+        """Give the client its name if it is at hand; else ask in the background. Neither where names are not wanted.
 
         Args:
             session: The client's.
             client: Its address as text.
-            ask: Whether to ask, where it is not remembered.
+            ask: Whether to ask, where it is not at hand.
         """
-        known = self._names.known(client)
-        if known is not None:
-            session.client_name = known
-        elif ask and self._config.dns.client_names and len(self._naming) < KNOWN_NAMES:
+        if not self._config.dns.client_names:
+            return
+        session.client_name = known_client_name(self._resolver, client)
+        if session.client_name is None and ask and len(self._naming) < NAMING:
             task = self._own(self._name(session))
             self._naming.add(task)
             task.add_done_callback(self._naming.discard)
-
-    async def client_name(self, address: str) -> ClientName:
-        """A client's name, looked up if it is not remembered."""
-        return await self._names.find(address)
 
     @staticmethod
     async def _name(session: Session) -> None:
@@ -353,11 +362,15 @@ class SmtpDoor:
         loop = asyncio.get_running_loop()
         try:
             connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if proxy is not None and proxy.trusts(connection.getpeername()[0]):
+            if proxy is not None and proxy.trusts(_peer(connection)):
                 async with asyncio.timeout(self.timeouts.proxy):
                     addresses = await read_header(connection)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(lambda: ClientLink(self, loop, proxied=addresses), connection)
+        except SilentError:
+            self.silent += 1
+            log.debug("a trusted peer left without a word", listener=self.name)
+            connection.close()
         except (ProxyError, OSError, TimeoutError) as error:
             log.warning("no PROXY header from a trusted peer", listener=self.name, error=str(error) or "timeout")
             connection.close()
@@ -369,6 +382,18 @@ class SmtpDoor:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)  # uvloop may still refer to the socket: then close says nothing
             connection.close()
+
+
+def _peer(connection: socket.socket) -> str:
+    """The address of a connection's other end.
+
+    Raises:
+        SilentError: It was gone before it was looked at.
+    """
+    try:
+        return str(connection.getpeername()[0])
+    except OSError:
+        raise SilentError from None
 
 
 def engine_options(config: Config, listener: Listener) -> ServerOptions:

@@ -6,8 +6,9 @@ from machine to machine; the ratios are what to look at. Nothing is asserted: th
 
 DKIM-signed mail whose sender is checked is measured against Postfix with milters, too (``authentication``). A second
 table has the cost of verifying signatures against dkimpy (``dkim``), a third that of SPF against pyspf (``spf``), a
-fourth that of DNS questions by several engines (``dns_engines``), a fifth that of counting in Redis (``state``), a
-sixth what mail waits for while Redis is away (``outages``).
+fourth that of DNS questions by several engines (``dns_engines``), a fifth has what commands take that only load and
+print (``commands``), a sixth the cost of counting in Redis (``state``), a seventh what mail waits for while Redis is
+away (``outages``).
 
 Options: ``--quick`` for one short round, ``--rounds N``, ``--only NAME`` (repeatable) for some of the measurements, and
 ``--base FOLDER`` to measure the gateway of another working copy (``git worktree add FOLDER COMMIT``) in the same turns,
@@ -27,7 +28,7 @@ from typing import Final
 from rich.console import Console
 from rich.status import Status
 
-from tests.bench import authentication, dkim, dns_engines, figures, outages, report, spf, state
+from tests.bench import authentication, commands, dkim, dns_engines, figures, outages, report, spf, state
 from tests.bench.figures import Effort
 from tests.bench.processes import BenchError
 from tests.bench.servers import PostfixProxy, Server, Sink, gateway, postfix_proxy, smtp_sink, why_no_postfix
@@ -35,7 +36,18 @@ from tests.support.peers import is_installed
 
 _WIDTH: Final = 160
 _WITH_PEERS: Final = ("new", "kept", "big", "latency")
-MEASUREMENTS: Final = (*_WITH_PEERS, "idle", "memory", "authentication", "dkim", "spf", "dns", "state", "outages")
+MEASUREMENTS: Final = (
+    *_WITH_PEERS,
+    "idle",
+    "memory",
+    "authentication",
+    "dkim",
+    "spf",
+    "dns",
+    "commands",
+    "state",
+    "outages",
+)
 
 
 def main() -> int:
@@ -52,7 +64,9 @@ def main() -> int:
         console.print(spf.measured(rounds=effort.rounds, base=arguments.base))
     if "dns" in chosen:
         console.print(dns_engines.measured(rounds=effort.rounds, count=1000 if arguments.quick else 3000))
-    chosen -= {"dkim", "spf", "dns"}
+    if "commands" in chosen:
+        console.print(commands.measured(rounds=effort.rounds, base=arguments.base))
+    chosen -= {"dkim", "spf", "dns", "commands"}
     if not chosen:
         return 0
     if not is_installed("smtp-source"):

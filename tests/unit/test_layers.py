@@ -24,6 +24,7 @@ ROWS = (
         "gateway.strict",
         "gateway.resolver",
         "gateway.header",
+        "gateway.lines",
         "gateway.log",
         "gateway.printable",
         "gateway.lookup",

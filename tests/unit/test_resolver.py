@@ -6,9 +6,37 @@ import math
 import pytest
 
 from gateway.adapters.dns.zone import ZoneResolver
-from gateway.resolver import Answer, ClientName, NameStatus, RecordType, SessionResolver, Status, ask_ahead, client_name
+from gateway.resolver import (
+    Answer,
+    ClientName,
+    NameStatus,
+    RecordType,
+    SessionResolver,
+    Status,
+    ask_ahead,
+    client_name,
+    known_client_name,
+)
 
 CONFIRMED, UNKNOWN, TEMPORARY = NameStatus.CONFIRMED, NameStatus.UNKNOWN, NameStatus.TEMPORARY
+
+
+class Counting(ZoneResolver):
+    """Has nothing at hand but what was asked before, and answers once it is told to."""
+
+    def __init__(self, zone: dict[str, object]) -> None:
+        super().__init__(zone)
+        self.asked: list[str] = []
+        self.released = asyncio.Event()
+        self.released.set()
+
+    async def lookup(self, name: str, record_type: RecordType) -> Answer:
+        self.asked.append(name)
+        await self.released.wait()
+        return await super().lookup(name, record_type)
+
+    def known(self, name: str, record_type: RecordType) -> Answer | None:
+        return super().known(name, record_type) if name in self.asked and self.released.is_set() else None
 
 
 @pytest.mark.parametrize(
@@ -49,27 +77,29 @@ async def test_a_name_counts_when_it_leads_back(zone: dict[str, object], address
     assert await client_name(ZoneResolver(zone), address) == expected
 
 
+@pytest.mark.parametrize(
+    ("zone", "asked"),
+    [
+        ({}, 1),
+        ({"192.0.2.1": "SERVFAIL"}, 1),
+        ({"192.0.2.1": {"PTR": "mail.example.org"}, "mail.example.org": {"A": "192.0.2.1"}}, 2),
+        ({"192.0.2.1": {"PTR": ["a.example.org", "b.example.org"]}, "b.example.org": "TIMEOUT"}, 3),
+    ],
+)
+async def test_a_name_is_known_once_all_that_it_takes_is_at_hand(zone: dict[str, object], asked: int) -> None:
+    """Then it is what was found, a fault among it; before, nothing is said and nothing is asked."""
+    resolver = Counting(zone)
+    assert known_client_name(resolver, "192.0.2.1") is None
+    found = await client_name(resolver, "192.0.2.1")
+    assert known_client_name(resolver, "192.0.2.1") == found
+    assert len(resolver.asked) == asked
+    resolver.asked.pop()
+    assert known_client_name(resolver, "192.0.2.1") is None
+
+
 def test_only_faults_are_temporary() -> None:
     """A name that does not exist will not exist a moment later either."""
     assert {status for status in Status if status.is_temporary} == {Status.SERVFAIL, Status.TIMEOUT}
-
-
-class Counting(ZoneResolver):
-    """Has nothing at hand but what was asked before, and answers once it is told to."""
-
-    def __init__(self, zone: dict[str, object]) -> None:
-        super().__init__(zone)
-        self.asked: list[str] = []
-        self.released = asyncio.Event()
-        self.released.set()
-
-    async def lookup(self, name: str, record_type: RecordType) -> Answer:
-        self.asked.append(name)
-        await self.released.wait()
-        return await super().lookup(name, record_type)
-
-    def known(self, name: str, record_type: RecordType) -> Answer | None:
-        return super().known(name, record_type) if name in self.asked and self.released.is_set() else None
 
 
 async def test_a_session_may_ask_so_many_questions() -> None:

@@ -5,11 +5,13 @@ That is what it has in its memory, or how it gets on with Redis.
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gateway.adapters.state.memory import MemoryState
-from gateway.adapters.state.redis import RedisState
 from gateway.state import Entry, Kind
+
+if TYPE_CHECKING:
+    from gateway.adapters.state.memory import MemoryState
+    from gateway.adapters.state.redis import RedisState
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def nearest(entries: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any
     return ordered[:limit] if limit else ordered
 
 
-def listing(state: MemoryState, request: Mapping[str, Any]) -> dict[str, Any]:
+def listing(state: "MemoryState", request: Mapping[str, Any]) -> dict[str, Any]:
     """What a worker's memory has.
 
     Args:
@@ -75,12 +77,12 @@ def listing(state: MemoryState, request: Mapping[str, Any]) -> dict[str, Any]:
     return {"total": len(found), "entries": nearest(found, int(request.get("limit") or 0))}
 
 
-def clear(state: MemoryState, request: Mapping[str, Any]) -> bool:
+def clear(state: "MemoryState", request: Mapping[str, Any]) -> bool:
     """Forget the entry of a ``key``."""
     return state.forget(str(request.get("key")))
 
 
-def health(state: RedisState, request: Mapping[str, Any]) -> list[dict[str, Any]]:  # noqa: ARG001 - a handler's
+def health(state: "RedisState", request: Mapping[str, Any]) -> list[dict[str, Any]]:  # noqa: ARG001 - a handler's
     """How a worker gets on with each server of Redis that it has asked.
 
     Args:

@@ -2,17 +2,21 @@
 
 import asyncio
 import gc
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.dns.zone import ZoneResolver
 from gateway.admission import weight
 from gateway.config.model import Limits
+from gateway.doors import smtp
 from gateway.resolver import Answer, RecordType
+from tests.support.counting_resolver import CountingResolver
+from tests.support.dns_server import DnsServer, Zone
 from tests.support.serving import Site, serving
 
 TRUSTED = {"listeners": [{"smtp": "127.0.0.1:0", "proxy_protocol": {"trusted": ["127.0.0.0/8"]}}]}
@@ -27,7 +31,7 @@ class Asked(ZoneResolver):
 
 
 class Counting(ZoneResolver):
-    """Counts the questions."""
+    """Counts the questions, those that are answered at hand among them."""
 
     def __init__(self) -> None:
         super().__init__({"127.0.0.1": {"PTR": ["localhost"]}, "localhost": {"A": ["127.0.0.1"]}})
@@ -42,18 +46,57 @@ class Counting(ZoneResolver):
         return super().known(name, record_type)
 
 
-async def test_a_clients_name_is_asked_for_once_and_remembered(tmp_path: Path) -> None:
-    """The second connection knows it from the start."""
-    resolver = Counting()
-    async with serving(tmp_path, resolver=resolver) as site:
-        for _ in range(2):
-            async with site.client() as client:
-                while site.door._naming:  # noqa: ASYNC110 - nothing tells of it
-                    await asyncio.sleep(0)
+class Looking(DnsResolver):
+    """Notes what it is asked to look up, at hand or not."""
+
+    def __init__(self, server: DnsServer) -> None:
+        super().__init__([server.address])
+        self.looked_up: list[str] = []
+
+    async def lookup(self, name: str, record_type: RecordType) -> Answer:
+        self.looked_up.append(name)
+        return await super().lookup(name, record_type)
+
+
+async def _is_named(site: Site) -> None:
+    while site.door._naming:  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(0)
+
+
+async def test_connections_of_one_client_share_its_questions_and_later_ones_have_its_name_at_once(
+    tmp_path: Path,
+) -> None:
+    """However many come before the DNS answers, each name is asked for once; with the answers at hand nothing is."""
+    zone: Zone = {"1.0.0.127.in-addr.arpa": {"PTR": ["client.example."]}, "client.example": {"A": ["127.0.0.1"]}}
+    async with DnsServer(zone) as server, serving(tmp_path, resolver=(resolver := Looking(server))) as site:
+        server.released.clear()
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(site.client()) for _ in range(5)]
+            server.released.set()
+            await _is_named(site)
+            looked_up = len(resolver.looked_up)
+            clients.append(await stack.enter_async_context(site.client()))
+            for client in clients:
                 assert (await client.say("QUIT")).startswith("221")
-            await site.empty()
-    assert [record.client.name for record in site.records] == ["localhost", "localhost"]
-    assert resolver.asked == ["1.0.0.127.in-addr.arpa", "localhost"]
+        await site.empty()
+        await resolver.close()
+    assert [record.client.name for record in site.records] == ["client.example"] * 6
+    assert [name for _, name, _ in server.questions] == list(zone)
+    assert len(resolver.looked_up) == looked_up == 10
+
+
+async def test_so_many_clients_are_named_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the DNS is silent no more look-ups wait than may; further clients go without a name."""
+    monkeypatch.setattr(smtp, "NAMING", 2)
+    async with DnsServer({}) as server, serving(tmp_path, resolver=(resolver := Looking(server))) as site:
+        server.released.clear()
+        async with AsyncExitStack() as stack:
+            for _ in range(4):
+                await stack.enter_async_context(site.client())
+            assert len(site.door._naming) == 2
+            server.released.set()
+            await _is_named(site)
+        await resolver.close()
 
 
 async def test_without_client_names_nothing_is_asked(tmp_path: Path) -> None:
@@ -69,7 +112,7 @@ async def test_without_client_names_nothing_is_asked(tmp_path: Path) -> None:
 
 async def test_a_client_that_is_refused_at_once_is_not_named(tmp_path: Path) -> None:
     """Its session ends before the look-up begins, and that is no fault."""
-    resolver = Counting()
+    resolver = CountingResolver({})
     faults: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     async with serving(tmp_path, {"limits": {"connections": 1}}, resolver=resolver) as site, site.client():
@@ -136,6 +179,7 @@ async def test_a_health_check_is_served_as_the_load_balancer(tmp_path: Path) -> 
         async with site.client(greeting=None) as client:
             client.writer.write(b"PROXY UNKNOWN\r\n")
             assert (await client.reply()).startswith("220 ")
+            assert (await client.say("NOOP")).startswith("250 ")
         await site.empty()
     assert site.records[0].client.address == "127.0.0.1"
 

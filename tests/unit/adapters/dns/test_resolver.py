@@ -17,7 +17,7 @@ from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.dns.zone import ZoneResolver
 from gateway.config.names import parse_server
 from gateway.config.options import DnsOptions
-from gateway.resolver import Answer, ClientName, NameStatus, RecordType, Status, client_name
+from gateway.resolver import Answer, ClientName, NameStatus, RecordType, Status, client_name, known_client_name
 from tests.support.dns_server import DnsServer, Zone
 
 Make: TypeAlias = Callable[..., DnsResolver]
@@ -322,6 +322,30 @@ async def test_client_names_are_confirmed(make: Make) -> None:
         assert (await client_name(resolver, "192.0.2.1")).name == "example.com"
         assert (await client_name(resolver, "192.0.2.3")).status is NameStatus.UNKNOWN
         assert (await client_name(resolver, "192.0.2.9")).status is NameStatus.TEMPORARY
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "seconds"),
+    [
+        ("192.0.2.1", NameStatus.CONFIRMED, 120),
+        ("192.0.2.3", NameStatus.UNKNOWN, 120),
+        ("192.0.2.9", NameStatus.TEMPORARY, 5),
+    ],
+)
+async def test_a_client_name_is_known_as_long_as_its_answers_hold(
+    make: Make, address: str, status: NameStatus, seconds: float
+) -> None:
+    """By their time-to-live, that there is none as well; that it could not be looked up for a few seconds."""
+    clock = Clock()
+    async with DnsServer(ZONE, ttl=120) as server:
+        resolver = make([server.address], clock=clock, lifetimes=Lifetimes(failure=5.0))
+        assert known_client_name(resolver, address) is None
+        found = await client_name(resolver, address)
+        assert (found.status, known_client_name(resolver, address)) == (status, found)
+        clock.time += seconds - 0.1
+        assert known_client_name(resolver, address) == found
+        clock.time += 0.1
+        assert known_client_name(resolver, address) is None
 
 
 @pytest.mark.parametrize(
