@@ -22,7 +22,7 @@ describes is sent.
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final
+from typing import Final, assert_never
 
 import structlog
 
@@ -403,10 +403,18 @@ class Admission:
         for ruling in rulings:
             if not ruling.ends_stage:
                 continue
-            if ruling.response.action is Action.DISCARD:
-                waits = True
-            elif not waits or ruling.response.action is Action.DISCONNECT:
-                return by_policy(ruling, self.reference)
+            match ruling.response.action:
+                case Action.DISCARD:
+                    waits = True
+                case Action.DISCONNECT:
+                    return by_policy(ruling, self.reference)
+                case Action.DEFER | Action.REJECT:
+                    if not waits:
+                        return by_policy(ruling, self.reference)
+                case Action.PASS | Action.TAG | Action.QUARANTINE:
+                    pass
+                case action:
+                    assert_never(action)
         self._held += rulings
         return GO_ON
 

@@ -280,7 +280,7 @@ class ChainBuilder:
             if response.action is not Action.QUARANTINE:
                 continue
             if name in said:
-                self._note(written.down(["on", name]), f"the action quarantine {needed}")
+                self._note(written.down(["on", name, "action"]), f"the action quarantine {needed}")
             else:
                 told = f"the outcome {name} is quarantined unless 'on' says otherwise: that {needed}"
                 self._note(written, told)
