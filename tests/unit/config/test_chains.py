@@ -144,7 +144,7 @@ def test_a_reply_of_its_own_keeps_the_default_action(tmp_path: Path) -> None:
         ),
         (
             "[size: {mode: observe, on: {nearly: {action: quarantine}}}]",
-            "3:55: policies[0].size.on.nearly.action: the action quarantine needs the section 'quarantine: {backend: NAME}'",
+            "3:56: policies[0].size.on.nearly.action: the action quarantine needs the section 'quarantine:",
         ),
         (
             "[size: {on: {nearly: {delay: 61s}}}]",
