@@ -85,7 +85,7 @@ def explain(
 
     Limits and the greylist are looked at as they are now, and nothing is counted. What was not asked is told. The exit
     status says what would happen: 0 accepted, 3 deferred, 4 rejected, 5 discarded, 6 disconnected, 7 accepted for some
-    recipients only.
+    recipients only, 8 quarantined.
     """
     from gateway.cli.explain import explain as run
 

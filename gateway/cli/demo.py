@@ -13,7 +13,7 @@ import signal
 import tempfile
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 import typer
 import uvloop
@@ -27,19 +27,27 @@ from gateway.config.model import Config
 from gateway.doors.listening import ListenError, bind
 from gateway.lines import LineStream, LineWriter
 from gateway.log import END_WITHIN, WAITING, configure
-from gateway.records import DecisionRecord
+from gateway.records import DecisionRecord, Result
 from gateway.verdict import Party
 from gateway.worker import Worker
 
 _LOOPBACK: Final = "127.0.0.1"
 
-_STYLES: Final = {
-    "accepted": "green",
-    "deferred": "yellow",
-    "rejected": "red",
-    "discarded": "magenta",
-    "disconnected": "red",
-}
+
+def _style(result: Result) -> str:
+    match result:
+        case "accepted":
+            return "green"
+        case "deferred":
+            return "yellow"
+        case "discarded" | "quarantined":
+            return "magenta"
+        case "rejected" | "disconnected":
+            return "red"
+        case "aborted" | "none":
+            return "dim"
+        case _:
+            assert_never(result)
 
 
 def demo(config: Path | None, maildir: Path | None, port: int | None) -> None:
@@ -136,7 +144,7 @@ class _Teller:
         decision = record.decision
         if decision.result == "none":
             return
-        style = _STYLES.get(decision.result, "dim")
+        style = _style(decision.result)
         who = f"<{record.reverse_path}>" if record.reverse_path is not None else record.client.address
         whom = ", ".join(f"<{recipient.address}>" for recipient in record.recipients)
         by = "" if decision.policy in {None, Party.BACKEND.value} else f" by {decision.policy}: {decision.outcome}"

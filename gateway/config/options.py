@@ -327,6 +327,8 @@ class Limits(Section):
     """NOOP, RSET, VRFY and the like without an accepted message between them, after which the session ends."""
     refusals: Positive = 2000
     """Senders, recipients and messages of a session that are refused by any policy or backend, after which it ends."""
+    session_delay: Duration = 60.0
+    """By how much the replies of a session may be held back in all (`delay` of an outcome); 0 for not at all."""
     transactions: Positive = 10_000
     """Messages of a session, after which it ends, also of those that were given up."""
     chunks: Positive = 1000
@@ -409,6 +411,13 @@ class ExceptionEntry(Section):
         return self
 
 
+class QuarantineOptions(Section):
+    """Where mail is held that a policy's action `quarantine` keeps from its recipients."""
+
+    backend: str
+    """The backend that takes it, in place of the recipients' own."""
+
+
 class FileOptions(Section):
     """The whole file."""
 
@@ -420,6 +429,8 @@ class FileOptions(Section):
     """The mail servers behind the gateway, in groups by name."""
     default_backend: str | None = None
     """The backend of domains that name none, and of mail that trusted clients relay; the only one without it."""
+    quarantine: QuarantineOptions | None = None
+    """Where mail is held that is quarantined; without it no policy may have that action."""
     domains: dict[str, DomainSection] = Field(default_factory=dict)
     """The domains that are ours: `example.com`, or `*.example.com` for all below it."""
     policies: list[Any] | None = None

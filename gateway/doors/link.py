@@ -12,6 +12,7 @@ gathered with what others are sent (``gathering``), so that whoever reads them i
 
 import asyncio
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 from gateway.address import address_text
@@ -286,6 +287,30 @@ class ClientLink(asyncio.BufferedProtocol):
             if event is None and self._message_end is not None:  # what is read and not kept makes no events
                 self._since = self._loop.time()
         return event
+
+    async def pause(self, seconds: float) -> None:
+        """Hold back what is replied next; what was replied so far is sent first.
+
+        It ends early where the client has ended its side or the gateway drains its sessions, and with the time limits
+        of the session and of a message. What the client sends meanwhile is taken in up to ``READ_AHEAD``; one that has
+        sent more is not seen to leave before the pause is over.
+
+        Args:
+            seconds: For how long.
+
+        Raises:
+            SessionEnd: The client is gone.
+        """
+        self._send()
+        loop = self._loop
+        limit = self._session_end if self._message_end is None else self._message_end
+        until = min(loop.time() + seconds, limit)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                while not (self.is_gone or self._ended or self._draining):
+                    await self._woken()
+        if self.is_gone:
+            raise SessionEnd
 
     def _woken(self) -> asyncio.Future[None]:
         self._waiter = self._loop.create_future()

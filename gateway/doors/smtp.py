@@ -140,6 +140,7 @@ class SmtpDoor:
             chain=chain,
             domain=domain,
             backend=self._backend_name,
+            quarantine=None if config.quarantine is None else config.quarantine.backend,
             recipient_limit=config.limits.recipients,
             recipient_overshoot=config.limits.recipient_overshoot,
             transaction_memory=config.limits.session_memory - weight.SESSION,
@@ -148,6 +149,7 @@ class SmtpDoor:
             clock=clock,
             identity=identity,
             delay_reject=config.delay_reject is DelayReject.RCPT,
+            session_delay=config.limits.session_delay,
         )
         self._signatures = chain.signatures
         self._resolver = resolver
@@ -263,9 +265,9 @@ class SmtpDoor:
         options = self._config.spool
         return Spool(options.memory, options.directory, self._header_reader, self._signatures, self._spool_memory)
 
-    def group(self, session: Session, recipient: Recipient) -> ServerGroup:
-        """The servers that take a recipient's mail."""
-        return self._groups[self._backend_name(session, recipient)]
+    def group(self, name: str) -> ServerGroup:
+        """The servers of a backend."""
+        return self._groups[name]
 
     def _backend_name(self, session: Session, recipient: Recipient) -> str:
         auth = self._listener.auth
@@ -446,4 +448,6 @@ def _reachable(config: Config, listener: Listener) -> list[str]:
     if auth is None or not auth.required:
         first = next(iter(config.backends), None)
         names |= {domain.backend for domain in config.domains.values()} | {config.default_backend or first}
+    if config.quarantine is not None and listener.chain.quarantines:
+        names.add(config.quarantine.backend)
     return sorted(name for name in names if name is not None)

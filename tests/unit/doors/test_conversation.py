@@ -525,6 +525,51 @@ async def test_authentication_passes_through_and_names_the_client(tmp_path: Path
     assert "secret" not in str(record)
 
 
+async def test_held_mail_of_an_authenticated_client_goes_to_the_quarantine(
+    tmp_path: Path, authority: trustme.CA
+) -> None:
+    """Not over the connection by which it authenticated, which is to another backend; its other mail does."""
+    policies = ["relay", {"at_rcpt": {"match": "held@", "on": {"found": "quarantine"}}}]
+    async with FaultServer(extensions=[*EXTENSIONS, "AUTH PLAIN"]) as own, FaultServer() as quarantine:
+        backends = {"own": own.port, "held": quarantine.port}
+        config = tls("starttls", auth={"required": True, "backend": "own"}) | {
+            "policies": policies,
+            "backends": {name: {"servers": [f"127.0.0.1:{port}"]} for name, port in backends.items()},
+            "default_backend": "own",
+            "quarantine": {"backend": "held"},
+        }
+        async with serving(tmp_path, config) as site:
+            async with site.client() as client:
+                await _secured(client, authority)
+                assert (await client.say(f"AUTH PLAIN {PLAIN}")).startswith("235")
+                for recipient in ("held@elsewhere.example", "you@elsewhere.example"):
+                    await client.say("MAIL FROM:<me@example.com>")
+                    assert (await client.say(f"RCPT TO:<{recipient}>")).startswith("250")
+                    assert (await client.send("Subject: x")).startswith("250 2.0.0 Ok: queued")
+            await site.empty()
+    assert [message.recipients for message in quarantine.messages] == [("RCPT TO:<held@elsewhere.example>",)]
+    assert [message.recipients for message in own.messages] == [("RCPT TO:<you@elsewhere.example>",)]
+    assert [record.decision.result for record in site.records] == ["quarantined", "accepted"]
+
+
+async def test_what_is_end_to_end_is_offered_where_the_quarantine_has_it_too(tmp_path: Path) -> None:
+    """A message that it can't take could not be held; where nothing is ever held it does not matter."""
+    for policies, offered in (([{"at_rcpt": {"on": {"found": "quarantine"}}}], False), ([], True)):
+        async with FaultServer() as own, FaultServer(extensions=["PIPELINING"]) as quarantine:
+            servers = {"own": own.port, "held": quarantine.port}
+            config = {
+                "policies": policies,
+                "backends": {name: {"servers": [f"127.0.0.1:{port}"]} for name, port in servers.items()},
+                "default_backend": "own",
+                "quarantine": {"backend": "held"},
+            }
+            async with serving(tmp_path, config) as site, site.client() as client:
+                async with asyncio.timeout(20):
+                    while any(each.capabilities is None for each in site.door._groups.values()):  # noqa: ASYNC110 - no event
+                        await asyncio.sleep(0)
+                assert ("SMTPUTF8" in await client.say("EHLO client.example.org")) is offered
+
+
 async def test_a_failed_authentication_is_the_backends_word_and_a_fault_is_454(
     tmp_path: Path, authority: trustme.CA
 ) -> None:
