@@ -15,7 +15,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
-from gateway.adapters.state.lane import Lane
+from gateway.adapters.state.pipeline import Pipeline
 from gateway.records import DecisionRecord, RecordSink
 from gateway.tables import ListStatus
 
@@ -125,7 +125,7 @@ class Metrics:
         *,
         connections: Mapping[str, int],
         servers: Mapping[tuple[str, str], bool],
-        lanes: Iterable[Lane],
+        pipelines: Iterable[Pipeline],
         lists: Iterable[ListStatus] = (),
         log_lines_lost: int = 0,
         silent: Mapping[str, int] = MappingProxyType({}),
@@ -135,7 +135,7 @@ class Metrics:
         Args:
             connections: By listener.
             servers: Whether a server is up, by backend and its name.
-            lanes: The ways to the servers of the shared state.
+            pipelines: Those to the servers of the shared state.
             lists: The files of recipients.
             log_lines_lost: How many lines of the log were lost.
             silent: How many clients left without a word, by listener.
@@ -151,11 +151,11 @@ class Metrics:
         for each in lists:
             self._list_entries.labels(str(each.file), each.kind).set(each.entries)
             self._list_held.labels(str(each.file), each.kind).set(each.problem is not None)
-        for lane in lanes:
-            health = lane.breaker.health
-            self._state_up.labels(lane.name).set(lane.is_open)
-            self._tell(self._outages.labels(lane.name), health.outages)
-            self._tell(self._failed.labels(lane.name), health.failed)
+        for pipeline in pipelines:
+            health = pipeline.breaker.health
+            self._state_up.labels(pipeline.name).set(pipeline.is_open)
+            self._tell(self._outages.labels(pipeline.name), health.outages)
+            self._tell(self._failed.labels(pipeline.name), health.failed)
 
     def _tell(self, counter: Any, total: int) -> None:
         """Bring a counter to a total that another part keeps."""

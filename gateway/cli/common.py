@@ -1,7 +1,7 @@
 """What the commands share: exit codes, loading with readable errors.
 
 Exit codes: 0 all is well; 1 the configuration can't be used (or the command's own failure); 2 the command was called
-wrongly; 3 it can't be told.
+wrongly; 3 it can't be told; 4 it is going to be done, but is not yet.
 """
 
 from collections.abc import Iterable
@@ -31,6 +31,7 @@ class ExitCode(IntEnum):
     CONFIG = 1
     USAGE = 2
     UNKNOWN = 3
+    WAITS = 4
 
 
 def load_config(path: Path, *, to_serve: bool = False) -> Config:

@@ -7,7 +7,8 @@ import typer
 from gateway.cli.common import ExitCode, load_config
 from gateway.cli.screen import complain
 from gateway.log import configure, take_over
-from gateway.service import ServiceError, Supervisor
+from gateway.service import Supervisor
+from gateway.startup import ServiceError
 
 
 def serve(config: Path) -> None:

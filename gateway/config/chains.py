@@ -351,7 +351,7 @@ def validated(
         also_known: Keys that may stand beside the model's own, for suggestions.
     """
     try:
-        return model.model_validate(value, context={"folder": document.path.parent})
+        return model.model_validate(value, context={"folder": document.path.parent, "readings": document.readings})
     except ValidationError as error:
         document.problems.extend(problems_of(error, model, document, place, also_known))
         return None

@@ -153,6 +153,7 @@ class _Loader:
             domains=self._resolved(domains, options),
             chain=chain,
             files=self._files(options, builders),
+            readings=self._document.readings,
             positions=self._positions(domains),
             **{name: getattr(options, name) for name in _TAKEN_OVER},
         )

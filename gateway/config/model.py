@@ -35,7 +35,7 @@ from gateway.config.options import (
     TlsOptions,
 )
 from gateway.config.problems import Position, Problem
-from gateway.config.recipients import RecipientOptions
+from gateway.config.recipients import Readings, RecipientOptions
 from gateway.config.state import StateOptions
 from gateway.header import is_messages_own
 from gateway.policy import OnError, Options, Policy
@@ -195,6 +195,7 @@ class Config:
         exceptions: In the order of the file.
         warnings: What is allowed but probably not meant, found while loading.
         files: The files, folders and sockets that it names.
+        readings: What files of recipients had when it was loaded.
         positions: Where listeners, their TLS, backends, exceptions and the settings of the whole stand, by path.
     """
 
@@ -227,6 +228,7 @@ class Config:
     metrics: Endpoint | None
     warnings: tuple[Problem, ...] = ()
     files: tuple[NamedFile, ...] = ()
+    readings: Readings = field(default_factory=Readings, repr=False, compare=False)
     positions: Mapping[str, Position] = field(default_factory=dict)
 
     @property

@@ -355,7 +355,7 @@ class Timeouts(Section):
     proxy: Duration = 5.0
     """Waiting for the PROXY header."""
     retirement: Duration = 3600.0
-    """How long sessions may go on with the old configuration after a reload, before they are drained."""
+    """How long transactions may go on with the old configuration after a reload, before they are drained."""
     drain: Duration = 30.0
     """How long transactions may go on after the service was told to stop."""
 

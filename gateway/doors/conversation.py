@@ -74,6 +74,7 @@ class Conversation:
         "_delivery",
         "_door",
         "_engine",
+        "_is_ending",
         "_session",
         "_spool",
         "link",
@@ -85,6 +86,7 @@ class Conversation:
         self.task: asyncio.Task[None] | None = None
         self._door = door
         self._engine = link.engine
+        self._is_ending = False
         self._spool: Spool | None = None
         self._delivery: Delivery | None = None
         self._authentication: Authentication | None = None
@@ -112,8 +114,14 @@ class Conversation:
             end = SessionEnd(Verdict(Action.DEFER, replies.LOCAL_ERROR, PROTOCOL, "error"))
         await self._close(end)
 
+    def break_off(self) -> None:
+        """End the session where no transaction is open, whatever it waits for: a handshake, a policy, a backend."""
+        if self.task is not None and not self._is_ending and not self._engine.in_transaction:
+            self.task.cancel()
+
     async def _close(self, end: SessionEnd) -> None:
         """Leave nothing behind: at the backend, in the record, on the wire."""
+        self._is_ending = True
         reply = None if end.verdict is None else end.verdict.reply
         try:
             backend = self._abort_delivery()
@@ -131,7 +139,8 @@ class Conversation:
     async def _serve(self, refusal: Reply | None) -> None:
         """The session, command by command."""
         if refusal is not None:  # under implicit TLS without a word: a handshake would keep what is one too many
-            raise protocol_end(refusal, "too_many_connections", told=self._door.implicit_tls)
+            outcome = "shutdown" if refusal is replies.SHUTTING_DOWN else "too_many_connections"
+            raise protocol_end(refusal, outcome, told=self._door.implicit_tls)
         if self._door.implicit_tls:
             await self._start_tls()
         verdict = await self._admission.connect()

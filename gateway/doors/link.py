@@ -16,7 +16,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 from gateway.address import address_text
-from gateway.bell import Bell
 from gateway.doors.listening import endpoint_name
 from gateway.smtp import reply as replies
 from gateway.smtp.events import Event
@@ -96,7 +95,6 @@ class ClientLink(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_bell",
         "_buffering",
         "_diverted",
         "_door",
@@ -113,6 +111,7 @@ class ClientLink(asyncio.BufferedProtocol):
         "_special",
         "_transport",
         "_turn",
+        "_waiter",
         "_wire",
         "_writable",
         "client_address",
@@ -146,7 +145,7 @@ class ClientLink(asyncio.BufferedProtocol):
         self._proxied = proxied
         self._transport: asyncio.Transport
         self._wire: asyncio.Transport  # the same, or what is below it under TLS
-        self._bell = Bell(loop)  # rung for whatever the task waits for: octets, or room to write
+        self._waiter: asyncio.Future[None] | None = None  # of the task that waits for octets, or for room to write
         self._since = 0.0  # when the client's turn began
         self._special = False  # one of these four was set, or the connection was lost
         self._ended = False  # the client sends nothing more
@@ -192,13 +191,13 @@ class ClientLink(asyncio.BufferedProtocol):
             if not self.has_spoken:
                 self.has_spoken = True
                 self._transport.pause_reading()  # uvloop reads all the same until the handshake is begun
-                self._bell.ring()
+                self._wake()
             return
         self.has_spoken = True
         engine = self.engine
         engine.receive_data(data)
         if self._writable:
-            self._bell.ring()
+            self._wake()
         unread = engine.unread
         if unread.is_empty or len(unread) <= READ_AHEAD:
             return
@@ -209,28 +208,28 @@ class ClientLink(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """The client sends nothing more; what it sent before is still answered, which TLS does not allow."""
         self._ended = self._special = True
-        self._bell.ring()
+        self._wake()
         return self._transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002, D102 - asyncio.Protocol
         if not self.is_gone:
             self._door.lost(self)
         self.is_gone = self._writable = self._special = True
-        self._bell.ring()
+        self._wake()
 
     def pause_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
         self._writable = False
 
     def resume_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
         self._writable = True
-        self._bell.ring()
+        self._wake()
 
     # What the door calls.
 
     @property
     def deadline(self) -> float:
         """The loop's time at which the door calls ``expire``."""
-        if not self._bell.is_awaited:
+        if not self.is_awaited:
             return _NEVER
         timeouts = self._door.timeouts
         if self._message_end is None:
@@ -240,12 +239,17 @@ class ClientLink(asyncio.BufferedProtocol):
     def expire(self) -> None:
         """The deadline has passed."""
         self._expired = self._special = True
-        self._bell.ring_soon()
+        self._wake()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the session waits for the client, and for nothing else."""
+        return self._waiter is not None and not self._waiter.done()
 
     def drain(self) -> None:
         """End the session as soon as no transaction is open."""
         self._draining = self._special = True
-        self._bell.ring_soon()
+        self._wake()
 
     # What the conversation calls: octets in.
 
@@ -265,6 +269,8 @@ class ClientLink(asyncio.BufferedProtocol):
             await asyncio.sleep(0)
             if self._writable and not self.is_gone:
                 self._turn = 0
+                if self._draining:
+                    self._look(event)
                 return event
         self._turn = 0
         self._expired = False  # the deadline passed in the moment in which the client went on
@@ -275,7 +281,7 @@ class ClientLink(asyncio.BufferedProtocol):
                 self._gathering.add(self._send)
             if self._special:
                 self._look(event)
-            await self._bell
+            await self._woken()
             event = event or engine.next_event()
             if event is None and self._message_end is not None:  # what is read and not kept makes no events
                 self._since = self._loop.time()
@@ -301,9 +307,19 @@ class ClientLink(asyncio.BufferedProtocol):
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 while not (self.is_gone or self._ended or self._draining):
-                    await self._bell
+                    await self._woken()
         if self.is_gone:
             raise SessionEnd
+
+    def _woken(self) -> asyncio.Future[None]:
+        self._waiter = self._loop.create_future()
+        return self._waiter
+
+    def _wake(self) -> None:
+        """Something has changed: the task, if it waits, looks what at the loop's next turn."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():  # it may have been cancelled
+            waiter.set_result(None)
 
     def _look(self, event: Event | None) -> None:
         """See to what is neither octets nor room to write.
@@ -380,7 +396,7 @@ class ClientLink(asyncio.BufferedProtocol):
                         raise SessionEnd
                     if self._draining:
                         raise protocol_end(replies.SHUTTING_DOWN, "shutdown", told=True)
-                    await self._bell
+                    await self._woken()
         except TimeoutError:
             raise TimeoutError(f"no handshake was begun: longer than {within:g} seconds") from None
 

@@ -49,6 +49,9 @@ log = structlog.get_logger("lychgate.smtp")
 END_TO_END: Final = frozenset({"8BITMIME", "SMTPUTF8", "DSN"})
 """Extensions that can only be offered where the backend offers them too."""
 
+BY_FORCE: Final = 1.0
+"""Seconds that sessions have to end which are ended by force."""
+
 UNKNOWN_MECHANISMS: Final = ("PLAIN", "LOGIN")
 """What AUTH offers while the backend's own mechanisms are not known."""
 
@@ -167,7 +170,7 @@ class SmtpDoor:
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._naming: set[asyncio.Task[None]] = set()
-        self._proxying = 0
+        self._proxying: set[asyncio.Task[None]] = set()
         self._accepting: list[asyncio.Task[None]] = []
         self._draining = False
         self._reachable = [groups[name] for name in _reachable(config, listener) if name in groups]
@@ -197,6 +200,23 @@ class SmtpDoor:
         for listening in self._listening:
             listening.close()
 
+    @property
+    def transactions(self) -> int:
+        """How many transactions are open."""
+        return sum(conversation.link.engine.in_transaction for conversation in self._conversations)
+
+    def send_away(self) -> None:
+        """Stop accepting, and let every client go as soon as it has no transaction open: most at once, with 421."""
+        self._draining = True
+        self.close()
+        for task in self._proxying.copy():
+            task.cancel()
+        loop = asyncio.get_running_loop()
+        for conversation in self._conversations:
+            if not conversation.link.is_awaited:  # not now: a task that has not begun would clean nothing up
+                loop.call_soon(conversation.break_off)
+            conversation.link.drain()
+
     async def empty(self, stopped: asyncio.Task[None], patience: float) -> None:
         """Return when no session is left, ``stopped`` is done, or ``patience`` seconds are over."""
         loop = asyncio.get_running_loop()
@@ -207,10 +227,7 @@ class SmtpDoor:
 
     async def drain(self, grace: float) -> None:
         """Stop accepting, let transactions under way finish for ``grace`` seconds, then end what is left."""
-        self._draining = True
-        self.close()
-        for conversation in self._conversations:
-            conversation.link.drain()
+        self.send_away()
         tasks = [conversation.task for conversation in self._conversations if conversation.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=grace)
@@ -218,7 +235,7 @@ class SmtpDoor:
                 task.cancel()
             if late:
                 log.warning("sessions ended by force", listener=self.name, sessions=len(late))
-                await asyncio.wait(late)
+                await asyncio.wait(late, timeout=BY_FORCE)  # one that waits for what is stuck is left
         for work in self._tasks:
             work.cancel()
 
@@ -349,11 +366,12 @@ class SmtpDoor:
                 log.warning("accept failed", listener=self.name, error=str(error))
                 await asyncio.sleep(0.1)
                 continue
-            if self._proxying >= self._places.limit:
+            if len(self._proxying) >= self._places.limit:
                 connection.close()
                 continue
-            self._proxying += 1
-            self._own(self._proxied(connection)).add_done_callback(partial(self._proxied_ended, connection))
+            task = self._own(self._proxied(connection))
+            self._proxying.add(task)
+            task.add_done_callback(partial(self._proxied_ended, connection))
 
     async def _proxied(self, connection: socket.socket) -> None:
         """Read the PROXY header where the peer is trusted to send one, then begin the conversation."""
@@ -377,9 +395,11 @@ class SmtpDoor:
 
     def _proxied_ended(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         """Also of a task that was cancelled before it began."""
-        self._proxying -= 1
+        self._proxying.discard(task)
         if task.cancelled():
             with suppress(OSError):
+                if not self.implicit_tls:
+                    connection.send(replies.SHUTTING_DOWN.wire)  # a few octets: the kernel has room for them
                 connection.shutdown(socket.SHUT_RDWR)  # uvloop may still refer to the socket: then close says nothing
             connection.close()
 

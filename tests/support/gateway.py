@@ -216,6 +216,17 @@ class Gateway:
         assert len(found) == 1, found
         return found[0]
 
+    def worker_of(self, others: Sequence[psutil.Process]) -> psutil.Process:
+        """The only worker process that is none of these, waiting for others to end."""
+
+        def rest() -> list[psutil.Process]:
+            found = [worker for worker in self.workers() if worker not in others]
+            return found if len(found) == 1 else []
+
+        (found,) = poll(rest)
+        assert isinstance(found, psutil.Process)
+        return found
+
     def leave_log(self) -> None:
         """Read no more of the log: its pipe, which is made as small as one can be, fills up."""
         assert self._process is not None

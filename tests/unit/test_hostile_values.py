@@ -28,7 +28,7 @@ from gateway.adapters.state.memory import MemoryState
 from gateway.admission.trace import received, sender_authentication
 from gateway.backend.client_info import MAX_VALUE, NOT_KNOWN_NOW, UNAVAILABLE, identity, xclient, xforward
 from gateway.backend.probe import _written
-from gateway.doors.control import _answer
+from gateway.doors.control import Command, answer
 from gateway.log import configure
 from gateway.lookup import ldap
 from gateway.lookup.answer import UnverifiableError
@@ -318,13 +318,19 @@ def logged(value: str) -> None:
             assert json.loads(line)["value"] == printable(value)
 
 
+class Echo(msgspec.Struct):
+    """A request with a value."""
+
+    value: str
+
+
 def controlled(value: str) -> None:
     """A control socket's request and reply are a line each, and carry the very value."""
     request = json.dumps({"command": "echo", "value": value}).encode() + b"\n"
-    answer = json.dumps(_answer({"echo": lambda given: given["value"]}, request)).encode()
-    assert b"\n" not in answer
-    assert json.loads(answer) == {"reply": value}
-    assert "error" in _answer({}, json.dumps({"command": value}).encode())
+    told = answer({"echo": Command(Echo, lambda given: given.value)}, request)
+    assert told.find(b"\n") == len(told) - 1
+    assert json.loads(told) == {"reply": value}
+    assert "error" in json.loads(answer({}, json.dumps({"command": value}).encode()))
 
 
 SAID: Final[dict[str, Callable[[str], None]]] = {

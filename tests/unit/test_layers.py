@@ -36,10 +36,21 @@ ROWS = (
     ("gateway.config",),
     ("gateway.chain",),
     ("gateway.admission", "gateway.spool"),
-    ("gateway.adapters", "gateway.bell", "gateway.gathering", "gateway.tls"),
+    ("gateway.adapters", "gateway.gathering", "gateway.tls"),
     ("gateway.backend",),
     ("gateway.doors",),
-    ("gateway.assembly", "gateway.worker", "gateway.service", "gateway.explain", "gateway.cli", "gateway.testing"),
+    (
+        "gateway.signals",
+        "gateway.lifeline",
+        "gateway.startup",
+        "gateway.generation",
+        "gateway.assembly",
+        "gateway.worker",
+        "gateway.service",
+        "gateway.explain",
+        "gateway.cli",
+        "gateway.testing",
+    ),
 )
 POLICIES_MAY_USE = (
     "gateway.policy",

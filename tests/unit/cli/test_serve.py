@@ -94,7 +94,8 @@ def test_reload_takes_no_other_answer_for_a_success(file: Path, tmp_path: Path, 
 
         def serve() -> None:
             with listening.accept()[0] as connection:
-                assert json.loads(connection.recv(65_536)) == {"command": "reload", "path": str(file)}
+                asked = json.loads(connection.recv(65_536))
+                assert asked == {"command": "reload", "path": str(file), "patience": 5.0}
                 connection.sendall(answer)
 
         with ThreadPoolExecutor(1) as pool:

@@ -333,6 +333,16 @@ async def test_idle_clients_are_told_of_the_end_and_transactions_may_finish(tmp_
     assert sorted(decisions(site)) == [("accepted", "backend", None), ("disconnected", "smtp", "shutdown")]
 
 
+async def test_one_that_was_accepted_just_before_the_end_is_recorded_as_such(tmp_path: Path) -> None:
+    """A client whose connection came while the door closed gets 421, and the record names the shutdown."""
+    async with serving(tmp_path) as site:
+        site.door._draining = True
+        async with site.client(greeting="421 4.3.2") as client:
+            assert await client.is_closed()
+        await site.empty()
+    assert decisions(site) == [("disconnected", "smtp", "shutdown")]
+
+
 async def test_what_is_left_when_the_grace_is_over_is_ended_by_force(tmp_path: Path) -> None:
     """A transaction that does not end in time is aborted: 421, a record, and nothing at the backend."""
     async with serving(tmp_path) as site, site.client() as client:
@@ -635,3 +645,17 @@ async def test_implicit_tls_takes_a_hello_that_is_there_already(tmp_path: Path, 
                         incoming.write(await reader.read(65_536))
             writer.transport.abort()
         await site.empty()
+
+
+async def test_a_conversation_may_be_given_up_while_its_client_is_seen_to(tmp_path: Path) -> None:
+    """Its task is cancelled while it waits, and before that has ended the gateway drains."""
+    async with serving(tmp_path) as site, site.client() as client:
+        await client.say("EHLO client.example.org")
+        (conversation,) = site.door._conversations
+        assert conversation.task is not None
+        while conversation.link.deadline == float("inf"):  # noqa: ASYNC110 - nothing tells that it waits
+            await asyncio.sleep(0)
+        conversation.task.cancel()
+        conversation.link.drain()
+        assert (await client.reply()).startswith("421 4.3.2")
+        assert await client.is_closed()
