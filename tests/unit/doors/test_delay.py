@@ -160,7 +160,7 @@ async def test_a_reply_comes_after_its_delay(tmp_path: Path) -> None:
         await is_held_back(site)
         client.writer.write(b"NOOP\r\n")
         assert await client.reply() == "250 2.1.0 Sender ok"
-        assert time.monotonic() - began >= 0.06
+        assert time.monotonic() - began > 0.055  # timers go by milliseconds
         assert (await client.reply()).startswith("250 2.0.0")
 
 
