@@ -183,9 +183,7 @@ class ClientLink(asyncio.BufferedProtocol):
         return _BUFFER if self._message_end is None else _BUFFER_OF_MESSAGE
 
     def buffer_updated(self, nbytes: int) -> None:  # noqa: D102 - asyncio.BufferedProtocol
-        self._received(bytes(_BUFFER_OF_MESSAGE[:nbytes]))
-
-    def _received(self, data: bytes) -> None:
+        data = bytes(_BUFFER_OF_MESSAGE[:nbytes])
         if self._diverted is not None:
             self._diverted.append(data)
             if not self.has_spoken:
@@ -199,10 +197,13 @@ class ClientLink(asyncio.BufferedProtocol):
         if self._writable:
             self._wake()
         unread = engine.unread
-        if unread.is_empty or len(unread) <= READ_AHEAD:
-            return
+        if not unread.is_empty and len(unread) > READ_AHEAD:
+            self._read_no_further()
+
+    def _read_no_further(self) -> None:
+        """More waits than may: uvloop may read 32 times before others get their turn."""
         if not self._buffering and not self._transport.is_closing():
-            self._buffering = self._special = True  # uvloop may read 32 times before others get their turn
+            self._buffering = self._special = True
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
@@ -444,7 +445,10 @@ class ClientLink(asyncio.BufferedProtocol):
         if self.engine.state is State.TLS:
             self.engine.tls_started()
         for data in deciphered:
-            self._received(data)
+            self.has_spoken = True
+            self.engine.receive_data(data)
+        if len(self.engine.unread) > READ_AHEAD:
+            self._read_no_further()
         return cast("ssl.SSLObject", transport.get_extra_info("ssl_object"))
 
     async def _shake_hands(self, context: ssl.SSLContext, within: float) -> asyncio.Transport | None:

@@ -1,4 +1,4 @@
-"""A model of the policy rules, as simple as the documentation's words, to hold the chain and the reception against.
+"""A model of the policy rules, as simple as the documentation's words, to hold the chain and the admission against.
 
 A ``Case`` is a configuration, a client and what it says; ``Model(case).run()`` tells what is answered to each command,
 what is forwarded and what the records say. It looks at each recipient by itself and shares no code with
