@@ -111,7 +111,7 @@ class Finding(msgspec.Struct, frozen=True):
     Attributes:
         outcome: The outcome.
         evidence: What was seen.
-        reply: What the client is told if it is refused for this.
+        reply: The reply to a client that is refused for this.
         fields: Header fields that are added if the message is forwarded.
     """
 
@@ -127,7 +127,7 @@ class Response:
 
     Attributes:
         action: The action.
-        reply: What the client is told, None for the policy's own reply.
+        reply: The reply to the client, None for the policy's own reply.
         header: The header field of a tag, None for the gateway's own.
         delay: Seconds by which the reply of the step is held back.
     """

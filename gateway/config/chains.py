@@ -282,8 +282,8 @@ class ChainBuilder:
             if name in said:
                 self._note(written.down(["on", name, "action"]), f"the action quarantine {needed}")
             else:
-                told = f"the outcome {name} is quarantined unless 'on' says otherwise: that {needed}"
-                self._note(written, told)
+                message = f"the outcome {name} is quarantined unless 'on' says otherwise: that {needed}"
+                self._note(written, message)
 
     def _options(self, entry: Entry, own: Mapping[str, Any], written: Place) -> Options | None:
         try:

@@ -127,7 +127,7 @@ def test_what_was_not_asked_is_told(folder: Path) -> None:
 
 
 def test_every_result_has_an_exit_status() -> None:
-    """What a script is told; every record's result has one."""
+    """For scripts; every record's result has one."""
     assert {result: exit_status(result) for result in (*get_args(records.Result), "mixed")} == {
         "accepted": 0, "none": 0, "deferred": 3, "rejected": 4, "aborted": 4, "discarded": 5, "disconnected": 6,
         "mixed": 7, "quarantined": 8,

@@ -110,16 +110,18 @@ async def test_a_delay_ends_when_the_client_leaves(tmp_path: Path, step: str) ->
             client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1] + [0] * 7))
             client.writer.transport.abort()
         await site.empty()
+        assert not site.door._conversations
     assert site.backend.messages == []
     assert [record.decision.result for record in site.records] == ["rejected" if step == "refused" else "aborted"]
 
 
 async def test_a_delay_ends_when_the_client_says_no_more(tmp_path: Path) -> None:
-    """What it sent before is answered at once, because it can read still."""
+    """What it sent before is answered at once, because it can read still; the replies before that came already."""
     async with serving(tmp_path, config({"at_mail": {"on": SLOW}})) as site, site.client() as client:
-        await client.say("HELO client.example.org")
-        client.writer.write(b"MAIL FROM:<carol@example.org>\r\n")
+        client.writer.write(b"HELO client.example.org\r\nMAIL FROM:<carol@example.org>\r\n")
         await is_held_back(site)
+        assert await client.reply() == "250 mx.example.com"
+        assert has_nothing(client)
         client.writer.write_eof()
         assert await client.reply() == "250 2.1.0 Sender ok"
 
@@ -148,17 +150,17 @@ async def test_a_command_timeout_is_the_clients_and_not_the_gateways(tmp_path: P
         assert (await client.say("RSET")).startswith("250")
 
 
-async def test_a_reply_comes_after_its_delay_and_behind_those_before(tmp_path: Path) -> None:
-    """What was replied before goes out first; what comes meanwhile is answered afterwards."""
+async def test_a_reply_comes_after_its_delay(tmp_path: Path) -> None:
+    """What comes meanwhile is answered afterwards."""
     policy = {"at_mail": {"on": {"found": {"action": "pass", "delay": "60ms"}}}}
     async with serving(tmp_path, config(policy)) as site, site.client() as client:
+        await client.say("HELO client.example.org")
         began = time.monotonic()
-        client.writer.write(b"HELO client.example.org\r\nMAIL FROM:<carol@example.org>\r\n")
-        assert (await client.reply()).startswith("250 mx.example.com")
-        assert time.monotonic() - began < 20
+        client.writer.write(b"MAIL FROM:<carol@example.org>\r\n")
+        await is_held_back(site)
         client.writer.write(b"NOOP\r\n")
         assert await client.reply() == "250 2.1.0 Sender ok"
-        assert time.monotonic() - began >= 0.06
+        assert time.monotonic() - began > 0.055  # timers go by milliseconds
         assert (await client.reply()).startswith("250 2.0.0")
 
 

@@ -225,7 +225,7 @@ OF_THE_ENGINE = {
     "header_size", "header_lines", "command_line", "auth_line", "parameters", "errors", "unknown_commands",
     "idle_commands", "refusals", "transactions", "chunks", "empty_chunks", "dropped_octets",
 }  # fmt: skip
-OF_THE_ADMISSION = {"recipients": 234, "recipient_overshoot": 345, "session_memory": 300_000}
+OF_THE_ADMISSION = {"recipients": 234, "recipient_overshoot": 345, "session_memory": 300_000, "session_delay": "7s"}
 ELSEWHERE = {"connections", "connections_per_client", "message_size"}
 """Of all listeners together (``places``), and of each listener."""
 
@@ -239,3 +239,4 @@ async def test_every_limit_of_the_file_is_in_force(tmp_path: Path) -> None:
     assert {name: getattr(options, name) for name in OF_THE_ENGINE} == values
     assert (rules.recipient_limit, rules.recipient_overshoot) == (234, 345)
     assert rules.transaction_memory == 300_000 - weight.SESSION
+    assert rules.session_delay == 7.0
