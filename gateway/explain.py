@@ -13,21 +13,19 @@ from ipaddress import ip_address
 from typing import Literal, TypeVar
 
 from gateway.adapters.state.memory import MemoryState
-from gateway.admission import weight
 from gateway.admission.admission import Admission
 from gateway.admission.recording import result_of
 from gateway.admission.rules import Rules
 from gateway.assembly import build_chains, build_sources, header_reader, identity_of, our_domains
-from gateway.config.backend import BackendProtocol
-from gateway.config.model import Config, DelayReject, Listener
+from gateway.config.model import Config, Listener
 from gateway.config.problems import listed
-from gateway.doors.smtp import engine_options
+from gateway.doors.terms import engine_options, rules_of
 from gateway.form import IN_WORDS
 from gateway.header import HeaderField
 from gateway.policy import Clock
 from gateway.records import BackendRecord, DecisionRecord, Result
 from gateway.resolver import Answer, RecordType, Resolver, SessionResolver, client_name
-from gateway.session import Changes, Recipient, Session, Transaction, new_id
+from gateway.session import Changes, Session, Transaction, new_id
 from gateway.smtp import reply as replies
 from gateway.smtp.events import Chunk, EndOfData, Fatal, Hello, Mail, Rcpt, Refused
 from gateway.smtp.reply import Reply
@@ -253,20 +251,14 @@ class _Walk:
         )
         self._admission = _Admission(
             self._session,
-            Rules(
+            rules_of(
+                config,
+                listener,
                 chain=self._chain,
                 domain=domain,
-                backend=lambda _, recipient: self._backend(recipient),
-                quarantine=None if config.quarantine is None else config.quarantine.backend,
-                recipient_limit=config.limits.recipients,
-                recipient_overshoot=config.limits.recipient_overshoot,
-                transaction_memory=config.limits.session_memory - weight.SESSION,
-                single_recipient=frozenset(n for n, o in config.backends.items() if o.protocol is BackendProtocol.LMTP),
                 sink=self._explanation,
                 clock=clock,
                 identity=identity_of(config),
-                delay_reject=config.delay_reject is DelayReject.RCPT,
-                session_delay=config.limits.session_delay,
             ),
         )
         self._engine = ServerConnection(
@@ -459,11 +451,3 @@ class _Walk:
         if delay:
             note = "\n".join(filter(None, [f"the reply would be held back for {format_duration(delay)}", note]))
         self._explanation.steps.append(Step(command, tuple(new), told, reply, note))
-
-    def _backend(self, recipient: Recipient) -> str:
-        auth = self._listener.auth
-        if self._session.login is not None and auth is not None and auth.backend is not None:
-            return auth.backend
-        if recipient.domain is not None:
-            return recipient.domain.backend
-        return self._config.default_backend or next(iter(self._config.backends), "none")

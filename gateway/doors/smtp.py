@@ -15,30 +15,27 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from gateway.admission import weight
-from gateway.admission.rules import Rules
 from gateway.admission.trace import Identity
 from gateway.backend import AuthRelay, ServerGroup
 from gateway.chain.chain import Chain
-from gateway.config.model import Config, DelayReject, Listener, TlsMode
+from gateway.config.model import Config, Listener, TlsMode
 from gateway.doors.client_lines import ClientLines
 from gateway.doors.conversation import Conversation
 from gateway.doors.link import ClientLink
 from gateway.doors.listening import BACKLOG, address_of
 from gateway.doors.places import Places
 from gateway.doors.proxy_protocol import Addresses, ProxyError, SilentError, read_header
+from gateway.doors.terms import engine_options, rules_of
 from gateway.doors.tls import Certificate
 from gateway.form import HeaderReader
 from gateway.gathering import Gathering, gathering
 from gateway.policy import Clock
 from gateway.records import RecordSink
 from gateway.resolver import Resolver, SessionResolver, client_name, known_client_name
-from gateway.session import Domain, Recipient, Session
+from gateway.session import Domain, Session
 from gateway.smtp import reply as replies
-from gateway.smtp.data import BareNewlines, NulOctets
-from gateway.smtp.grammar import AddressSyntax
 from gateway.smtp.reply import Reply
-from gateway.smtp.server import ServerOptions, TlsState
+from gateway.smtp.server import TlsState
 from gateway.spool import Spool, SpoolMemory
 
 if TYPE_CHECKING:
@@ -136,21 +133,7 @@ class SmtpDoor:
         self._config = config
         self._listener = listener
         self._listening = listening
-        self.rules = Rules(
-            chain=chain,
-            domain=domain,
-            backend=self._backend_name,
-            quarantine=None if config.quarantine is None else config.quarantine.backend,
-            recipient_limit=config.limits.recipients,
-            recipient_overshoot=config.limits.recipient_overshoot,
-            transaction_memory=config.limits.session_memory - weight.SESSION,
-            single_recipient=frozenset(name for name, group in groups.items() if group.single_recipient),
-            sink=sink,
-            clock=clock,
-            identity=identity,
-            delay_reject=config.delay_reject is DelayReject.RCPT,
-            session_delay=config.limits.session_delay,
-        )
+        self.rules = rules_of(config, listener, chain=chain, domain=domain, sink=sink, clock=clock, identity=identity)
         self._signatures = chain.signatures
         self._resolver = resolver
         self.find_client_name = partial(client_name, resolver)
@@ -268,14 +251,6 @@ class SmtpDoor:
     def group(self, name: str) -> ServerGroup:
         """The servers of a backend."""
         return self._groups[name]
-
-    def _backend_name(self, session: Session, recipient: Recipient) -> str:
-        auth = self._listener.auth
-        if session.login is not None and auth is not None and auth.backend is not None:
-            return auth.backend
-        if recipient.domain is not None:
-            return recipient.domain.backend
-        return self._config.default_backend or next(iter(self._groups))
 
     def extensions(self) -> frozenset[str]:
         """What EHLO offers besides the engine's own: what is end-to-end where all its backends have it.
@@ -414,31 +389,6 @@ def _peer(connection: socket.socket) -> str:
         return str(connection.getpeername()[0])
     except OSError:
         raise SilentError from None
-
-
-def engine_options(config: Config, listener: Listener) -> ServerOptions:
-    """The settings of a listener's engines."""
-    limits = config.limits
-    return ServerOptions(
-        hostname=config.hostname,
-        message_size=listener.message_size,
-        header_size=limits.header_size,
-        header_lines=limits.header_lines,
-        command_line=limits.command_line,
-        auth_line=limits.auth_line,
-        parameters=limits.parameters,
-        errors=limits.errors,
-        unknown_commands=limits.unknown_commands,
-        idle_commands=limits.idle_commands,
-        refusals=limits.refusals,
-        transactions=limits.transactions,
-        chunks=limits.chunks,
-        empty_chunks=limits.empty_chunks,
-        dropped_octets=limits.dropped_octets,
-        bare_newlines=BareNewlines(listener.bare_newlines),
-        nul=NulOctets(listener.nul),
-        address_syntax=AddressSyntax(listener.address_syntax),
-    )
 
 
 def _reachable(config: Config, listener: Listener) -> list[str]:

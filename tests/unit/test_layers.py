@@ -190,6 +190,13 @@ def test_only_doors_listen(module: Module) -> None:
     assert not found or belongs(module.name, may), f"{module.name} calls {', '.join(found)}"
 
 
+def test_explain_walks_through_no_door_of_a_protocol() -> None:
+    """An imagined client shares a listener's terms with the SMTP door, and nothing of the door itself."""
+    (explain,) = (module for module in modules("gateway") if module.name == "gateway.explain")
+    doors = {name for name in explain.imports() if belongs(name, ("gateway.doors",))}
+    assert doors == {"gateway.doors.terms"}
+
+
 def test_the_rows_are_those_of_the_architecture() -> None:
     """Each row's modules are named in docs/architecture.md, in the same order."""
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
