@@ -278,11 +278,11 @@ class Chain:
     def _for_recipient(self, ruling: Ruling, step: Step, envelope: Envelope, checks: list[Check]) -> Ruling | None:
         """An early stage's finding, ruled by a recipient's settings; None where an exception lifts it.
 
-        A check is left only where the recipient's settings say something else than the common ones.
+        A check is left only where the recipient's settings are not the common ones, or an exception holds.
         """
         terms = step.terms
         again = rule(terms, ruling.stage, ruling.finding, envelope, self.today())
-        if again == ruling:
+        if terms is ruling.terms and again.exempted is None:
             return ruling
         check = Check(policy=terms.id, stage=ruling.stage, recipient=_recipient_text(envelope))
         again.note(check)

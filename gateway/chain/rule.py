@@ -60,7 +60,7 @@ def _matches(path: ReversePath | None, pattern: str) -> bool:
     return path.domain == domain and local_part in {"", normalize_local_part(path.local_part)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Terms:
     """What holds for one policy: its settings for some domains, and the operator's exceptions.
 
@@ -94,7 +94,7 @@ class Ruling(msgspec.Struct, frozen=True):
     """What follows from a finding.
 
     Attributes:
-        policy: The policy's id.
+        terms: By what it was ruled.
         stage: Where it ran.
         finding: What it found.
         response: What is done about it, or with ``observed`` what would be.
@@ -102,12 +102,17 @@ class Ruling(msgspec.Struct, frozen=True):
         exempted: The reason of the exception that holds; then nothing is done.
     """
 
-    policy: str
+    terms: Terms
     stage: Stage
     finding: Finding
     response: Response
     observed: bool = False
     exempted: str | None = None
+
+    @property
+    def policy(self) -> str:
+        """The policy's id."""
+        return self.terms.id
 
     @property
     def applies(self) -> bool:
@@ -154,7 +159,7 @@ def rule(terms: Terms, stage: Stage, finding: Finding, envelope: Envelope, today
         today: By which they expire, in UTC.
     """
     exempted = terms.exemption(envelope, today) if terms.exemptions else None
-    return Ruling(terms.id, stage, finding, terms.responses[finding.outcome.name], terms.observe, exempted)
+    return Ruling(terms, stage, finding, terms.responses[finding.outcome.name], terms.observe, exempted)
 
 
 def applied(rulings: Iterable[Ruling], action: Action) -> list[Ruling]:

@@ -70,7 +70,7 @@ async def _holds(folder: Path, source: dict[str, Any], server: ServerProcess, *,
     config = {
         "domains": {"example.com": {"recipients": source}},
         "policies": ["recipient"],
-        "limits": {"errors": 10_000},
+        "limits": {"errors": 10_000, "session_memory": "10MB"},
     }
     async with serving(folder, config, registry=Registry.installed()) as site, site.client() as client:
         offers = Offers(site, client)

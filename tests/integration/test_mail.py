@@ -21,7 +21,8 @@ pytestmark = pytest.mark.peer("postfix")
 @pytest.fixture(scope="module")
 def gateway(postfix: Postfix) -> Iterator[Gateway]:
     """A listener in front of Postfix, which is told of the client by XCLIENT."""
-    settings = {"limits": {"message_size": "60MB"}, "policies": ["relay", "recipient", "size", "loop"]}
+    limits = {"message_size": "60MB", "session_memory": "4MB"}
+    settings = {"limits": limits, "policies": ["relay", "recipient", "size", "loop"]}
     with Gateway(settings, backend=postfix.ports["xclient"], backend_options={"client_info": "xclient"}) as running:
         yield running
 
