@@ -133,7 +133,7 @@ def build_sink(config: Config) -> RecordSink:
     """Where the records go."""
     sinks: list[RecordSink] = []
     if config.records.file is not None:
-        sinks.append(FileSink(config.records.file))
+        sinks.append(FileSink(config.records.file, queue_octets=config.records.waiting))
     if config.records.stdout:
-        sinks.append(StdoutSink())
+        sinks.append(StdoutSink(queue_octets=config.records.waiting))
     return sinks[0] if len(sinks) == 1 else Sinks(*sinks)

@@ -8,7 +8,7 @@ back. What is counted, and when, is the policy's.
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Final, NamedTuple, Self
+from typing import Annotated, Any, Final, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -214,7 +214,7 @@ class Buckets:
         take, answer = takes[0], answers[0]
         if len(takes) > 1:
             take, answer = max(zip(takes, answers, strict=True), key=_fullness)
-        evidence: dict[str, object] = {
+        evidence: dict[str, Any] = {
             "key": take.subject,
             "count": self._count,
             "level": round(answer.level, 1),
@@ -224,10 +224,10 @@ class Buckets:
         if answer.approximate:
             evidence["approximate"] = True
         if answer.granted:
-            return self._within(reply=None, **evidence)
+            return self._within(**evidence)
         seconds = max(1, math.ceil(answer.wait))
         if exceeded is self._unverifiable:
-            return exceeded(reply=None, wait=seconds, **evidence)
+            return exceeded(wait=seconds, **evidence)
         told = Reply(450, "4.7.1", f"Too many {self._what}, try again in {counted(seconds, 'second')}")
         return exceeded(reply=told, wait=seconds, **evidence)
 

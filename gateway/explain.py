@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from gateway.adapters.state.memory import MemoryState
 from gateway.admission import weight
 from gateway.admission.admission import Admission
-from gateway.admission.recording import RESULTS
+from gateway.admission.recording import result_of
 from gateway.admission.rules import Rules
 from gateway.assembly import build_chains, build_sources, header_reader, identity_of, our_domains
 from gateway.config.backend import BackendProtocol
@@ -34,7 +34,7 @@ from gateway.smtp.reply import Reply
 from gateway.smtp.server import ServerConnection, TlsState
 from gateway.spool import Spool
 from gateway.state import State
-from gateway.units import counted
+from gateway.units import counted, format_duration
 from gateway.verdict import PROTOCOL, Action, Check, Verdict
 
 
@@ -109,7 +109,7 @@ class Explanation:
         return self.records[0]
 
     @property
-    def result(self) -> str:
+    def result(self) -> Result | Literal["mixed"]:
         """The record's result; ``mixed`` where some recipients were accepted and others not."""
         verdicts = {recipient.verdict == "accepted" for recipient in self.record.recipients}
         return "mixed" if len(verdicts) > 1 else self.record.decision.result
@@ -190,7 +190,7 @@ async def explain(
 
 
 def _refuses(check: Check) -> bool:
-    return not check.observed and check.action in {Action.REJECT, Action.DEFER, Action.DISCARD, Action.DISCONNECT}
+    return not check.observed and check.action.ends_stage
 
 
 def _held(check: Check) -> str:
@@ -257,6 +257,7 @@ class _Walk:
                 chain=self._chain,
                 domain=domain,
                 backend=lambda _, recipient: self._backend(recipient),
+                quarantine=None if config.quarantine is None else config.quarantine.backend,
                 recipient_limit=config.limits.recipients,
                 recipient_overshoot=config.limits.recipient_overshoot,
                 transaction_memory=config.limits.session_memory - weight.SESSION,
@@ -265,6 +266,7 @@ class _Walk:
                 clock=clock,
                 identity=identity_of(config),
                 delay_reject=config.delay_reject is DelayReject.RCPT,
+                session_delay=config.limits.session_delay,
             ),
         )
         self._engine = ServerConnection(
@@ -275,6 +277,7 @@ class _Walk:
         )
         self._checks_told = 0
         self._questions_told = 0
+        self._backends: dict[str, None] = {}
 
     async def walk(self) -> Explanation:
         await self._chain.start()
@@ -291,7 +294,7 @@ class _Walk:
     def _not_asked(self) -> Iterator[str]:
         transaction = self._admission.latest
         accepted = [] if transaction is None else transaction.accepted
-        for name in dict.fromkeys(map(self._backend, accepted)):
+        for name in self._backends:
             yield f"the backend {name!r}, which has its say at RCPT and at the end of the message"
         for recipient in accepted:
             options = None if recipient.domain is None else self._config.domains.get(recipient.domain.name)
@@ -347,7 +350,7 @@ class _Walk:
             await self._answer(verdict, verdict.reply, command)
             return
         self._admission.answered(recipient, replies.RECIPIENT_OK)
-        note = f"the backend {self._backend(recipient)!r} would be asked, and its answer given"
+        note = self._to_backend(self._admission.backend, "asked, and its answer given")
         self._tell(command, replies.RECIPIENT_OK, note)
         self._engine.reply(replies.RECIPIENT_OK)
 
@@ -377,9 +380,12 @@ class _Walk:
             if verdict.reply is not None:
                 await self._finish(verdict, what)
                 return
-            changes = self._admission.changes(message)
+            note = _changes(self._admission.changes(message))
+            backend = self._admission.backend
+            if backend not in self._backends:
+                note = f"{self._to_backend(backend, 'sent the message in their place')}\n{note}"
             self._admission.finish("accepted", None, replies.ACCEPTED)
-            self._tell(what, replies.ACCEPTED, _changes(changes))
+            self._tell(what, replies.ACCEPTED, note)
             await self._admission.close()
         finally:
             spool.close()
@@ -414,13 +420,18 @@ class _Walk:
 
     async def _finish(self, verdict: Verdict, command: str) -> None:
         reply = verdict.reply or replies.ACCEPTED
-        self._admission.finish(RESULTS[verdict.action], verdict, reply)
+        self._admission.finish(result_of(verdict.action), verdict, reply)
         self._tell(command, reply)
         await self._admission.close()
 
     async def _end(self, verdict: Verdict) -> None:
         await self._admission.close(verdict, verdict.reply)
         raise _EndError
+
+    def _to_backend(self, name: str, would_be: str) -> str:
+        """The line about a backend that has its say."""
+        self._backends[name] = None
+        return f"the backend {name!r} would be {would_be}"
 
     def _tried_by_spf(self) -> str:
         """What SPF tried, where the evidence does not say: a record has no room for what leads to a pass."""
@@ -444,6 +455,9 @@ class _Walk:
         told = tuple(dict.fromkeys(asked))  # what several policies looked at, or one twice, is told once
         if reply.is_positive and not command.startswith("RCPT"):
             note = "\n".join(filter(None, [*map(_held, filter(_refuses, new)), note]))
+        delay = self._admission.take_delay()
+        if delay:
+            note = "\n".join(filter(None, [f"the reply would be held back for {format_duration(delay)}", note]))
         self._explanation.steps.append(Step(command, tuple(new), told, reply, note))
 
     def _backend(self, recipient: Recipient) -> str:

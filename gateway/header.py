@@ -43,6 +43,26 @@ class HeaderField:
 _FIELD: Final = re.compile(rb"([!-9;-~]{1,%d})[ \t]*:[^\r\n]*(?:\r\n[ \t][^\r\n]*)*\r\n" % MAX_NAME)
 
 
+# What a message has of its own (RFC 5322 3.6, RFC 2045, RFC 8601, RFC 6376, RFC 8617). Fields of a name that the
+# gateway writes are removed from what comes in, and a second one would be read in two ways.
+_MESSAGES_OWN: Final = re.compile(
+    r"from|sender|reply-to|to|cc|bcc|date|subject|message-id|in-reply-to|references|received|return-path|delivered-to"
+    r"|mime-version|(?:content|resent|arc)-.*|authentication-results|dkim-signature"
+)
+_ADDED: Final = re.compile(r"[!-9;-~]+:[ \t]?[ -~]*")  # RFC 5322 2.2: printable US-ASCII but the colon, a colon, text
+_MAX_LINE: Final = 998  # RFC 5322 2.1.1
+
+
+def is_messages_own(name: str) -> bool:
+    """Whether fields of this name, in any case, are the message's own, which nobody on its way may write."""
+    return _MESSAGES_OWN.fullmatch(name.lower()) is not None
+
+
+def is_one_line(field: str) -> bool:
+    """Whether a text is a header field of one line, as it is added to a message: ``X-Name: text``."""
+    return len(field) <= _MAX_LINE and _ADDED.fullmatch(field) is not None
+
+
 def header_fields(header: bytes) -> Iterator[HeaderField]:
     """The fields of a header section in order; a line that is no field and continues none ends it (RFC 5322 2.2)."""
     position = 0

@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, get_arg
 
 from pydantic import ConfigDict
 
+from gateway.header import is_messages_own, is_one_line
 from gateway.resolver import Resolver
 from gateway.session import Domain, Message, Recipient, Session, Transaction
 from gateway.state import Asking, State
@@ -110,6 +111,8 @@ class Policy(Generic[OptionsT]):
         uses_state: Whether it needs ``Context.state``, which several workers must share.
         asks: Whether its hooks return an ``Asking``: then those of policies next to one another are asked together.
             Such a hook changes nothing by itself, because an earlier policy's refusal may make its answer void.
+        writes: The names of the header fields that its findings bring along. Fields of these names that come in are
+            removed. What belongs to the message itself (From, Subject and the like) nobody may write.
         outcomes: The declared outcomes by name, gathered from the class's attributes.
         id: Its name in the chain; the ``name`` unless the operator gave it another.
         options: The operator's options.
@@ -123,6 +126,7 @@ class Policy(Generic[OptionsT]):
     hashes_body: ClassVar[bool] = False
     uses_state: ClassVar[bool] = False
     asks: ClassVar[bool] = False
+    writes: ClassVar[tuple[str, ...]] = ()
     outcomes: ClassVar[Mapping[str, Outcome]] = {}
     options_type: ClassVar[type[Options]] = NoOptions
 
@@ -163,6 +167,23 @@ class Policy(Generic[OptionsT]):
     def also_requires(cls, options: Options) -> tuple[str, ...]:  # noqa: ARG003 - for those that depend on them
         """What must stand before it with these options, besides ``requires``."""
         return ()
+
+    @classmethod
+    def check_fields(cls, finding: Finding) -> None:
+        """Whether the header fields of a finding can be added to a message.
+
+        Raises:
+            ValueError: One is no field of one line in printable US-ASCII (RFC 5322 2.1.1, 2.2), its name is not among
+                ``writes``, or belongs to the message itself.
+        """
+        for field in finding.fields:
+            if not is_one_line(field):
+                raise ValueError(f"{field!r} is not a header field of one line, such as 'X-Name: text'")
+            name = field.partition(":")[0]
+            if is_messages_own(name):
+                raise ValueError(f"{name} is a field of the message itself, which a policy can't write")
+            if name.lower() not in map(str.lower, cls.writes):
+                raise ValueError(f"the header field {name} is not among those that the policy writes")
 
     def hook(self, stage: Stage, method: str) -> Callable[..., Any]:
         """A stage's hook as it is called: behind the look-up of the client's name if it needs that."""

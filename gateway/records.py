@@ -18,9 +18,11 @@ from gateway.verdict import Check, Stage
 
 VERSION: Final = 1
 
-Result: TypeAlias = Literal["accepted", "deferred", "rejected", "discarded", "disconnected", "aborted", "none"]
-"""How an attempt ended: accepted (the backend took it), deferred, rejected, discarded, disconnected (by the gateway),
-aborted (the client went away or gave up), none (nothing was asked)."""
+Result: TypeAlias = Literal[
+    "accepted", "quarantined", "deferred", "rejected", "discarded", "disconnected", "aborted", "none"
+]
+"""How an attempt ended: accepted (the backend took it), quarantined (the quarantine backend did), deferred, rejected,
+discarded, disconnected (by the gateway), aborted (the client went away or gave up), none (nothing was asked)."""
 
 
 RecipientVerdict: TypeAlias = Literal["accepted", "deferred", "rejected", "discarded", "undecided"]
@@ -215,11 +217,13 @@ def encode(record: DecisionRecord) -> bytes:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of a record. Every field is always there, also one that has a default while it is made."""
+    """The JSON Schema of a record. What has a default while it is made is there all the same, but for what is unset."""
     definitions = msgspec.json.schema(DecisionRecord)["$defs"]
-    for definition in definitions.values():
+    left_out = {field.name for field in msgspec.structs.fields(Check) if field.default is msgspec.UNSET}
+    for name, definition in definitions.items():
         if "properties" in definition:
-            definition["required"] = list(definition["properties"])
+            optional = left_out if name == Check.__name__ else set[str]()
+            definition["required"] = [field for field in definition["properties"] if field not in optional]
             for field in definition["properties"].values():
                 field.pop("default", None)
     root = definitions.pop(DecisionRecord.__name__)

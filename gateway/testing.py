@@ -241,7 +241,8 @@ async def run(policy: Policy[Any], stage: Stage, *arguments: object) -> Finding 
         What it found.
 
     Raises:
-        ValueError: The policy does not run at this stage, or found what it does not declare.
+        ValueError: The policy does not run at this stage, or found what it does not declare, or brings header fields
+            along that it may not write.
         Exception: Whatever the policy raises; the chain would do what its ``on_error`` says.
     """
     name = policy.hooks().get(stage)
@@ -257,4 +258,6 @@ async def run(policy: Policy[Any], stage: Stage, *arguments: object) -> Finding 
     finding = answer
     if finding is not None and policy.outcomes.get(finding.outcome.name) is not finding.outcome:
         raise ValueError(f"{type(policy).__name__} does not declare the outcome {finding.outcome.name!r}")
+    if finding is not None:
+        policy.check_fields(finding)
     return finding

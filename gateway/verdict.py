@@ -3,12 +3,15 @@
 A policy declares ``Outcome`` values and returns a ``Finding`` made of one of them; the chain maps the outcome to an
 ``Action`` by the operator's settings and gives the door a ``Verdict``. Every policy that ran leaves a ``Check`` for the
 decision record. Nothing here does anything: these are values.
+
+Whoever distinguishes actions does so by a ``match`` that ends in ``assert_never``, so that a further action does not
+type-check before every place knows it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, assert_never
 
 import msgspec
 
@@ -38,16 +41,39 @@ class Action(StrEnum):
     DEFER = "defer"
     REJECT = "reject"
     DISCARD = "discard"
+    QUARANTINE = "quarantine"
     DISCONNECT = "disconnect"
 
     @property
     def ends_stage(self) -> bool:
-        """Whether later policies of the stage do not run."""
-        return self is not _PASS and self is not _TAG
+        """Whether the mail does not come through by it, so that later policies of the stage do not run."""
+        return self in _ENDING
+
+    @property
+    def reply_class(self) -> int | None:
+        """The first digit of the reply that it gives, None where it gives none of its own (RFC 5321 4.2.1)."""
+        match self:
+            case Action.PASS | Action.TAG | Action.DISCARD | Action.QUARANTINE:
+                return None
+            case Action.DEFER | Action.DISCONNECT:
+                return 4
+            case Action.REJECT:
+                return 5
+            case _:
+                assert_never(self)
 
 
-_PASS: Final = Action.PASS  # members of an enum are slow to find before Python 3.12
-_TAG: Final = Action.TAG
+def _ends_stage(action: Action) -> bool:
+    match action:
+        case Action.PASS | Action.TAG | Action.QUARANTINE:
+            return False
+        case Action.DEFER | Action.REJECT | Action.DISCARD | Action.DISCONNECT:
+            return True
+        case _:
+            assert_never(action)
+
+
+_ENDING: Final = frozenset(filter(_ends_stage, Action))  # members of an enum are slow to find before Python 3.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,26 +93,49 @@ class Outcome:
     reply: Reply
     help: str
 
-    def __call__(self, *, reply: Reply | None = None, **evidence: object) -> "Finding":
-        """A finding of this outcome, with evidence for the record and, if need be, a reply that says more."""
-        return Finding(self, evidence, reply or self.reply)
+    def __call__(self, *, reply: Reply | None = None, fields: Sequence[str] = (), **evidence: object) -> "Finding":
+        """A finding of this outcome.
+
+        Args:
+            reply: A reply that says more than the outcome's own.
+            fields: Header fields for the message, ``Name: text`` without a line end; the policy's ``writes`` has their
+                names.
+            evidence: What was seen, for the record.
+        """
+        return Finding(self, evidence, reply or self.reply, tuple(fields))
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """An outcome that was found, with what was seen."""
+    """An outcome that was found, with what was seen.
+
+    Attributes:
+        outcome: The outcome.
+        evidence: What was seen.
+        reply: The reply to a client that is refused for this.
+        fields: Header fields that are added if the message is forwarded.
+    """
 
     outcome: Outcome
     evidence: Evidence
     reply: Reply
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What the operator set for an outcome: the action, and optionally the reply or the header field of a tag."""
+    """What the operator set for an outcome.
+
+    Attributes:
+        action: The action.
+        reply: The reply to the client, None for the policy's own reply.
+        header: The header field of a tag, None for the gateway's own.
+        delay: Seconds by which the reply of the step is held back.
+    """
 
     action: Action
     reply: Reply | None = None
     header: str | None = None
+    delay: float = 0.0
 
 
 class Party(Enum):
@@ -169,6 +218,7 @@ class Check(msgspec.Struct, kw_only=True):
         exempted: The reason of the exception that kept the policy from running.
         evidence: What it saw.
         duration_us: Microseconds.
+        delay_ms: By how many milliseconds the reply was to be held back; left out where it was not.
     """
 
     policy: str
@@ -180,3 +230,4 @@ class Check(msgspec.Struct, kw_only=True):
     exempted: str | None = None
     evidence: dict[str, Any] = {}
     duration_us: int = 0
+    delay_ms: int | msgspec.UnsetType = msgspec.UNSET

@@ -1,21 +1,24 @@
 """One worker: a process, or a part of one, that serves the listeners.
 
-``Worker`` builds what the configuration speaks of and opens the doors; ``run`` serves until it is told to stop. It is
-told by signals of the supervisor, or by its end: SIGTERM drains (transactions under way finish, idle clients get 421),
-SIGUSR1 retires (no new connections, sessions go on to their end: what a reload does to the old workers).
+``Worker`` builds what the configuration speaks of and opens the doors; ``run`` serves until the supervisor says
+otherwise by the lifeline, or has ended. ``STOP``, its end, and SIGTERM drain: transactions under way finish, other
+clients get 421. ``RETIRE`` is what a reload does to the old workers: nothing new is accepted, transactions may go on
+for ``timeouts.retirement``, other clients get 421.
+
+The end waits for nothing for long: what does not let go in its time is left, for the process ends.
 """
 
 import asyncio
 import gc
-import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
+from gateway import signals
 from gateway.adapters.dns.resolver import DnsResolver
 from gateway.adapters.metrics import INTERVAL, Metrics
 from gateway.adapters.recipients import view as recipient_view
@@ -32,11 +35,16 @@ from gateway.assembly import (
     our_domains,
 )
 from gateway.config.model import Config
-from gateway.doors.control import ControlDoor, Handler
+from gateway.config.recipients import Readings
+from gateway.doors.client_lines import ClientLines
+from gateway.doors.control import Command, ControlDoor, Nothing
 from gateway.doors.metrics import MetricsDoor
 from gateway.doors.places import Places
-from gateway.doors.smtp import SmtpDoor
+from gateway.doors.smtp import BY_FORCE, SmtpDoor
 from gateway.doors.tls import Certificate, certificate_of
+from gateway.lifeline import CLOSED, LEFT, READY, Lifeline
+from gateway.log import END_WITHIN
+from gateway.log import lost as lost_lines
 from gateway.policy import Clock, SystemClock
 from gateway.records import RecordSink
 from gateway.resolver import Resolver
@@ -47,6 +55,21 @@ log = structlog.get_logger("lychgate.worker")
 
 GARBAGE: Final = 5000
 """Objects after which the garbage collector looks among the newest. Python's 700 are those of a few messages."""
+
+COUNTED_EVERY: Final = 1.0
+"""Seconds after which a worker that retires says again how many transactions are left."""
+
+POLICIES_WITHIN: Final = 1.0
+"""Seconds that the policies have to stop, together."""
+
+SOURCES_WITHIN: Final = 2.5
+"""Seconds that the sources of recipients have to close, together."""
+
+RELEASED_WITHIN: Final = 6.0
+"""Seconds that everything else has, together: sources first, connections to backends, the state, records."""
+
+STOPPED_WITHIN: Final = BY_FORCE + POLICIES_WITHIN + RELEASED_WITHIN + END_WITHIN + 2.0
+"""Seconds that a worker takes at most to stop, after the time for transactions; some are for a busy machine."""
 
 
 class Worker:
@@ -95,6 +118,7 @@ class Worker:
         if certificates is None:
             certificates = [certificate_of(listener) for listener in config.listeners]
         places, spool_memory = Places(config), SpoolMemory(config.spool.memory_total)
+        client_lines = ClientLines(config.log.client_lines, clock)
         self.doors = [
             SmtpDoor(
                 config,
@@ -109,6 +133,7 @@ class Worker:
                 sink=self._metrics or self._sink,
                 clock=clock,
                 places=places,
+                client_lines=client_lines,
                 header_reader=header_reader(config, listener),
                 spool_memory=spool_memory,
             )
@@ -117,23 +142,24 @@ class Worker:
             )
         ]
 
-    def _commands(self) -> dict[str, Handler]:
+    def _commands(self) -> dict[str, Command]:
         """What the control socket offers."""
+        caches = self._sources.caches
         return {
-            "recipients": partial(recipient_view.listing, self._sources.caches),
-            "flush_recipients": partial(recipient_view.flush, self._sources.caches),
+            "recipients": Command(recipient_view.Wanted, partial(recipient_view.listing, caches)),
+            "flush_recipients": Command(recipient_view.Chosen, partial(recipient_view.flush, caches)),
             **self._state_commands(),
         }
 
-    def _state_commands(self) -> dict[str, Handler]:
+    def _state_commands(self) -> dict[str, Command]:
         """What a worker is asked about the state: its own memory, or how it gets on with Redis."""
         if isinstance(self._state, RedisState):
-            return {"state_health": partial(state_view.health, self._state)}
+            return {"state_health": Command(Nothing, partial(state_view.health, self._state))}
         if not isinstance(self._state, MemoryState):
             return {}
         return {
-            "state": partial(state_view.listing, self._state),
-            "clear_state": partial(state_view.clear, self._state),
+            "state": Command(state_view.Wanted, partial(state_view.listing, self._state)),
+            "clear_state": Command(state_view.Cleared, partial(state_view.clear, self._state)),
         }
 
     async def start(self) -> None:
@@ -160,43 +186,79 @@ class Worker:
                     for server in group.servers
                 },
                 lists=self._sources.lists,
-                lanes=self._state.lanes.values() if isinstance(self._state, RedisState) else (),
+                log_lines_lost=lost_lines(),
+                silent={door.name: door.silent for door in self.doors},
+                pipelines=self._state.pipelines.values() if isinstance(self._state, RedisState) else (),
             )
             await asyncio.sleep(INTERVAL)
 
     async def stop(self, grace: float) -> None:
-        """Close the doors, give transactions ``grace`` seconds, and release everything."""
+        """Close the doors, give transactions ``grace`` seconds, and release everything within a few more."""
+        self.close()
         await asyncio.gather(*(door.drain(grace) for door in self.doors))
         if self._reading is not None:
             self._reading.cancel()
-        if self._metrics_door is not None:
-            await asyncio.to_thread(self._metrics_door.close)
-        for chain in set(self._chains):
-            await chain.stop()
+        await _within(POLICIES_WITHIN, policies=self._stop_policies())
         if self._control is not None:
             await self._control.close()
-        await self._sources.close()
+        await _within(RELEASED_WITHIN, others=self._leave(), state=self._state.stop(), records=self._sink.close())
+
+    async def _stop_policies(self) -> None:
+        for chain in set(self._chains):
+            await chain.stop()
+
+    async def _leave(self) -> None:
+        """Let go of what asks others: the sources, the backends that some of them ask, and the DNS for both."""
+        await _within(SOURCES_WITHIN, sources=self._sources.close())
         await asyncio.gather(*(group.stop() for group in self._groups.values()))
-        await self._state.stop()
         await self._dns.close()
-        await self._sink.close()
 
     def close(self) -> None:
-        """Accept nothing new; sessions go on."""
+        """Accept nothing new; sessions go on. Can be called more than once."""
         for door in self.doors:
             door.close()
+        if self._metrics_door is not None:
+            self._metrics_door.close()
 
-    async def retire(self, stopping: asyncio.Event) -> None:
-        """Return when the last session has ended, or it is told to stop."""
+    async def retire(self, stopping: asyncio.Event, lifeline: Lifeline | None = None) -> None:
+        """Return when the last transaction has ended, when their time is over, or when it is to stop.
+
+        Args:
+            stopping: Set when it is to stop.
+            lifeline: Where it says how many transactions are left.
+        """
+        for door in self.doors:
+            door.send_away()
         async with asyncio.TaskGroup() as group:
+            counting = group.create_task(self._count(lifeline))
             stopped = group.create_task(_stopped(stopping))
-            for door in self.doors:
-                await door.empty(stopped, self._config.timeouts.retirement)
+            await asyncio.gather(*(door.empty(stopped, self._config.timeouts.retirement) for door in self.doors))
+            counting.cancel()
             stopped.cancel()
+
+    async def _count(self, lifeline: Lifeline | None) -> None:
+        said = None
+        while lifeline is not None:
+            left = sum(door.transactions for door in self.doors)
+            if left != said and lifeline.say(LEFT + str(left).encode()):
+                said = left
+            await asyncio.sleep(COUNTED_EVERY)
 
 
 async def _stopped(stopping: asyncio.Event) -> None:
     await stopping.wait()
+
+
+async def _within(seconds: float, **work: Coroutine[Any, Any, None]) -> None:
+    """Do things at the same time; what takes longer is left, and what fails is said."""
+    tasks = [asyncio.create_task(each, name=name) for name, each in work.items()]
+    done, late = await asyncio.wait(tasks, timeout=seconds)
+    for task in late:
+        task.cancel()  # and not waited for: it may be held up where it can't be cancelled
+        log.warning("not released in time", what=task.get_name())
+    for task in done:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("not released", what=task.get_name(), exc_info=error)
 
 
 async def run(
@@ -205,8 +267,7 @@ async def run(
     *,
     certificates: Sequence[Certificate | None] | None = None,
     metrics: Sequence[socket.socket] = (),
-    ready: int | None = None,
-    lifeline: int | None = None,
+    lifeline: Lifeline | None = None,
 ) -> None:
     """Serve until told to stop.
 
@@ -215,35 +276,34 @@ async def run(
         listening: See ``Worker``.
         certificates: See ``Worker``.
         metrics: See ``Worker``.
-        ready: A descriptor to which one octet is written when connections are served, and that is closed when no more
-            are accepted.
-        lifeline: A descriptor that reaches its end when the supervisor is gone: then the worker drains and ends.
+        lifeline: To the supervisor.
     """
     loop = asyncio.get_running_loop()
     stopping, retiring = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor's: a terminal sends it to all
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)
-    loop.add_signal_handler(signal.SIGUSR1, retiring.set)
+    signals.go_on()
     if lifeline is not None:
-        loop.add_reader(lifeline, stopping.set)
+        lifeline.obey(loop, retire=retiring.set, stop=stopping.set)
     worker = Worker(config, listening, certificates=certificates, metrics=metrics)
-    await worker.start()
-    settle()
-    if ready is not None:
-        os.write(ready, b"1")
-    log.info("worker ready", listeners=[door.name for door in worker.doors])
+    Readings.release_all()  # or what lists had, now or before a reload, would stay when they have changed
     told = [asyncio.ensure_future(event.wait()) for event in (stopping, retiring)]
+    starting = asyncio.ensure_future(worker.start())
+    await asyncio.wait([starting, told[0]], return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():  # whatever it waits for: there is no client yet
+        return
+    await starting
+    settle()
+    if lifeline is not None:
+        lifeline.say(READY)
+    log.info("worker ready", listeners=[door.name for door in worker.doors])
     await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
     if retiring.is_set() and not stopping.is_set():
         worker.close()
-        if ready is not None:
-            os.close(ready)
-        await worker.retire(stopping)
+        if lifeline is not None:
+            lifeline.say(CLOSED)
+        await worker.retire(stopping, lifeline)
     for waiting in told:
         waiting.cancel()
-    if lifeline is not None:
-        loop.remove_reader(lifeline)
     await worker.stop(config.timeouts.drain)
     log.info("worker stopped")
 

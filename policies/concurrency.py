@@ -12,7 +12,7 @@ neither. When the state is away ``on_error`` holds, or with ``approximate`` each
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
@@ -134,7 +134,7 @@ class Concurrency(Policy[ConcurrencyOptions]):
         )
 
     def _conclude(self, enter: Enter, answer: Answer, exceeded: Outcome) -> Finding:
-        evidence: dict[str, object] = {"key": enter.subject, "connections": round(answer.level), "limit": enter.limit}
+        evidence: dict[str, Any] = {"key": enter.subject, "connections": round(answer.level), "limit": enter.limit}
         if answer.approximate:
             evidence["approximate"] = True
-        return (self.within if answer.granted else exceeded)(reply=None, **evidence)
+        return (self.within if answer.granted else exceeded)(**evidence)

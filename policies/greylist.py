@@ -23,7 +23,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, model_validator
 
@@ -165,7 +165,7 @@ class Greylist(Policy[GreylistOptions]):
         return subject(client_address=network(session.client_address, options.ipv4_prefix, options.ipv6_prefix))
 
     def _found(self, greet: Greet, greeting: Greeting) -> Finding:
-        evidence: dict[str, object] = {
+        evidence: dict[str, Any] = {
             "client": greet.client,
             "status": greeting.status.value,
             "client_passes": greeting.passes,
@@ -173,7 +173,7 @@ class Greylist(Policy[GreylistOptions]):
         if greeting.status is not Greeted.CLIENT:
             evidence["waited"] = round(greeting.waited)
         if greeting.status.may_pass:
-            return self.known(reply=None, **evidence)
+            return self.known(**evidence)
         seconds = max(1, math.ceil(greeting.wait))
         told = Reply(450, "4.7.1", f"Greylisted, try again in {counted(seconds, 'second')}")
         return self.greylisted(reply=told, wait=seconds, **evidence)

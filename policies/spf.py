@@ -15,7 +15,7 @@ The DNS not answering is ``temperror``, and whatever a domain publishes ends wit
 """
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from pydantic import Field
 
@@ -139,7 +139,7 @@ class Spf(Policy[SpfOptions]):
         if checked.result is SpfResult.FAIL:
             refusal = self._reply(_FAIL, checked, f"SPF: {client} may not send for {checked.domain}")
             return self.fail(reply=refusal, **evidence)
-        return self.outcomes[checked.result](reply=None, **evidence)
+        return self.outcomes[checked.result](**evidence)
 
     def _reply(self, reply: Reply, checked: SpfCheck, text: str) -> Reply:
         """The reply to a fail: who may not do what, and what the domain says about it."""
@@ -149,9 +149,9 @@ class Spf(Policy[SpfOptions]):
         return replace(reply, text="\n".join(line[:_MAX_LINE] for line in lines))
 
 
-def _evidence(identity: str, checked: SpfCheck) -> dict[str, object]:
+def _evidence(identity: str, checked: SpfCheck) -> dict[str, Any]:
     """What the record shows of a check: all that was tried, unless it passed or there was nothing to try."""
-    evidence: dict[str, object] = {
+    evidence: dict[str, Any] = {
         "identity": identity,  # the words of RFC 7208 9.1
         "domain": checked.domain,
         "result": checked.result,

@@ -12,9 +12,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
-from gateway.adapters.state.lane import Lane
+from gateway.adapters.state.pipeline import Pipeline
 from gateway.records import DecisionRecord, RecordSink
 from gateway.tables import ListStatus
 
@@ -78,6 +79,8 @@ class Metrics:
         labels = ("policy", "stage", "outcome", "action", "observed")
         self._outcomes = counter("policy_outcomes", "What policies found, and what was done", *labels)
         self._lost = counter("records_lost", "Decision records that could not be written")
+        self._lines_lost = counter("log_lines_lost", "Lines of the log that could not be written")
+        self._silent = counter("silent_clients", "Clients that left without a word", "listener")
         self._connections = gauge("connections", "Clients that are connected", "listener", mode="livesum")
         known = "Whether a server takes mail, as far as every worker knows"
         self._server_up = gauge("backend_server_up", known, "backend", "server", mode="livemin")
@@ -122,18 +125,25 @@ class Metrics:
         *,
         connections: Mapping[str, int],
         servers: Mapping[tuple[str, str], bool],
-        lanes: Iterable[Lane],
+        pipelines: Iterable[Pipeline],
         lists: Iterable[ListStatus] = (),
+        log_lines_lost: int = 0,
+        silent: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Take what other parts know.
 
         Args:
             connections: By listener.
             servers: Whether a server is up, by backend and its name.
-            lanes: The ways to the servers of the shared state.
+            pipelines: Those to the servers of the shared state.
             lists: The files of recipients.
+            log_lines_lost: How many lines of the log were lost.
+            silent: How many clients left without a word, by listener.
         """
         self._tell(self._lost, self.lost)
+        self._tell(self._lines_lost, log_lines_lost)
+        for listener, count in silent.items():
+            self._tell(self._silent.labels(listener), count)
         for listener, count in connections.items():
             self._connections.labels(listener).set(count)
         for (backend, server), is_up in servers.items():
@@ -141,11 +151,11 @@ class Metrics:
         for each in lists:
             self._list_entries.labels(str(each.file), each.kind).set(each.entries)
             self._list_held.labels(str(each.file), each.kind).set(each.problem is not None)
-        for lane in lanes:
-            health = lane.breaker.health
-            self._state_up.labels(lane.name).set(lane.is_open)
-            self._tell(self._outages.labels(lane.name), health.outages)
-            self._tell(self._failed.labels(lane.name), health.failed)
+        for pipeline in pipelines:
+            health = pipeline.breaker.health
+            self._state_up.labels(pipeline.name).set(pipeline.is_open)
+            self._tell(self._outages.labels(pipeline.name), health.outages)
+            self._tell(self._failed.labels(pipeline.name), health.failed)
 
     def _tell(self, counter: Any, total: int) -> None:
         """Bring a counter to a total that another part keeps."""

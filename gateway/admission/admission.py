@@ -3,26 +3,32 @@
 It knows no socket, no protocol's octets and no backend: a door walks a client through it, ``explain`` an imagined one.
 Each step updates the ``Session`` or ``Transaction``, runs the chain's stage and gives the ``Verdict``; a verdict with a
 reply is what the client gets. What is to change in a message is a value, which each door applies in its own way. Here
-live the two rules that span stages (a third, about recipients that share a transaction, lives in ``proceeding``):
+live the rules that span stages (a further one, about recipients that share a transaction, lives in ``proceeding``):
 
 * ``delay_reject``: refusals at connect, helo and mail are held back and given to each recipient, so that the record has
   the envelope, and a recipient's own settings and exceptions have their say. ``disconnect`` is not held back: it
   protects.
+* ``quarantine``: the mail is accepted and goes to another backend. The door asks which one (``backend``).
+* ``delay``: the reply to a step is held back. The door asks for how long (``take_delay``); what was held back at an
+  early stage is not held back again at RCPT.
 * What limits count in advance is given back when the mail does not come through: for a recipient when it is refused,
-  for the message at the end of its transaction. What was accepted or discarded stays counted, and what may have been
-  accepted, too.
+  for the message at the end of its transaction. What was accepted, held or discarded stays counted, and what may have
+  been accepted, too.
 
 Each transaction leaves one record, and each connection that had none. A record is written before the reply it
 describes is sent.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final
+from typing import Final, assert_never
+
+import structlog
 
 from gateway.address import address_text
 from gateway.admission.proceeding import Candidate, Proceeding
-from gateway.admission.recording import RESULTS, decision_of, outcome_of, record_of
+from gateway.admission.recording import decision_of, outcome_of, record_of, result_of, state_of
 from gateway.admission.replies import PROBLEMS, as_greeting, by_policy, by_protocol, of_backend
 from gateway.admission.rules import Rules
 from gateway.admission.trace import received, sender_authentication
@@ -34,6 +40,8 @@ from gateway.smtp import reply as replies
 from gateway.smtp.path import Mailbox, Parameter, ReversePath
 from gateway.smtp.reply import Reply
 from gateway.verdict import GO_ON, PROTOCOL, Action, ByPolicy, Check, Stage, Verdict
+
+log = structlog.get_logger("lychgate.admission")
 
 # By names of this module, because members of an enum are slow to find before Python 3.12.
 _CONNECT, _HELO, _MAIL, _RCPT, _DATA, _MESSAGE, _CLOSE = Stage
@@ -56,6 +64,8 @@ class Admission:
     __slots__ = (
         "_chain",
         "_client",
+        "_delay",
+        "_delayed",
         "_held",
         "_overshoot",
         "_proceeding",
@@ -74,6 +84,8 @@ class Admission:
         self._rules = rules
         self._chain = rules.chain
         self._client = client or address_text(session.client_address)
+        self._delay = 0.0  # of the present step, not taken yet
+        self._delayed = 0.0  # in the session so far
         self._held: list[Ruling] = []  # until RCPT
         self._proceeding: Proceeding | None = None  # of the open transaction
         self._overshoot = 0  # recipients above the limit, in the session
@@ -91,6 +103,24 @@ class Admission:
     def reference(self) -> str:
         """What finds the present record: the transaction's id, or the session's."""
         return self.session.id if self._proceeding is None else self._proceeding.transaction.id
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that the mail goes to.
+
+        After ``rcpt``: that of the recipient, who was let through. After ``message``: that of the message, which may be
+        another than its recipients' own.
+        """
+        return self._open().backend
+
+    def take_delay(self) -> float:
+        """Seconds by which the reply to the present step is to be held back; each step's are given once."""
+        if not self._delay:
+            return 0.0
+        delay = min(self._delay, max(0.0, self._rules.session_delay - self._delayed))
+        self._delay = 0.0
+        self._delayed += delay
+        return delay
 
     # The steps of the session.
 
@@ -147,7 +177,7 @@ class Admission:
             session.refusals += 1
             if verdict.action is Action.REJECT and isinstance(verdict.by, ByPolicy):
                 self._chain.refused(transaction, None, verdict.by.id)
-            self.finish(RESULTS[verdict.action], verdict, verdict.reply)
+            self.finish(result_of(verdict.action), verdict, verdict.reply)
         return verdict
 
     async def rcpt(
@@ -172,8 +202,13 @@ class Admission:
         rulings: list[Ruling] = []
         if self._held or variant.own_early:
             rulings = await chain.early(variant, self._held, envelope, transaction, proceeding.found)
+            if rulings:
+                before = {(ruling.stage, ruling.policy): ruling.delay for ruling in self._held}
+                self._hold_back(each for each in rulings if each.delay != before.get((each.stage, each.policy)))
         if ending(rulings) is None:
-            rulings += await chain.run(_RCPT, variant, envelope, (transaction, recipient), transaction.checks)
+            found = await chain.run(_RCPT, variant, envelope, (transaction, recipient), transaction.checks)
+            self._hold_back(found)
+            rulings += found
         ruling = ending(rulings)
         if ruling is not None:
             return recipient, self._refuse(recipient, by_policy(ruling, self.reference))
@@ -196,7 +231,7 @@ class Admission:
         """What the backend said to a recipient that the chain let through; returns what the client gets."""
         proceeding = self._open()
         transaction = proceeding.transaction
-        reply = recipient.reply = of_backend(answer, transaction.id)
+        reply = recipient.reply = of_backend(self._unless_held(answer), transaction.id)
         if reply.is_positive:
             recipient.state = _ACCEPTED
             proceeding.accept()
@@ -243,7 +278,7 @@ class Admission:
                 # server could have put it.
                 *sender_authentication(transaction, authserv_id=names.authserv_id, address=self._client),
                 received(transaction, hostname=names.hostname, address=self._client, now=self._rules.clock.now()),
-                *proceeding.tags,
+                *proceeding.fields,
             ],
             removed=message.section.removed,
             mended=message.section.mended,
@@ -264,10 +299,17 @@ class Admission:
             backend: The backend's part, for the record.
         """
         self.in_doubt = answer == replies.BACKEND_UNKNOWN
-        reply = of_backend(answer, self.reference)
+        reply = of_backend(self._unless_held(answer), self.reference)
         result: Result = "accepted" if reply.is_positive else "deferred" if reply.is_transient else "rejected"
         self.finish(result, None, reply, backend)
         return reply
+
+    def _unless_held(self, answer: Reply) -> Reply:
+        """A backend's reply; where mail is to be held, a refusal for good is a fault, which is never a refusal."""
+        if not answer.is_permanent or not self._open().is_held:
+            return answer
+        log.warning("quarantine refused", transaction=self.reference, backend=self.backend, reply=str(answer))
+        return replies.BACKEND_UNAVAILABLE
 
     def finish(
         self, result: Result, verdict: Verdict | None, reply: Reply | None, backend: BackendRecord | None = None
@@ -275,18 +317,21 @@ class Admission:
         """End the transaction with its result and write its record.
 
         Args:
-            result: A word of ``DecisionPart.result``.
+            result: A word of ``DecisionPart.result``; what was ``accepted`` and is held becomes ``quarantined``.
             verdict: What decided, None where it was not a policy (then the backend, if there is one, or the protocol).
             reply: The last reply to the client.
             backend: The backend's part, None if it was not asked.
         """
         proceeding = self._open()
         transaction = proceeding.transaction
+        if result == "accepted" and proceeding.quarantine is not None:
+            verdict = by_policy(proceeding.quarantine, transaction.id)
+            result = result_of(verdict.action)
         self._proceeding = None
         self._recorded = verdict
         if self._held:
             self._held = [ruling for ruling in self._held if ruling.stage is not _MAIL]
-        if result == "accepted":
+        if result in {"accepted", "quarantined"}:
             self.session.messages += 1
         elif transaction.reservations and result != "discarded" and not self.in_doubt:
             self._chain.give_back(transaction)
@@ -300,7 +345,12 @@ class Admission:
             self.finish(*outcome_of(self._proceeding.transaction), backend=backend)
 
     async def close(
-        self, verdict: Verdict | None = None, reply: Reply | None = None, backend: BackendRecord | None = None
+        self,
+        verdict: Verdict | None = None,
+        reply: Reply | None = None,
+        backend: BackendRecord | None = None,
+        *,
+        is_recorded: bool = True,
     ) -> None:
         """The connection has ended, or is being ended by the gateway with a reply.
 
@@ -309,6 +359,7 @@ class Admission:
                 counts more than how the connection ended.
             reply: The last reply to the client.
             backend: The backend's part in an open transaction.
+            is_recorded: Whether a connection on which nothing was decided leaves a record.
         """
         if self._refused is not None and (verdict is None or verdict.by is PROTOCOL):
             verdict, reply = self._refused, self._refused.reply
@@ -316,15 +367,17 @@ class Admission:
         if self._proceeding is not None:
             result, decided, last = outcome_of(self._proceeding.transaction)
             if verdict is not None and (by_a_policy or result == "aborted"):
-                result, decided, last = RESULTS[verdict.action], verdict, reply
+                result, decided, last = result_of(verdict.action), verdict, reply
             self.finish(result, decided, last, backend)
         session, chain = self.session, self._chain
         checks: list[Check] = []
         if _CLOSE in chain.common.steps:
             await chain.run(_CLOSE, chain.common, Envelope(session.client_address), (session,), checks)
+        if verdict is None and not is_recorded:
+            return
         if not self._written or (by_a_policy and verdict is not self._recorded):
             session.checks += checks
-            result = "none" if verdict is None else RESULTS[verdict.action]
+            result = "none" if verdict is None else result_of(verdict.action)
             self._write(None, decision_of(result, verdict, None), reply, None, self._started)
 
     # How stages are run.
@@ -346,11 +399,22 @@ class Admission:
         rulings = await chain.run(stage, chain.common, envelope, arguments, checks, to_the_end=waits)
         if not rulings:
             return GO_ON
-        for ruling in applied(rulings, Action.DISCONNECT, Action.DEFER, Action.REJECT, Action.DISCARD):
-            if ruling.response.action is Action.DISCARD:
-                waits = True
-            elif not waits or ruling.response.action is Action.DISCONNECT:
-                return by_policy(ruling, self.reference)
+        self._hold_back(rulings)
+        for ruling in rulings:
+            if not ruling.ends_stage:
+                continue
+            match ruling.response.action:
+                case Action.DISCARD:
+                    waits = True
+                case Action.DISCONNECT:
+                    return by_policy(ruling, self.reference)
+                case Action.DEFER | Action.REJECT:
+                    if not waits:
+                        return by_policy(ruling, self.reference)
+                case Action.PASS | Action.TAG | Action.QUARANTINE:
+                    pass
+                case action:
+                    assert_never(action)
         self._held += rulings
         return GO_ON
 
@@ -364,7 +428,8 @@ class Admission:
         rulings = await chain.run(stage, first.variant, first.envelope, arguments, transaction.checks)
         if not rulings:
             return GO_ON
-        proceeding.tag(rulings)
+        self._hold_back(rulings)
+        proceeding.note(rulings)
         ruling = ending(rulings)
         if ruling is None:
             return GO_ON
@@ -373,14 +438,17 @@ class Admission:
             chain.refused(transaction, None, ruling.policy)
         return by_policy(ruling, transaction.id)
 
+    def _hold_back(self, rulings: Iterable[Ruling]) -> None:
+        """The reply to the present step is held back for as long as the longest of these says."""
+        self._delay = max([self._delay, *(ruling.delay for ruling in rulings)])
+
     def _refuse(self, recipient: Recipient, verdict: Verdict) -> Verdict:
         transaction = self._open().transaction
-        if verdict.action is Action.DISCARD:
-            recipient.state = RecipientState.DISCARDED
+        recipient.state = state_of(verdict.action)
+        if recipient.state is RecipientState.DISCARDED:
             verdict = replace(verdict, reply=replies.RECIPIENT_OK)
         else:
-            rejected = verdict.action is Action.REJECT
-            recipient.state = RecipientState.REJECTED if rejected else RecipientState.DEFERRED
+            rejected = recipient.state is RecipientState.REJECTED
             if isinstance(verdict.by, ByPolicy):
                 self.session.refusals += 1
                 if rejected:

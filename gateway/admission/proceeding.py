@@ -1,14 +1,14 @@
 """What an open transaction has of its own in the admission, from MAIL to its end, beside what policies see of it.
 
-Here lives the rule that recipients share a transaction only where they agree on all that follows RCPT: the backend, the
-largest message, the header fields of tags, the settings of the policies that look at the data. The later ones that
-differ get ``452 4.5.3``, because the end of data has one answer for all; the sender brings them in a transaction of
-their own (RFC 5321 4.5.3.1.10).
+Here lives the rule that recipients share a transaction only where they agree on all that follows RCPT: the backend that
+the mail really goes to, the largest message, the header fields that are added, the settings of the policies that look
+at the data. The later ones that differ get ``452 4.5.3``, because the end of data has one answer for all; the sender
+brings them in a transaction of their own (RFC 5321 4.5.3.1.10).
 """
 
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from gateway.admission import weight
 from gateway.admission.rules import Rules
@@ -42,7 +42,7 @@ class _Shared(NamedTuple):
 
     backend: str
     limit: int | None
-    tags: frozenset[bytes]
+    fields: frozenset[bytes]
     after_data: object
 
 
@@ -61,12 +61,13 @@ class Proceeding:
         candidate: The recipient whose answer the backend is asked for.
         first: The first recipient that was accepted; by its settings the message is looked at.
         discarded: The verdict of a message that is to be discarded, known before it has come.
-        tags: The header fields of tags, each once.
+        fields: The header fields of tags, of the quarantine and of findings, each once.
+        quarantine: What put the message into quarantine, None where nothing did.
     """
 
     __slots__ = (
-        "_authentication", "_octets", "_rules", "_shared", "_weighed", "candidate", "common", "discarded", "first",
-        "found", "started", "tags", "transaction",
+        "_authentication", "_octets", "_rules", "_shared", "_weighed", "candidate", "common", "discarded", "fields",
+        "first", "found", "quarantine", "started", "transaction",
     )  # fmt: skip
 
     def __init__(self, transaction: Transaction, rules: Rules) -> None:
@@ -77,7 +78,8 @@ class Proceeding:
         self.candidate: Candidate
         self.first: Candidate | None = None
         self.discarded: Verdict | None = None
-        self.tags: list[bytes] = []
+        self.fields: list[bytes] = []
+        self.quarantine: Ruling | None = None
         self._rules = rules
         self._authentication = transaction.authentication  # with the options of those who were accepted
         self._shared: _Shared | None = None  # with the first one, once there is another
@@ -112,13 +114,31 @@ class Proceeding:
         if self.first is None:
             self.first = self.candidate
         self._authentication = self.transaction.authentication
-        self.tag(self.candidate.rulings)
+        self.note(self.candidate.rulings)
 
-    def tag(self, rulings: Iterable[Ruling]) -> None:
-        """Note the header fields of tags."""
-        for field in map(_tag_field, applied(rulings, Action.TAG)):
-            if field not in self.tags:
-                self.tags.append(field)
+    def note(self, rulings: Sequence[Ruling]) -> None:
+        """Note what is to become of the message: the header fields that are added, and whether it is held."""
+        if not rulings:
+            return
+        self.fields += [field for field in _fields(rulings) if field not in self.fields]
+        self.quarantine = self.quarantine or _quarantine(rulings)
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that the mail goes to: the present candidate's, and at the end the message's."""
+        return self._backend(self.candidate.recipient, is_held=self.is_held)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the mail goes to the quarantine: the present candidate's, and at the end the message."""
+        return self.quarantine is not None or _quarantine(self.candidate.rulings) is not None
+
+    def _backend(self, recipient: Recipient, *, is_held: bool) -> str:
+        if not is_held:
+            return self._rules.backend(self.transaction.session, recipient)
+        if self._rules.quarantine is None:
+            raise RuntimeError("there is no quarantine")  # the configuration does not load without it
+        return self._rules.quarantine
 
     def can_share(self, candidate: Candidate) -> bool:
         """Whether a recipient can share the transaction with those who were accepted before."""
@@ -133,15 +153,38 @@ class Proceeding:
         recipient, variant, envelope, rulings = candidate
         rules, domain = self._rules, recipient.domain
         return _Shared(
-            backend=rules.backend(self.transaction.session, recipient),
+            backend=self._backend(recipient, is_held=_quarantine(rulings) is not None),
             limit=None if domain is None else domain.message_size,
-            # What one recipient is tagged with another must not get.
-            tags=frozenset(map(_tag_field, applied(rulings, Action.TAG))),
+            # What is added to the mail of one recipient another must not get.
+            fields=frozenset(_fields(rulings)),
             after_data=rules.chain.after_data(variant, envelope),
         )
 
 
-def _tag_field(ruling: Ruling) -> bytes:
-    """The header field of a tag: the operator's own, or one that names policy and outcome."""
-    default = f"X-Lychgate-Tag: policy={ruling.policy}; outcome={ruling.finding.outcome.name}"
-    return (ruling.response.header or default).encode() + b"\r\n"
+def _quarantine(rulings: Iterable[Ruling]) -> Ruling | None:
+    """What puts mail into quarantine, None where nothing does."""
+    return next(iter(applied(rulings, Action.QUARANTINE)), None)
+
+
+def _fields(rulings: Iterable[Ruling]) -> list[bytes]:
+    """The header fields that are added, in order, each once: those of the actions, and those of the findings."""
+    fields: dict[str, None] = {}
+    for ruling in rulings:
+        if ruling.applies:
+            fields |= dict.fromkeys((*_of_action(ruling), *ruling.finding.fields))
+    return [field.encode() + b"\r\n" for field in fields]
+
+
+def _of_action(ruling: Ruling) -> tuple[str, ...]:
+    """The header field of an action, if it adds one: the operator's own, or one that names policy and outcome."""
+    action = ruling.response.action
+    why = f"policy={ruling.policy}; outcome={ruling.finding.outcome.name}"
+    match action:
+        case Action.TAG:
+            return (ruling.response.header or f"X-Lychgate-Tag: {why}",)
+        case Action.QUARANTINE:
+            return (f"X-Lychgate-Quarantine: {why}",)
+        case Action.PASS | Action.DEFER | Action.REJECT | Action.DISCARD | Action.DISCONNECT:
+            return ()
+        case _:
+            assert_never(action)

@@ -7,7 +7,7 @@ here.
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import Final, assert_never
 
 from gateway import records
 from gateway.mailauth.results import AlignmentMode, Arc, DkimSignature, Dmarc, Spf
@@ -37,9 +37,39 @@ from gateway.verdict import BACKEND, PROTOCOL, Action, Verdict, decider_text
 _REMOVED: Final = 20
 """How many removed fields a record names, so that no sender makes it grow."""
 
-RESULTS: Final[dict[Action, Result]] = {
-    Action.DEFER: "deferred", Action.REJECT: "rejected", Action.DISCARD: "discarded", Action.DISCONNECT: "disconnected",
-}  # fmt: skip
+
+def result_of(action: Action) -> Result:
+    """What a transaction has come to that a policy's action decided."""
+    match action:
+        case Action.PASS | Action.TAG:
+            return "accepted"
+        case Action.QUARANTINE:
+            return "quarantined"
+        case Action.DEFER:
+            return "deferred"
+        case Action.REJECT:
+            return "rejected"
+        case Action.DISCARD:
+            return "discarded"
+        case Action.DISCONNECT:
+            return "disconnected"
+        case _:
+            assert_never(action)
+
+
+def state_of(action: Action) -> RecipientState:
+    """What has become of a recipient that a policy's action decided about."""
+    match action:
+        case Action.PASS | Action.TAG | Action.QUARANTINE:
+            return RecipientState.ACCEPTED
+        case Action.DEFER | Action.DISCONNECT:
+            return RecipientState.DEFERRED
+        case Action.REJECT:
+            return RecipientState.REJECTED
+        case Action.DISCARD:
+            return RecipientState.DISCARDED
+        case _:
+            assert_never(action)
 
 
 _VERDICTS: Final[Mapping[RecipientState | None, RecipientVerdict]] = {
@@ -138,7 +168,7 @@ def outcome_of(transaction: Transaction) -> tuple[Result, Verdict | None, Reply 
     if not transaction.recipients or any(recipient.state not in refused for recipient in transaction.recipients):
         return "aborted", None, None
     last = transaction.recipients[-1]
-    result = refused[last.state] if last.verdict is None else RESULTS[last.verdict.action]
+    result = refused[last.state] if last.verdict is None else result_of(last.verdict.action)
     return result, last.verdict, last.reply
 
 

@@ -1,7 +1,7 @@
 """Verdicts: the one place where a ruling, or a rule of the protocol's own, becomes a reply to the client."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, assert_never
 
 from gateway.chain.rule import Ruling
 from gateway.smtp import reply as replies
@@ -20,24 +20,28 @@ PROBLEMS: Final[Mapping[Reply, str]] = {
 
 
 def by_policy(ruling: Ruling, reference: str) -> Verdict:
-    """The verdict of a ruling that ends its stage.
+    """The verdict of a ruling that decides.
 
     Args:
         ruling: The ruling.
         reference: What finds the record.
     """
     action = ruling.response.action
-    reply = ruling.response.reply or ruling.finding.reply
-    if action is Action.DISCARD:
-        reply = replies.ACCEPTED
-    else:
-        if action is Action.DEFER:
-            reply = reply.as_deferral()
-        elif action is Action.REJECT:
-            reply = reply.as_rejection()
-        elif action is Action.DISCONNECT:
-            reply = reply.as_disconnection()
-        reply = reply.with_reference(reference)
+    said = ruling.response.reply or ruling.finding.reply
+    reply: Reply | None
+    match action:
+        case Action.PASS | Action.TAG | Action.QUARANTINE:
+            reply = None  # the backend has the next word
+        case Action.DISCARD:
+            reply = replies.ACCEPTED
+        case Action.DEFER:
+            reply = said.as_deferral().with_reference(reference)
+        case Action.REJECT:
+            reply = said.as_rejection().with_reference(reference)
+        case Action.DISCONNECT:
+            reply = said.as_disconnection().with_reference(reference)
+        case _:
+            assert_never(action)
     return Verdict(action, reply, ByPolicy(ruling.policy), ruling.finding.outcome.name, ruling.stage)
 
 

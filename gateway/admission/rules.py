@@ -18,6 +18,7 @@ class Rules:
         chain: The listener's chain.
         domain: Finds our domain of a name, None if it is not ours.
         backend: Gives the name of the server group that a recipient's mail goes to.
+        quarantine: The name of the server group that held mail goes to, None where no policy holds any.
         recipient_limit: The most RCPT commands of one transaction, refused ones too.
         recipient_overshoot: How many a session may have above that; the next one ends it (as Postfix's
             smtpd_recipient_overshoot_limit).
@@ -28,11 +29,13 @@ class Rules:
         clock: Gives the time.
         identity: The gateway's names.
         delay_reject: Whether early refusals are held back until RCPT.
+        session_delay: Seconds by which the replies of a session may be held back in all.
     """
 
     chain: Chain
     domain: Callable[[str], Domain | None]
     backend: Callable[[Session, Recipient], str]
+    quarantine: str | None
     recipient_limit: int
     recipient_overshoot: int
     transaction_memory: int
@@ -41,3 +44,4 @@ class Rules:
     clock: Clock
     identity: Identity
     delay_reject: bool
+    session_delay: float

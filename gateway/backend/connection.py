@@ -1,9 +1,9 @@
 """One connection to a server: an asyncio protocol around ``smtp.client``.
 
-A reply runs whoever waits for it in place (``bell``), and one timer a connection serves all its time-outs: it is moved
-only when a deadline comes before it, so that a message costs no timers. Commands are gathered with what others are sent
-(``gathering``), so that whoever reads them is woken once for all of them. Whatever goes wrong (loss, garbage, time-out,
-a 421) is a ``BackendError``; a connection that had one is closed and keeps it in ``fault``.
+One timer a connection serves all its time-outs: it is moved only when a deadline comes before it, so that a message
+costs no timers. Commands are gathered with what others are sent (``gathering``), so that whoever reads them is woken
+once for all of them. Whatever goes wrong (loss, garbage, time-out, a 421) is a ``BackendError``; a connection that had
+one is closed and keeps it in ``fault``.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import msgspec
 
-from gateway.bell import Bell
 from gateway.config.backend import BackendTimeouts
 from gateway.gathering import gathering
 from gateway.smtp.client import SERVICE_CLOSING, ClientConnection, Command
@@ -107,7 +106,7 @@ class Connection(asyncio.Protocol):
         self._replies: list[Reply] = []
         self._wanted = 0
         self._message: _Message | None = None  # to be written once the server asks for it
-        self._bell = Bell(loop)  # rung when what is waited for has come: replies, room to write, or a fault
+        self._waiter: asyncio.Future[None] | None = None  # of who waits for replies, room to write, or a fault
         self._paused = False
         self._quitting = False
         self._deadline = 0.0
@@ -134,7 +133,7 @@ class Connection(asyncio.Protocol):
         elif self._message is not None and self._replies:
             self._answered(self._message)
         elif len(self._replies) >= self._wanted:
-            self._bell.ring()
+            self._wake()
 
     def eof_received(self) -> None:  # noqa: D102 - asyncio.Protocol
         self.fail(BackendError("the server closed the connection"))
@@ -149,7 +148,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
         self._paused = False
-        self._bell.ring()
+        if not self._wanted:  # who waits for replies is not woken for less
+            self._wake()
 
     # What the backend layer calls.
 
@@ -213,7 +213,7 @@ class Connection(asyncio.Protocol):
         """
         while self._paused and self.fault is None and not self._replies:
             self._arm(within)
-            await self._bell
+            await self._woken()
         if self.fault is not None:
             raise self.fault
 
@@ -227,9 +227,7 @@ class Connection(asyncio.Protocol):
             self._arm(within)
             self._wanted = count
             try:
-                await self._bell
-                while len(self._replies) < self._wanted and self.fault is None:  # it rang for room to write
-                    await self._bell
+                await self._woken()
                 count = self._wanted
             finally:
                 self._wanted = 0
@@ -239,6 +237,16 @@ class Connection(asyncio.Protocol):
         assert self.fault is not None  # noqa: S101 - the only other reason
         self.fault.replies = replies
         raise self.fault
+
+    def _woken(self) -> asyncio.Future[None]:
+        self._waiter = self.loop.create_future()
+        return self._waiter
+
+    def _wake(self) -> None:
+        """What is waited for has come: who waits goes on at the loop's next turn."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():  # it may have been cancelled
+            waiter.set_result(None)
 
     def message(self, data: bytes, count: int, timeouts: BackendTimeouts) -> Awaitable[list[Reply]]:
         """Send DATA, and the message as soon as the server asks for it.
@@ -268,7 +276,7 @@ class Connection(asyncio.Protocol):
             self._arm(message.within)
         else:
             self._wanted = 1
-            self._bell.ring()
+            self._wake()
 
     def exchange(self, commands: list[tuple[Command, str]], within: float) -> Awaitable[list[Reply]]:
         """Send commands and await their replies: in one write where the server has PIPELINING (RFC 2920).
@@ -313,7 +321,7 @@ class Connection(asyncio.Protocol):
         pool, self.pool = self.pool, None
         if pool is not None:
             pool.lost(self)
-        self._bell.ring_soon()
+        self._wake()
 
     def abort(self, reason: str) -> None:
         """Close the connection at once."""
@@ -344,7 +352,7 @@ class Connection(asyncio.Protocol):
     def _on_timer(self) -> None:
         self._timer = None
         self._timer_at = _NEVER
-        if not self._bell.is_awaited and not self._quitting:
+        if (self._waiter is None or self._waiter.done()) and not self._quitting:
             return
         if self.loop.time() >= self._deadline:
             self.fail(BackendError("no answer in time", timed_out=True))

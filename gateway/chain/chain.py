@@ -28,7 +28,6 @@ from gateway.verdict import Action, Check, Finding, Stage
 log = structlog.get_logger("lychgate.chain")
 
 _RCPT: Final = Stage.RCPT  # members of an enum are slow to find before Python 3.12
-_PASS: Final = Action.PASS
 _ASKS: Final = attrgetter("asks")
 
 
@@ -119,7 +118,7 @@ class Chain:
                 of the early stages it goes on in any case.
 
         Returns:
-            The rulings in order; ``pass`` only where a recipient's settings may say something else.
+            The rulings in order; those that do nothing only where a recipient's settings may say something else.
         """
         rulings: list[Ruling] = []
         steps = variant.steps.get(stage)
@@ -151,7 +150,7 @@ class Chain:
                 continue
             ruling = rule(terms, stage, finding, envelope, self.today())
             ruling.note(check)
-            if ruling.response.action is _PASS and (stage not in EARLY or terms.id not in self._varied):
+            if ruling.does_nothing and (stage not in EARLY or terms.id not in self._varied):
                 continue
             rulings.append(ruling)
             # What is discarded must look accepted: it waits for RCPT, where it may be lifted, whatever else does.

@@ -93,6 +93,8 @@ class Step:
             outcome = result.refusal
         else:
             outcome = result.outcome
+            if result.fields:
+                self.policy.check_fields(result)
         if outcome.name not in self.terms.responses:
             raise ValueError(f"the outcome {outcome.name!r} is not declared")
         return result

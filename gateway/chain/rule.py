@@ -21,6 +21,8 @@ from gateway.verdict import Action, Check, Finding, Outcome, Response, Stage
 ERROR: Final = Outcome("error", Action.DEFER, replies.POLICY_UNAVAILABLE, "The policy could not run.")
 """What is found of a policy that raised or ran out of time; ``on_error`` maps it."""
 
+_PASS: Final = Action.PASS  # members of an enum are slow to find before Python 3.12
+
 
 class Envelope(msgspec.Struct, frozen=True):
     """The envelope so far."""
@@ -117,6 +119,16 @@ class Ruling(msgspec.Struct, frozen=True):
         """Whether it is applied and no later policy of the stage runs."""
         return self.response.action.ends_stage and self.applies
 
+    @property
+    def does_nothing(self) -> bool:
+        """Whether nothing would follow from it if it were applied."""
+        return self.response.action is _PASS and not self.response.delay and not self.finding.fields
+
+    @property
+    def delay(self) -> float:
+        """Seconds by which it holds the reply back."""
+        return self.response.delay if self.applies else 0.0
+
     def note(self, check: Check) -> None:
         """Write it down."""
         check.exempted = self.exempted
@@ -127,6 +139,8 @@ class Ruling(msgspec.Struct, frozen=True):
         check.observed = self.observed
         evidence = self.finding.evidence
         check.evidence = evidence if isinstance(evidence, dict) else dict(evidence)
+        if self.response.delay:
+            check.delay_ms = round(self.response.delay * 1000)
 
 
 def rule(terms: Terms, stage: Stage, finding: Finding, envelope: Envelope, today: date) -> Ruling:
@@ -143,9 +157,9 @@ def rule(terms: Terms, stage: Stage, finding: Finding, envelope: Envelope, today
     return Ruling(terms.id, stage, finding, terms.responses[finding.outcome.name], terms.observe, exempted)
 
 
-def applied(rulings: Iterable[Ruling], *actions: Action) -> list[Ruling]:
-    """The rulings that are applied and whose action is one of these."""
-    return [ruling for ruling in rulings if ruling.applies and ruling.response.action in actions]
+def applied(rulings: Iterable[Ruling], action: Action) -> list[Ruling]:
+    """The rulings that are applied and whose action is this."""
+    return [ruling for ruling in rulings if ruling.applies and ruling.response.action is action]
 
 
 def ending(rulings: Iterable[Ruling]) -> Ruling | None:

@@ -189,7 +189,8 @@ def _print_backends(out: Console, config: Config) -> None:
     out.print(line("Backends", style="bold"))
     for name, options in config.backends.items():
         default = " (default)" if name == config.default_backend else ""
-        out.print(f"  {name}{default}: {_backend(options)}", soft_wrap=True)
+        held = " (quarantine)" if config.quarantine is not None and name == config.quarantine.backend else ""
+        out.print(f"  {name}{default}{held}: {_backend(options)}", soft_wrap=True)
 
 
 def _backend(options: BackendOptions) -> str:

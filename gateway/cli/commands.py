@@ -50,9 +50,10 @@ def reload(
 ) -> None:
     """Let the running service take the configuration over, and tell whether it has.
 
-    The exit status is 0 when the configuration is in force, 1 when it is not: with an error the old one stays. It is 3
-    when the service does not answer in time. Needs `runtime_folder` in the configuration, and the service's user or
-    root.
+    The exit status is 0 when the configuration is in force, 1 when it is not: with an error the old one stays. It is 4
+    when the reload has to wait for transactions of reloads before it: it takes place by itself then, and nothing needs
+    to be done. It is 3 when the service does not answer in time. Needs `runtime_folder` in the configuration, and the
+    service's user or root.
     """
     from gateway.cli.reload import reload as run
 
@@ -84,7 +85,7 @@ def explain(
 
     Limits and the greylist are looked at as they are now, and nothing is counted. What was not asked is told. The exit
     status says what would happen: 0 accepted, 3 deferred, 4 rejected, 5 discarded, 6 disconnected, 7 accepted for some
-    recipients only.
+    recipients only, 8 quarantined.
     """
     from gateway.cli.explain import explain as run
 

@@ -1,7 +1,7 @@
 """What the commands share: exit codes, loading with readable errors.
 
 Exit codes: 0 all is well; 1 the configuration can't be used (or the command's own failure); 2 the command was called
-wrongly; 3 it can't be told.
+wrongly; 3 it can't be told; 4 it is going to be done, but is not yet.
 """
 
 from collections.abc import Iterable
@@ -16,6 +16,7 @@ from gateway.config.advice import file_problems
 from gateway.config.load import load
 from gateway.config.model import Config
 from gateway.config.problems import ConfigError, Problem
+from gateway.log import configure
 from gateway.smtp.grammar import GrammarError, parse_mailbox
 from gateway.smtp.path import Mailbox
 
@@ -30,6 +31,7 @@ class ExitCode(IntEnum):
     CONFIG = 1
     USAGE = 2
     UNKNOWN = 3
+    WAITS = 4
 
 
 def load_config(path: Path, *, to_serve: bool = False) -> Config:
@@ -42,6 +44,7 @@ def load_config(path: Path, *, to_serve: bool = False) -> Config:
     Raises:
         typer.Exit: It can't be used; with ``ExitCode.CONFIG``.
     """
+    configure("warning", "text")  # standard output is the command's own; ``serve`` sets its log up once more
     try:
         config = load(path)
         problems = file_problems(config) if to_serve else []

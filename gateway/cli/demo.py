@@ -13,7 +13,7 @@ import signal
 import tempfile
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 import typer
 import uvloop
@@ -25,20 +25,29 @@ from gateway.cli.screen import bad_parameter, console, line
 from gateway.config.backend import BackendOptions, NextHop, NextHopKind
 from gateway.config.model import Config
 from gateway.doors.listening import ListenError, bind
-from gateway.log import configure
-from gateway.records import DecisionRecord
+from gateway.lines import LineStream, LineWriter
+from gateway.log import END_WITHIN, WAITING, configure
+from gateway.records import DecisionRecord, Result
 from gateway.verdict import Party
 from gateway.worker import Worker
 
 _LOOPBACK: Final = "127.0.0.1"
 
-_STYLES: Final = {
-    "accepted": "green",
-    "deferred": "yellow",
-    "rejected": "red",
-    "discarded": "magenta",
-    "disconnected": "red",
-}
+
+def _style(result: Result) -> str:
+    match result:
+        case "accepted":
+            return "green"
+        case "deferred":
+            return "yellow"
+        case "discarded" | "quarantined":
+            return "magenta"
+        case "rejected" | "disconnected":
+            return "red"
+        case "aborted" | "none":
+            return "dim"
+        case _:
+            assert_never(result)
 
 
 def demo(config: Path | None, maildir: Path | None, port: int | None) -> None:
@@ -56,15 +65,18 @@ def demo(config: Path | None, maildir: Path | None, port: int | None) -> None:
     if port is not None:
         settings = _at_port(settings, port)
     configure("warning", "text")
-    out = console(soft_wrap=True)
+    decisions = LineWriter(1, room=WAITING, name="decisions")  # mail waits for nobody who reads what is told
+    out = console(soft_wrap=True, file=LineStream(decisions))
     try:
         with tempfile.TemporaryDirectory(prefix="lychgate-demo-") as own:
             folder = Path(own) / "Maildir" if maildir is None else maildir
             _check_maildir(folder)
             asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_demo(settings, folder, out))
     except (ListenError, OSError) as error:
-        out.print(line(f"lychgate: {error}{_what_to_do(settings, error)}", style="red"))
+        console(soft_wrap=True).print(line(f"lychgate: {error}{_what_to_do(settings, error)}", style="red"))
         raise typer.Exit(ExitCode.CONFIG) from error
+    finally:
+        decisions.flush(END_WITHIN)
 
 
 def _at_port(config: Config, port: int) -> Config:
@@ -132,7 +144,7 @@ class _Teller:
         decision = record.decision
         if decision.result == "none":
             return
-        style = _STYLES.get(decision.result, "dim")
+        style = _style(decision.result)
         who = f"<{record.reverse_path}>" if record.reverse_path is not None else record.client.address
         whom = ", ".join(f"<{recipient.address}>" for recipient in record.recipients)
         by = "" if decision.policy in {None, Party.BACKEND.value} else f" by {decision.policy}: {decision.outcome}"

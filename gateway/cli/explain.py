@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Literal, assert_never
 
 import typer
 from rich.console import Console
@@ -26,17 +26,45 @@ from gateway.state import Entry
 from gateway.verdict import Action, Check
 
 if TYPE_CHECKING:
+    from gateway.records import Result
     from gateway.resolver import Resolver
 
-EXIT: Final = {
-    "accepted": 0, "none": 0, "deferred": 3, "rejected": 4, "discarded": 5, "disconnected": 6, "aborted": 4, "mixed": 7,
-}  # fmt: skip
-"""Exit statuses by the record's result; 1 is a bad configuration, 2 a bad command line."""
 
-_COLOURS: Final = {
-    Action.PASS: "green", Action.TAG: "cyan", Action.DEFER: "yellow", Action.REJECT: "red", Action.DISCARD: "magenta",
-    Action.DISCONNECT: "red",
-}  # fmt: skip
+def exit_status(result: 'Result | Literal["mixed"]') -> int:
+    """The exit status by the record's result; 1 is a bad configuration, 2 a bad command line."""
+    match result:
+        case "accepted" | "none":
+            return 0
+        case "deferred":
+            return 3
+        case "rejected" | "aborted":
+            return 4
+        case "discarded":
+            return 5
+        case "disconnected":
+            return 6
+        case "mixed":
+            return 7
+        case "quarantined":
+            return 8
+        case _:
+            assert_never(result)
+
+
+def _colour(action: Action) -> str:
+    match action:
+        case Action.PASS:
+            return "green"
+        case Action.TAG:
+            return "cyan"
+        case Action.DEFER:
+            return "yellow"
+        case Action.DISCARD | Action.QUARANTINE:
+            return "magenta"
+        case Action.REJECT | Action.DISCONNECT:
+            return "red"
+        case _:
+            assert_never(action)
 
 
 def explain(
@@ -56,7 +84,7 @@ def explain(
     """Carry the command out; its options are those of the command line.
 
     Raises:
-        typer.Exit: Always, with what ``EXIT`` has for the result, or because the configuration can't be used.
+        typer.Exit: Always, with the ``exit_status`` of the result, or because the configuration can't be used.
         typer.BadParameter: An option's value can't be used.
     """
     settings = load_config(config)
@@ -74,7 +102,7 @@ def explain(
         print_plain(records.encode(explanation.record).decode())
     else:
         _print(explanation)
-    raise typer.Exit(EXIT[explanation.result])
+    raise typer.Exit(exit_status(explanation.result))
 
 
 async def _explain(
@@ -195,7 +223,7 @@ def _print_check(out: Console, check: Check) -> None:
     evidence = _words({name: value for name, value in check.evidence.items() if name not in lists})
     pieces: list[Piece] = [f"  {check.policy:<14} {check.outcome or 'nothing to say'}"]
     if check.outcome is not None:
-        pieces += [" -> ", (check.action, _COLOURS[check.action])]
+        pieces += [" -> ", (check.action, _colour(check.action))]
         pieces += [(" (observed: not applied)", "dim")] if check.observed else []
     pieces += [(f"  {evidence}", "dim")] if evidence else []
     pieces.append((f"  {check.duration_us / 1000:.1f} ms", "dim"))

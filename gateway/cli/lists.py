@@ -36,7 +36,7 @@ def accept(config: Path, name: str, *, as_json: bool) -> None:
         typer.Exit: It can't be accepted; with ``ExitCode.CONFIG``.
         typer.BadParameter: There is no such list, or more than one.
     """
-    from gateway.service import ServiceError, make_lists_folder  # which other commands need not load
+    from gateway.startup import ServiceError, make_lists_folder  # which other commands need not load
 
     settings = load_config(config)
     try:

@@ -7,7 +7,7 @@ a table of its own. So a text is one line: more lines are more calls. JSON is es
 
 import json
 import sys
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeAlias, cast
 
 import typer
 from rich import box
@@ -17,6 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.printable import printable, printable_json
+
+if TYPE_CHECKING:
+    from gateway.lines import LineStream
 
 _WIDEST: Final = 100_000
 _PLAIN_WIDTH: Final = 240  # where nobody looks at it, a line is not broken for a window's sake
@@ -33,14 +36,16 @@ class Screen(Console):
         return super().render_str(printable(text), **options)
 
 
-def console(*, soft_wrap: bool = False) -> Screen:
+def console(*, soft_wrap: bool = False, file: "LineStream | None" = None) -> Screen:
     """Prints to standard output: in colours on a terminal, plain text without line breaks of its own elsewhere.
 
     Args:
         soft_wrap: Whether the terminal is left to break long lines.
+        file: Takes what is printed, so that nobody waits for a slow reader.
     """
     width = None if soft_wrap or sys.stdout.isatty() else _PLAIN_WIDTH
-    return Screen(highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap, width=width)
+    stream = cast("TextIO | None", file)
+    return Screen(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap, width=width)
 
 
 def complain(text: str, style: str = "") -> None:

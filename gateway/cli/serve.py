@@ -6,8 +6,9 @@ import typer
 
 from gateway.cli.common import ExitCode, load_config
 from gateway.cli.screen import complain
-from gateway.log import configure
-from gateway.service import ServiceError, Supervisor
+from gateway.log import configure, take_over
+from gateway.service import Supervisor
+from gateway.startup import ServiceError
 
 
 def serve(config: Path) -> None:
@@ -17,7 +18,8 @@ def serve(config: Path) -> None:
         typer.Exit: The configuration is wrong or the service can't start; with ``ExitCode.CONFIG``.
     """
     settings = load_config(config, to_serve=True)
-    configure(settings.log.level, settings.log.format)
+    configure(settings.log.level, settings.log.format, waiting=settings.log.waiting)
+    take_over()
     try:
         Supervisor(settings.path, settings).run()
     except ServiceError as error:

@@ -15,7 +15,6 @@ from pathlib import Path
 from gateway.config import reach, slips
 from gateway.config.model import Config, DomainOptions, Listener, Mode, PolicySettings, TlsMode
 from gateway.config.problems import Problem
-from gateway.verdict import Action
 
 
 def warnings(config: Config, today: date) -> list[Problem]:
@@ -102,6 +101,7 @@ def _on_the_whole(config: Config) -> Iterator[tuple[str, str]]:
         first = next(iter(config.backends))
         yield "backends", f"what trusted clients send to other domains goes to {first!r}; name a default_backend"
     used = {domain.backend for domain in config.domains.values()} | {config.default_backend}
+    used |= set() if config.quarantine is None else {config.quarantine.backend}
     used |= {listener.auth.backend for listener in config.listeners if listener.auth is not None}
     for name in config.backends:
         if name not in used:
@@ -160,9 +160,8 @@ def _are_known(domain: DomainOptions) -> bool:
 
 
 def _refuses(settings: PolicySettings) -> bool:
-    refusing = {Action.DEFER, Action.REJECT, Action.DISCONNECT, Action.DISCARD}
     denied = settings.on.get("denied")
-    return settings.mode is Mode.ENFORCE and denied is not None and denied.action in refusing
+    return settings.mode is Mode.ENFORCE and denied is not None and denied.action.ends_stage
 
 
 def _on_exceptions(config: Config, today: date) -> Iterator[tuple[str, str]]:

@@ -6,12 +6,11 @@ what it gives replaces the chain's, setting by setting, outcome by outcome.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from gateway.config.fields import Section
 from gateway.config.files import NamedFile, named
@@ -20,23 +19,25 @@ from gateway.config.problems import listed, suggestion
 from gateway.config.reading import Document, YamlMapping
 from gateway.config.registry import Registry, UnknownPolicyError
 from gateway.config.translate import Place, problems_of
+from gateway.header import is_messages_own, is_one_line
 from gateway.policy import OnError, Options, Policy
 from gateway.smtp.reply import Reply
-from gateway.units import Duration
+from gateway.units import Duration, format_duration
 from gateway.verdict import RESERVED_IDS, Action, Party, Response
 
-_HEADER: Final = re.compile(r"[!-9;-~]+:[ \t]?[ -~]*")  # RFC 5322 2.2: printable US-ASCII but the colon, a colon, text
-_MAX_HEADER: Final = 998  # RFC 5322 2.1.1
-# What a message has of its own (RFC 5322 3.6, RFC 2045, RFC 8601, RFC 6376, RFC 8617). Fields of a tag's name are
-# removed from what comes in, and a second one would be read in two ways.
-_MESSAGES_OWN: Final = re.compile(
-    r"from|sender|reply-to|to|cc|bcc|date|subject|message-id|in-reply-to|references|received|return-path|delivered-to"
-    r"|mime-version|(?:content|resent|arc)-.*|authentication-results|dkim-signature"
-)
 _CLOSING: Final = 421
-_REPLY_CLASS: Final = {Action.DEFER: 4, Action.DISCONNECT: 4, Action.REJECT: 5}
+_MAX_DELAY: Final = 60.0  # of the 5 minutes that a client waits for the reply to MAIL or RCPT (RFC 5321 4.5.3.2)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def _delay(seconds: float) -> float:
+    if seconds > _MAX_DELAY:
+        raise ValueError(f"must be at most {format_duration(_MAX_DELAY)}: no reply is held back for longer")
+    return seconds
+
+
+Delay: TypeAlias = Annotated[Duration, AfterValidator(_delay)]
 
 
 class CommonSettings(Section):
@@ -47,7 +48,7 @@ class CommonSettings(Section):
     twice needs it. `smtp` and `backend` are taken: records name the protocol and the mail server so."""
     on: dict[str, Any] = Field(default={})
     """What is done about an outcome: `OUTCOME: ACTION`, or
-    `OUTCOME: {action: ACTION, reply: "550 5.7.1 Text", header: "X-Name: text"}`."""
+    `OUTCOME: {action: ACTION, reply: "550 5.7.1 Text", header: "X-Name: text", delay: 5s}`."""
     mode: Mode | None = None
     """`enforce`, or `observe`: record what would have been done and do nothing."""
     on_error: OnError | None = None
@@ -60,11 +61,13 @@ class ResponseSection(Section):
     """What is done about an outcome, in full."""
 
     action: Action | None = None
-    """`pass`, `tag`, `defer`, `reject`, `discard` or `disconnect`; the outcome's default without it."""
+    """`pass`, `tag`, `defer`, `reject`, `discard`, `quarantine` or `disconnect`; the outcome's default without it."""
     reply: str | None = None
     """What the client is told: `550 5.7.1 Text`."""
     header: str | None = None
     """The header field that `tag` adds: `X-Name: text`."""
+    delay: Delay = 0.0
+    """By how much the reply of the step is held back, with any action: at most 60s, in all `limits.session_delay`."""
 
 
 COMMON_KEYS: Final = tuple(CommonSettings.model_fields)
@@ -103,6 +106,7 @@ class ChainBuilder:
         registry: The policies there are.
         mode: The mode of the whole file.
         written: The list as written.
+        quarantine: Whether the file says where mail is held.
 
     Attributes:
         entries: Its policies, those that are usable so far.
@@ -110,10 +114,11 @@ class ChainBuilder:
         files: What the options of its policies name, once it is built.
     """
 
-    def __init__(self, document: Document, registry: Registry, mode: Mode, written: Place) -> None:
+    def __init__(self, document: Document, registry: Registry, mode: Mode, written: Place, *, quarantine: bool) -> None:
         self._document = document
         self._registry = registry
         self._mode = mode
+        self._quarantine = quarantine
         self._made: dict[tuple[str, str, Mode], PolicySettings] = {}
         self._failed: set[tuple[str, int]] = set()
         self.files: list[NamedFile] = []
@@ -248,10 +253,13 @@ class ChainBuilder:
         responses = self._responses(entry.policy, written.at("on")) if settings is not None and settings.on else {}
         if settings is None or options is None or len(self._document.problems) > before:
             return None
+        defaults = {name: Response(outcome.action) for name, outcome in entry.policy.outcomes.items()}
+        self._check_quarantine(defaults | responses, responses, written)
+        if len(self._document.problems) > before:
+            return None
         for parts, use, path in named(options, self._document.path.parent):
             place = written.down(parts)
             self.files.append(NamedFile(path=path, use=use, where=place.where, position=place.position))
-        defaults = {name: Response(outcome.action) for name, outcome in entry.policy.outcomes.items()}
         observed = Mode.OBSERVE in {self._mode, mode, settings.mode}
         return PolicySettings(
             id=entry.id,
@@ -262,6 +270,20 @@ class ChainBuilder:
             on_error=settings.on_error or entry.policy.on_error,
             timeout=entry.policy.timeout if settings.timeout is None else settings.timeout,
         )
+
+    def _check_quarantine(self, on: Mapping[str, Response], said: Iterable[str], written: Place) -> None:
+        """Whether what is to be held has a place to be held at."""
+        if self._quarantine:
+            return
+        needed = "needs the section 'quarantine: {backend: NAME}', which says where it is held"
+        for name, response in on.items():
+            if response.action is not Action.QUARANTINE:
+                continue
+            if name in said:
+                self._note(written.down(["on", name, "action"]), f"the action quarantine {needed}")
+            else:
+                message = f"the outcome {name} is quarantined unless 'on' says otherwise: that {needed}"
+                self._note(written, message)
 
     def _options(self, entry: Entry, own: Mapping[str, Any], written: Place) -> Options | None:
         try:
@@ -313,7 +335,7 @@ class ChainBuilder:
             if message is not None:
                 self._note(place.down(["header"]), message)
                 return None
-        return Response(action, reply, section.header)
+        return Response(action, reply, section.header, section.delay)
 
 
 def validated(
@@ -329,7 +351,7 @@ def validated(
         also_known: Keys that may stand beside the model's own, for suggestions.
     """
     try:
-        return model.model_validate(value, context={"folder": document.path.parent})
+        return model.model_validate(value, context={"folder": document.path.parent, "readings": document.readings})
     except ValidationError as error:
         document.problems.extend(problems_of(error, model, document, place, also_known))
         return None
@@ -355,7 +377,7 @@ def _reply(text: str, action: Action) -> Reply:
     Raises:
         ValueError: It is none, or not of this action's class.
     """
-    wanted = _REPLY_CLASS.get(action)
+    wanted = action.reply_class
     if wanted is None:
         raise ValueError(f"the action {action} sends no reply; give one with defer, reject or disconnect")
     reply = Reply.parse(text)
@@ -369,9 +391,9 @@ def _reply(text: str, action: Action) -> Reply:
 def _wrong_header(text: str, action: Action) -> str | None:
     if action is not Action.TAG:
         return f"the action {action} adds no header field; give one with tag"
-    if len(text) > _MAX_HEADER or _HEADER.fullmatch(text) is None:
+    if not is_one_line(text):
         return f"{text!r} is not a header field such as 'X-Name: text'"
     name = text.partition(":")[0]
-    if _MESSAGES_OWN.fullmatch(name.lower()) is not None:
+    if is_messages_own(name):
         return f"{name} is a field of the message itself, which a tag can't write; take a name such as X-{name}"
     return None

@@ -22,6 +22,7 @@ def effective(config: Config, listeners: Iterable[Listener]) -> dict[str, Any]:
         "listeners": [_listener(config, listener) for listener in listeners],
         "backends": {name: options.model_dump(mode="json") for name, options in config.backends.items()},
         "default_backend": config.default_backend,
+        "quarantine": None if config.quarantine is None else config.quarantine.model_dump(mode="json"),
         "domains": {name: _domain(domain) for name, domain in config.domains.items()},
         "exceptions": [entry.model_dump(mode="json", exclude_none=True) for entry in config.exceptions],
         "state": str(config.state.place),
@@ -69,13 +70,15 @@ def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, A
 
 
 def _response(response: Response) -> Any:
-    if response.reply is None and response.header is None:
+    if response.reply is None and response.header is None and not response.delay:
         return response.action.value
     written: dict[str, str] = {"action": response.action.value}
     if response.reply is not None:
         written["reply"] = str(response.reply)
     if response.header is not None:
         written["header"] = response.header
+    if response.delay:
+        written["delay"] = format_duration(response.delay)
     return written
 
 

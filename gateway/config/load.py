@@ -24,8 +24,9 @@ from gateway.config.registry import Registry
 from gateway.config.translate import Place
 
 _TAKEN_OVER: Final = (
-    "exceptions", "mode", "delay_reject", "state", "dns", "authentication_results", "records", "recipient_lists",
-    "limits", "timeouts", "spool", "log", "workers", "user", "group", "pid_file", "runtime_folder", "metrics",
+    "quarantine", "exceptions", "mode", "delay_reject", "state", "dns", "authentication_results", "records",
+    "recipient_lists", "limits", "timeouts", "spool", "log", "workers", "user", "group", "pid_file", "runtime_folder",
+    "metrics",
 )  # fmt: skip
 """What stands in the ``Config`` just as it stands in the file."""
 
@@ -121,6 +122,9 @@ class _Loader:
         self._root = Place(document.root, Position(1, 1), "")
         self._backends: list[str] = list(self._mapping("backends").value)
         self._default = self._default_backend()
+        held_at = _given(self._mapping("quarantine"), "backend")
+        if held_at is not None:
+            self._check_backend(held_at)
 
     def config(self) -> Config | None:
         """The configuration; None when it can't be made, and then the document's problems say why."""
@@ -149,6 +153,7 @@ class _Loader:
             domains=self._resolved(domains, options),
             chain=chain,
             files=self._files(options, builders),
+            readings=self._document.readings,
             positions=self._positions(domains),
             **{name: getattr(options, name) for name in _TAKEN_OVER},
         )
@@ -282,17 +287,18 @@ class _Loader:
     def _builders(self) -> tuple[ChainBuilder | None, dict[int, ChainBuilder]]:
         """The builders of the common chain and of the listeners' own."""
         mode = Mode.OBSERVE if self._document.root.get("mode") == "observe" else Mode.ENFORCE
+        quarantine = _given(self._root, "quarantine") is not None
         common: ChainBuilder | None = None
         written = self._root.at("policies")
         if written is not None and isinstance(written.value, YamlList):
-            common = ChainBuilder(self._document, self._registry, mode, written)
+            common = ChainBuilder(self._document, self._registry, mode, written, quarantine=quarantine)
         own: dict[int, ChainBuilder] = {}
         listeners = self._root.at("listeners")
         if listeners is not None and isinstance(listeners.value, YamlList):
             for index in range(len(listeners.value)):
                 written = listeners.down([index]).at("policies")
                 if written is not None and isinstance(written.value, YamlList):
-                    own[index] = ChainBuilder(self._document, self._registry, mode, written)
+                    own[index] = ChainBuilder(self._document, self._registry, mode, written, quarantine=quarantine)
             if _given(self._root, "policies") is None and len(own) < len(listeners.value):
                 self._note(self._root.key("policies"), "is missing, and not every listener has a chain of its own")
         return common, own

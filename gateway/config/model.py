@@ -5,7 +5,7 @@ Sections that stand for themselves are the models of ``options``; what needed ot
 domain that differs there is a chain of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from gateway.config.options import (
     Mode,
     Network,
     ProxyOptions,
+    QuarantineOptions,
     RecipientListOptions,
     RecordOptions,
     SpoolOptions,
@@ -34,10 +35,11 @@ from gateway.config.options import (
     TlsOptions,
 )
 from gateway.config.problems import Position, Problem
-from gateway.config.recipients import RecipientOptions
+from gateway.config.recipients import Readings, RecipientOptions
 from gateway.config.state import StateOptions
+from gateway.header import is_messages_own
 from gateway.policy import OnError, Options, Policy
-from gateway.verdict import Response
+from gateway.verdict import Action, Response
 
 __all__ = [
     "AuthOptions",
@@ -59,6 +61,7 @@ __all__ = [
     "Network",
     "PolicySettings",
     "ProxyOptions",
+    "QuarantineOptions",
     "RecipientListOptions",
     "RecipientOptions",
     "RecordOptions",
@@ -101,6 +104,17 @@ class ChainSettings:
 
     policies: tuple[PolicySettings, ...]
     overrides: Mapping[str, tuple[PolicySettings, ...]] = field(default_factory=dict)
+
+    @property
+    def every(self) -> Iterator[PolicySettings]:
+        """The policies as they hold for all domains, and as they hold for each that differs."""
+        for policies in (self.policies, *self.overrides.values()):
+            yield from policies
+
+    @property
+    def quarantines(self) -> bool:
+        """Whether any policy may hold mail."""
+        return any(response.action is Action.QUARANTINE for settings in self.every for response in settings.on.values())
 
     def for_domain(self, name: str) -> tuple[PolicySettings, ...]:
         """What holds for recipients of a domain, by its name in the configuration."""
@@ -177,9 +191,11 @@ class Config:
         default_backend: Takes mail that trusted and authenticated clients relay; None if none is named among several.
         domains: Our domains by name; see ``domain`` for looking one up.
         chain: The common chain, None when every listener has its own.
+        quarantine: Where mail is held, None where no policy holds any.
         exceptions: In the order of the file.
         warnings: What is allowed but probably not meant, found while loading.
         files: The files, folders and sockets that it names.
+        readings: What files of recipients had when it was loaded.
         positions: Where listeners, their TLS, backends, exceptions and the settings of the whole stand, by path.
     """
 
@@ -191,6 +207,7 @@ class Config:
     default_backend: str | None
     domains: Mapping[str, DomainOptions]
     chain: ChainSettings | None
+    quarantine: QuarantineOptions | None
     exceptions: tuple[ExceptionEntry, ...]
     mode: Mode
     delay_reject: DelayReject
@@ -211,19 +228,27 @@ class Config:
     metrics: Endpoint | None
     warnings: tuple[Problem, ...] = ()
     files: tuple[NamedFile, ...] = ()
+    readings: Readings = field(default_factory=Readings, repr=False, compare=False)
     positions: Mapping[str, Position] = field(default_factory=dict)
 
     @property
     def written_fields(self) -> frozenset[str]:
-        """The names of the header fields that tags of any listener write, in lower case."""
-        return frozenset(
-            response.header.partition(":")[0].lower()
-            for listener in self.listeners
-            for policies in (listener.chain.policies, *listener.chain.overrides.values())
-            for settings in policies
-            for response in settings.on.values()
-            if response.header is not None
-        )
+        """The names of the header fields that tags and policies of any listener write, in lower case."""
+        names = {
+            name.lower()
+            for settings in self._policies
+            for name in (
+                *settings.policy.writes,
+                *(each.header.partition(":")[0] for each in settings.on.values() if each.header is not None),
+            )
+        }
+        return frozenset(name for name in names if not is_messages_own(name))  # which no policy gets to write
+
+    @property
+    def _policies(self) -> Iterator[PolicySettings]:
+        """The policies of every listener, for all domains and as they differ."""
+        for listener in self.listeners:
+            yield from listener.chain.every
 
     def domain(self, name: str) -> DomainOptions | None:
         """The settings of a domain by its name in lower case, A-labels: its own, or those of a ``.parent``."""

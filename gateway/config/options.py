@@ -265,6 +265,11 @@ class RecordOptions(Section):
     """A file to which each record is added as a line of JSON."""
     stdout: bool = False
     """Write them to standard output."""
+    waiting: Size = 16_000_000
+    """How much may wait for a slow reader of standard output, or of a `file` that is a pipe, in each worker; what comes
+    above it is lost and counted."""
+    silent_clients: bool = False
+    """Whether a client that connects and leaves without a word, as monitoring does, leaves a record too."""
 
 
 def _records(value: object) -> object:
@@ -322,6 +327,8 @@ class Limits(Section):
     """NOOP, RSET, VRFY and the like without an accepted message between them, after which the session ends."""
     refusals: Positive = 2000
     """Senders, recipients and messages of a session that are refused by any policy or backend, after which it ends."""
+    session_delay: Duration = 60.0
+    """By how much the replies of a session may be held back in all (`delay` of an outcome); 0 for not at all."""
     transactions: Positive = 10_000
     """Messages of a session, after which it ends, also of those that were given up."""
     chunks: Positive = 1000
@@ -348,7 +355,7 @@ class Timeouts(Section):
     proxy: Duration = 5.0
     """Waiting for the PROXY header."""
     retirement: Duration = 3600.0
-    """How long sessions may go on with the old configuration after a reload, before they are drained."""
+    """How long transactions may go on with the old configuration after a reload, before they are drained."""
     drain: Duration = 30.0
     """How long transactions may go on after the service was told to stop."""
 
@@ -371,6 +378,12 @@ class LogOptions(Section):
     """The least important lines: debug, info, warning or error."""
     format: LogFormat = LogFormat.AUTO
     """json, text, or auto: text on a terminal and json elsewhere."""
+    waiting: Size = 4_000_000
+    """How much may wait for a slow reader of standard error, in each process; what comes above it is lost and counted.
+    Lines below `warning` use half of it."""
+    client_lines: Count = 60
+    """Lines a minute that one client (an IPv4 address, an IPv6 /64) may cause below `warning`, in each worker; those
+    above are counted, and the next line says how many. 0 for no limit."""
 
 
 class ExceptionEntry(Section):
@@ -398,6 +411,13 @@ class ExceptionEntry(Section):
         return self
 
 
+class QuarantineOptions(Section):
+    """Where mail is held that a policy's action `quarantine` keeps from its recipients."""
+
+    backend: str
+    """The backend that takes it, in place of the recipients' own."""
+
+
 class FileOptions(Section):
     """The whole file."""
 
@@ -409,6 +429,8 @@ class FileOptions(Section):
     """The mail servers behind the gateway, in groups by name."""
     default_backend: str | None = None
     """The backend of domains that name none, and of mail that trusted clients relay; the only one without it."""
+    quarantine: QuarantineOptions | None = None
+    """Where mail is held that is quarantined; without it no policy may have that action."""
     domains: dict[str, DomainSection] = Field(default_factory=dict)
     """The domains that are ours: `example.com`, or `*.example.com` for all below it."""
     policies: list[Any] | None = None

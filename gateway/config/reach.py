@@ -2,7 +2,8 @@
 
 Looked at are its own code, the configuration file and all that it names: every path, and the folders above it, as that
 user. What keeps the workers from starting or from ever doing their work is a problem; what they can do without until a
-file changes or a reload is asked for is a warning.
+file changes or a reload is asked for is a warning. So is a service that would stay root: ``check`` says it to root, who
+is likely to start it, too, and to nobody else.
 """
 
 import os
@@ -82,6 +83,7 @@ def warnings(config: Config) -> list[Problem]:
         return [_at_user(config, told)]
     try:
         return [
+            *_on_root(config, account),
             *_on_configuration(config, account),
             *_closed(config, account, are_vital=False),
             *_on_temporary_files(config, account),
@@ -126,6 +128,13 @@ def _account(config: Config) -> Account | None:
 def _at_user(config: Config, message: str) -> Problem:
     key = "user" if config.user is not None else "group" if config.group is not None else ""
     return Problem(config.path, config.positions.get(key), key, message)
+
+
+def _on_root(config: Config, account: Account) -> Iterator[Problem]:
+    """Whoever starts it as root gives every fault of it the whole machine; who writes ``user: root`` knows."""
+    if account.uid == 0 and config.user is None:
+        told = "started by root, the service stays root; name whom to become (user: lychgate), or start it as that user"
+        yield Problem(config.path, config.positions.get("group"), "user", told)
 
 
 def _on_configuration(config: Config, account: Account) -> Iterator[Problem]:

@@ -30,6 +30,7 @@ from ruamel.yaml.events import (
 )
 
 from gateway.config.problems import ConfigError, Position, Problem
+from gateway.config.recipients import Readings
 
 try:
     from _ruamel_yaml import CParser
@@ -92,6 +93,7 @@ class Document:
         secrets: Values that came from the environment or a file, each with the reference that stands for it, so that no
             message shows them.
         files: The files that were read for such values, each with the path of the setting and where it stands.
+        readings: The files of recipients that it names.
     """
 
     def __init__(self, path: Path) -> None:
@@ -100,6 +102,7 @@ class Document:
         self.problems: list[Problem] = []
         self.secrets: dict[str, str] = {}
         self.files: list[tuple[Path, str, Position]] = []
+        self.readings = Readings()
 
     def problem(self, position: Position, where: str, message: str) -> None:
         """Note something that is wrong."""

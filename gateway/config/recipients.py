@@ -10,15 +10,24 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Final, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationInfo,
+    model_validator,
+)
 
 from gateway.config.fields import File, Positive, Section, existing
 from gateway.lookup import template
 from gateway.lookup.ldap_filter import SearchFilter
-from gateway.tables import AddressList
+from gateway.tables import AddressList, ListKind, RecipientFile
 from gateway.units import Duration
 
 PARAMETERS: Final = frozenset({"address", "local_part", "domain"})
@@ -35,6 +44,48 @@ SQL_DRIVERS: Final = {
     "sqlite": ("aiosqlite", "aiosqlite"),
 }
 """For each scheme of a URL the driver in SQLAlchemy's words, and the module it needs."""
+
+
+class Readings:
+    """The files of recipients that a configuration names, each read once while it is loaded.
+
+    What they had is kept, so that whoever serves by the configuration has it as well, without reading every line again,
+    and processes that are forked share it.
+    """
+
+    __slots__ = ("__weakref__", "_read")
+
+    _all: ClassVar["WeakSet[Readings]"] = WeakSet()
+
+    def __init__(self) -> None:
+        self._all.add(self)
+        self._read: dict[tuple[Path, ListKind], RecipientFile | str] = {}
+
+    def read(self, file: Path, kind: ListKind) -> None:
+        """Read a file.
+
+        Raises:
+            ValueError: It can't be read, or has a bad line.
+        """
+        found = self._read.get((file, kind))
+        if found is None:
+            try:
+                found = RecipientFile(existing(file), kind)
+            except ValueError as error:
+                found = str(error)
+            self._read[file, kind] = found
+        if isinstance(found, str):
+            raise ValueError(found)  # noqa: TRY004 - it is what was wrong with the file
+
+    def release(self) -> None:
+        """Keep nothing any more; who uses it has it."""
+        self._read.clear()
+
+    @classmethod
+    def release_all(cls) -> None:
+        """Let this process keep nothing any more, of no configuration."""
+        for readings in cls._all:
+            readings.release()
 
 
 def _aliases(value: object) -> object:
@@ -55,8 +106,8 @@ def _recipient(entry: str) -> str:
     return entry
 
 
-def _recipients_file(file: Path) -> Path:
-    _table(lambda: AddressList(file=existing(file)))
+def _recipients_file(file: Path, info: ValidationInfo) -> Path:
+    _readings(info).read(file, ListKind.RECIPIENTS)
     return file
 
 
@@ -65,9 +116,15 @@ def _alias(entry: str) -> str:
     return entry
 
 
-def _aliases_file(file: Path) -> Path:
-    _table(lambda: AddressList(aliases_file=existing(file)))
+def _aliases_file(file: Path, info: ValidationInfo) -> Path:
+    _readings(info).read(file, ListKind.ALIASES)
     return file
+
+
+def _readings(info: ValidationInfo) -> Readings:
+    """Those of the configuration that is being loaded."""
+    found = (info.context or {}).get("readings")
+    return found if isinstance(found, Readings) else Readings()
 
 
 class AliasOptions(Section):

@@ -35,7 +35,7 @@ from gateway.config.registry import Registry
 from gateway.policy import Policy
 from gateway.tables import AddressList, Table
 from gateway.units import Rate, format_duration, format_size, parse_duration, parse_size
-from gateway.verdict import Action, Outcome
+from gateway.verdict import Outcome
 
 BEGIN: Final = "<!-- made from the code: begin -->"
 END: Final = "<!-- made from the code: end -->"
@@ -235,7 +235,7 @@ def _dedented(text: str) -> str:
 
 def _reply(outcome: Outcome) -> str:
     """What the client is told; where the default action tells it nothing, only what it would be told."""
-    silent = outcome.action in {Action.PASS, Action.TAG, Action.DISCARD}
+    silent = outcome.action.reply_class is None
     return f"none; where it is refused `{outcome.reply}`" if silent else f"`{outcome.reply}`"
 
 
@@ -244,6 +244,8 @@ def policy_tables(policy: type[Policy[Any]]) -> str:
     stages = ", ".join(policy.hooks()) or "no stage"
     timeout = format_duration(policy.timeout)
     facts = f"Runs at: {stages}. Without other settings: `on_error: {policy.on_error}`, `timeout: {timeout}`.\n"
+    if policy.writes:
+        facts += f"It may add these header fields: {', '.join(f'`{name}`' for name in policy.writes)}.\n"
     options = settings_table(policy.options_type) if policy.options_type.model_fields else "None of its own.\n"
     outcomes = [
         (f"`{name}`", f"`{outcome.action}`", _reply(outcome), outcome.help) for name, outcome in policy.outcomes.items()

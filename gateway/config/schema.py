@@ -77,7 +77,10 @@ def _add(definitions: dict[str, Any], name: str, policy: type[Policy[Any]]) -> s
 def _response(description: str) -> dict[str, Any]:
     actions = [action.value for action in Action]
     full = ResponseSection.model_json_schema(mode="validation")["properties"]
-    properties = {name: {"type": "string", "description": full[name]["description"]} for name in full}
+    properties: dict[str, Any] = {
+        name: {"type": "string", "description": full[name]["description"]} for name in full if name != "delay"
+    }
+    properties["delay"] = full["delay"]
     properties["action"]["enum"] = actions
     detailed = {"type": "object", "properties": properties, "additionalProperties": False}
     return {"description": description, "anyOf": [{"type": "string", "enum": actions}, detailed]}

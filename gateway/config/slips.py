@@ -7,19 +7,21 @@ network.
 """
 
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import date, timedelta
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from gateway.config.backend import BackendOptions, BackendProtocol, NextHop, NextHopKind
+from gateway.config.lists import Named
 from gateway.config.model import ChainSettings, Config, DomainOptions, Listener, PolicySettings, TlsMode
 from gateway.config.options import ExceptionEntry
 from gateway.config.problems import listed
 from gateway.config.recipients import RecipientOptions
 from gateway.subjects import ORDER, Key
-from gateway.tables import AddressList, NetworkTable
+from gateway.tables import AddressList, ListKind, NetworkTable
 from gateway.units import counted
 from gateway.verdict import Stage
 
@@ -255,31 +257,61 @@ def _recipients_domain(entry: ExceptionEntry) -> str | None:
 def _on_recipients(config: Config) -> Told:
     """Domains in lists and files of recipients that are none of ours, or stand there as users; each list once."""
     seen: set[tuple[object, ...]] = set()
+    of_files: dict[Named, _Slips] = {}
     for domain in config.domains.values():
         for section in domain.recipients or ():
             key = (section.entries, section.file, None if section.aliases is None else section.aliases.file)
             if not section.has_tables or domain.alias_of is not None or key in seen:
                 continue
             seen.add(key)
-            listing = _listing(section)
-            foreign = sorted(name for name in listing.named_domains() if config.domain(name) is None)
+            foreign, users = _in_section(config, section, of_files)
             if foreign:
-                told = f"{_called(domain, section)} names addresses of {_some(foreign)}"
+                told = f"{_called(domain, section)} names addresses of {_some(sorted(foreign))}"
                 yield f"domains.{domain.name}.recipients", f"{told}, which {_is(foreign)} of our domains"
-            for user in sorted(listing.local_parts()):
-                name = user.removeprefix("*").removeprefix(".")
-                if name in config.domains:
-                    told = f"{_called(domain, section)} names the user {user!r}; write @{name} for all its addresses"
-                    yield f"domains.{domain.name}.recipients", told
+            for user in sorted(users):
+                told = f"{_called(domain, section)} names the user {user!r}; write @{_as_domain(user)}"
+                yield f"domains.{domain.name}.recipients", f"{told} for all its addresses"
 
 
-def _listing(section: RecipientOptions) -> AddressList:
+_Slips: TypeAlias = tuple[frozenset[str], frozenset[str]]
+"""Domains that are none of ours, and domains that stand in a list as users."""
+
+
+def _in_section(config: Config, section: RecipientOptions, of_files: dict[Named, _Slips]) -> _Slips:
+    """What is found in a section; ``of_files`` has what was found in files that others named, too."""
     aliases = section.aliases
-    others: tuple[tuple[str, ...], Path | None] = ((), None) if aliases is None else (aliases.entries, aliases.file)
+    found = [_in_list(config, partial(AddressList, section.entries, aliases=aliases.entries if aliases else ()))]
+    if section.file is not None:
+        found.append(_in_file(config, (section.file, ListKind.RECIPIENTS), of_files))
+    if aliases is not None and aliases.file is not None:
+        found.append(_in_file(config, (aliases.file, ListKind.ALIASES), of_files))
+    foreign, users = zip(*found, strict=True)
+    return frozenset().union(*foreign), frozenset().union(*users)
+
+
+def _in_file(config: Config, named: Named, of_files: dict[Named, _Slips]) -> _Slips:
+    if named not in of_files:
+        file, kind = named
+        is_recipients = kind is ListKind.RECIPIENTS
+        make = partial(AddressList, file=file) if is_recipients else partial(AddressList, aliases_file=file)
+        of_files[named] = _in_list(config, make)
+    return of_files[named]
+
+
+def _in_list(config: Config, make: Callable[[], AddressList]) -> _Slips:
     try:
-        return AddressList(section.entries, section.file, *others)
+        listing = make()
     except ValueError:
-        return AddressList()  # it changed since it was loaded, and is told where it is read
+        return frozenset(), frozenset()  # it changed since it was loaded, and is told where it is read
+    return (
+        frozenset(name for name in listing.named_domains() if config.domain(name) is None),
+        frozenset(user for user in listing.local_parts() if _as_domain(user) in config.domains),
+    )
+
+
+def _as_domain(user: str) -> str:
+    """The domain that somebody may have meant who wrote it as a user."""
+    return user.removeprefix("*").removeprefix(".")
 
 
 def _called(domain: DomainOptions, section: RecipientOptions) -> str:
@@ -287,7 +319,7 @@ def _called(domain: DomainOptions, section: RecipientOptions) -> str:
     return listed(map(str, files), last="or") if files else f"the list of {domain.name}"
 
 
-def _is(names: list[str]) -> str:
+def _is(names: Collection[str]) -> str:
     return "is none" if len(names) == 1 else "are none"
 
 

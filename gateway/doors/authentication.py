@@ -59,7 +59,7 @@ class Authentication:
             log.info("authenticated", session=session.id, client=client, login=session.login)
         elif not reply.is_positive:
             session.refusals += 1
-            log.info("authentication failed", session=session.id, client=client, reply=str(reply))
+            self._door.client_lines.info("authentication failed", session=session.id, client=client, reply=str(reply))
             await self.close()
         return reply
 

@@ -1,22 +1,25 @@
 """The control sockets: by them commands ask the processes of the service, and tell them what to do.
 
 Each worker has a UNIX socket of its own, ``worker-PID.sock`` in the folder that ``runtime_folder`` names, for what it
-holds in memory; the supervisor has ``supervisor.sock``. Only the service's own user and root can use them: the folder,
-if it is made here, and the sockets are theirs alone. A connection carries one request and its reply, each a line of
-JSON: ``{"command": NAME, ...}``, and ``{"reply": ...}`` or ``{"error": TEXT}``. That a socket can't be opened is told
-in the log, and mail goes on without it.
+holds in memory; the supervisor has ``supervisor.sock`` (``doors.supervisor``). Only the service's own user and root can
+use them: the folder, if it is made here, and the sockets are theirs alone. A connection carries one request and its
+reply, each a line of JSON: ``{"command": NAME, ...}``, and ``{"reply": ...}`` or ``{"error": TEXT}``. That a socket
+can't be opened is said in the log, and mail goes on without it.
+
+Whatever is sent, the reply is an error and nothing more; requests, their time and those who ask at a time are bounded.
 """
 
 import asyncio
-import fcntl
 import json
 import os
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
+import msgspec
 import structlog
 
 log = structlog.get_logger("lychgate.control")
@@ -27,14 +30,76 @@ MAX_REQUEST: Final = 65_536
 REQUEST_WITHIN: Final = 10.0
 """Seconds that a client has for its request, and for taking the reply."""
 
+CLIENTS: Final = 32
+"""Clients of one socket at a time."""
+
 SUPERVISOR: Final = "supervisor.sock"
 """The name of the supervisor's socket."""
 
-SAID_AT_ONCE: Final = 1.0
-"""Seconds that a client of the supervisor has, which does nothing else meanwhile."""
 
-Handler: TypeAlias = Callable[[Mapping[str, Any]], Any]
-"""Carries a command out: takes the request, returns what JSON can hold. Raises ``ValueError`` for a wrong request."""
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What can be asked for.
+
+    Attributes:
+        request: The type of its request; fields that it does not have are passed over.
+        run: Carries it out: takes the request, returns what JSON can hold. Raises ``ValueError`` for a wrong request.
+    """
+
+    request: type[msgspec.Struct]
+    run: Callable[..., Any]
+
+
+class Nothing(msgspec.Struct):
+    """The request of a command that asks for nothing more."""
+
+
+class _Named(msgspec.Struct):
+    command: str
+
+
+def parsed(commands: Mapping[str, Command], line: bytes) -> tuple[Command, msgspec.Struct]:
+    """What a line asks for.
+
+    Raises:
+        ValueError: It is no request for one of these commands.
+    """
+    try:
+        asked = json.loads(line)  # and not msgspec's own reader: a path can have octets that are no UTF-8 (PEP 383)
+        name = msgspec.convert(asked, _Named).command
+        command = commands.get(name)
+        if command is not None:
+            return command, msgspec.convert(asked, command.request)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"a wrong request: {error}") from None
+    except Exception:  # noqa: BLE001 - any octets may come: no JSON, JSON without an end, nested too deeply
+        raise ValueError("no request") from None
+    raise ValueError(f"no command {name[:100]!r}")
+
+
+def answer(commands: Mapping[str, Command], line: bytes) -> bytes:
+    """The line that answers a line, whatever it is."""
+    try:
+        command, request = parsed(commands, line)
+    except ValueError as error:
+        return refused(str(error))
+    return answered(command.run, request)
+
+
+def answered(run: Callable[..., Any], *arguments: Any) -> bytes:
+    """The line that answers a request: what carries it out returns, or why it does not."""
+    try:
+        return json.dumps({"reply": run(*arguments)}).encode() + b"\n"
+    except ValueError as error:
+        return refused(str(error))
+    except Exception as error:
+        log.exception("control command failed")
+        return refused(f"{type(error).__name__}: {error}")
+
+
+def refused(reason: str) -> bytes:
+    """The line that says why not."""
+    return json.dumps({"error": reason}).encode() + b"\n"
 
 
 class ControlDoor:
@@ -42,20 +107,21 @@ class ControlDoor:
 
     Args:
         folder: Where it is.
-        handlers: The commands by name.
+        commands: The commands by name.
     """
 
-    def __init__(self, folder: Path, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, folder: Path, commands: Mapping[str, Command]) -> None:
         self.path = folder / f"worker-{os.getpid()}.sock"
         self._folder = folder
-        self._handlers = handlers
+        self._commands = commands
+        self._clients: dict[asyncio.StreamWriter, None] = {}
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
         """Listen."""
         try:
             for path in self._folder.glob("worker-*.sock"):
-                _sweep(path)
+                sweep(path)
             listening = _listening(self.path)
             try:
                 self._server = await asyncio.start_unix_server(self._serve, sock=listening, limit=MAX_REQUEST)
@@ -73,74 +139,30 @@ class ControlDoor:
                 self.path.unlink()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._clients) >= CLIENTS:
+            next(iter(self._clients)).transport.abort()  # it has said nothing for longest
+        self._clients[writer] = None
         try:
             async with asyncio.timeout(REQUEST_WITHIN):
-                answer = _answer(self._handlers, await reader.readline())
-                writer.write(json.dumps(answer).encode() + b"\n")
+                writer.write(answer(self._commands, await _line(reader)))
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
-        except (TimeoutError, OSError, ValueError):  # ValueError: a line that is too long
+        except (TimeoutError, OSError, RuntimeError):  # RuntimeError: uvloop's, of a connection that is closed
             writer.transport.abort()
+        finally:
+            self._clients.pop(writer, None)
 
 
-class SupervisorDoor:
-    """The control socket of the supervisor, which waits for signals alone: the kernel sends it SIGIO for a connection.
-
-    Args:
-        folder: Where it is.
-        handlers: The commands by name.
-    """
-
-    def __init__(self, folder: Path, handlers: Mapping[str, Handler]) -> None:
-        self.path = folder / SUPERVISOR
-        self._handlers = handlers
-        self._listening: socket.socket | None = None
-        self._asking: socket.socket | None = None
-
-    def open(self) -> None:
-        """Listen."""
-        try:
-            _sweep(self.path)
-            listening = _bound(self.path)
-        except OSError as error:
-            log.warning("no control socket", path=str(self.path), reason=error.strerror or str(error))
-            return
-        fcntl.fcntl(listening, fcntl.F_SETOWN, os.getpid())  # whom to send SIGIO: fcntl(2)
-        fcntl.fcntl(listening, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-        listening.listen()
-        self._listening = listening
-
-    def close(self) -> None:
-        """Stop listening."""
-        if self._listening is not None:
-            with suppress(OSError):
-                self.path.unlink()
-            self._listening.close()
-            self._listening = None
-
-    def leave_to_supervisor(self) -> None:
-        """In a worker: keep nothing open, so that who asks sees the supervisor's end."""
-        for connection in (self._listening, self._asking):
-            if connection is not None:
-                connection.close()
-
-    def answer(self) -> None:
-        """Answer everyone who has asked."""
-        while self._listening is not None:
-            try:
-                connection, _ = self._listening.accept()
-            except OSError:  # BlockingIOError: that was everyone
-                return
-            with connection, suppress(OSError):
-                self._asking = connection
-                connection.settimeout(SAID_AT_ONCE)
-                reply = _answer(self._handlers, connection.recv(MAX_REQUEST))
-                connection.sendall(json.dumps(reply).encode() + b"\n")
-            self._asking = None
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    """A request; nothing where it is too long."""
+    try:
+        return await reader.readline()
+    except ValueError:
+        return b""
 
 
-def _bound(path: Path) -> socket.socket:
+def bound(path: Path) -> socket.socket:
     """A socket that does not listen yet.
 
     Raises:
@@ -158,14 +180,14 @@ def _bound(path: Path) -> socket.socket:
 
 
 def _listening(path: Path) -> socket.socket:
-    """A socket that listens as soon as it has its name: one that does not ``_sweep`` takes for one left behind.
+    """A socket that listens as soon as it has its name: one that does not ``sweep`` takes for one left behind.
 
     Raises:
         OSError: It can't be made.
     """
     unnamed = path.with_name(f".{path.name}")
     unnamed.unlink(missing_ok=True)
-    listening = _bound(unnamed)
+    listening = bound(unnamed)
     try:
         listening.listen()
         unnamed.rename(path)
@@ -175,27 +197,11 @@ def _listening(path: Path) -> socket.socket:
     return listening
 
 
-def _sweep(path: Path) -> None:
+def sweep(path: Path) -> None:
     """Remove a socket that was left behind by a process that was killed."""
     with socket.socket(socket.AF_UNIX) as tried, suppress(OSError):
+        tried.setblocking(False)  # one that listens and accepts nobody is there all the same
         try:
             tried.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
-
-
-def _answer(handlers: Mapping[str, Handler], line: bytes) -> dict[str, Any]:
-    try:
-        request = json.loads(line)
-        handler = handlers.get(request["command"])
-    except (ValueError, KeyError, TypeError):
-        return {"error": "no request"}
-    if handler is None:
-        return {"error": f"no command {request['command']!r}"}
-    try:
-        return {"reply": handler(request)}
-    except ValueError as error:
-        return {"error": str(error)}
-    except Exception as error:
-        log.exception("control command failed", command=request["command"])
-        return {"error": f"{type(error).__name__}: {error}"}

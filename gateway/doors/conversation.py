@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from gateway.admission.admission import Admission
-from gateway.admission.recording import RESULTS, reply_record
+from gateway.admission.recording import reply_record, result_of
 from gateway.backend import Delivery, ServerGroup
 from gateway.doors.authentication import Authentication
 from gateway.doors.link import ClientLink, SessionEnd, protocol_end
@@ -74,6 +74,7 @@ class Conversation:
         "_delivery",
         "_door",
         "_engine",
+        "_is_ending",
         "_session",
         "_spool",
         "link",
@@ -85,6 +86,7 @@ class Conversation:
         self.task: asyncio.Task[None] | None = None
         self._door = door
         self._engine = link.engine
+        self._is_ending = False
         self._spool: Spool | None = None
         self._delivery: Delivery | None = None
         self._authentication: Authentication | None = None
@@ -112,14 +114,23 @@ class Conversation:
             end = SessionEnd(Verdict(Action.DEFER, replies.LOCAL_ERROR, PROTOCOL, "error"))
         await self._close(end)
 
+    def break_off(self) -> None:
+        """End the session where no transaction is open, whatever it waits for: a handshake, a policy, a backend."""
+        if self.task is not None and not self._is_ending and not self._engine.in_transaction:
+            self.task.cancel()
+
     async def _close(self, end: SessionEnd) -> None:
         """Leave nothing behind: at the backend, in the record, on the wire."""
+        self._is_ending = True
         reply = None if end.verdict is None else end.verdict.reply
         try:
             backend = self._abort_delivery()
             if self._authentication is not None:
                 await self._authentication.close()
-            await self._admission.close(end.verdict, reply, backend)
+            is_silent = end.verdict is None and not self.link.has_spoken
+            self._door.silent += is_silent
+            is_recorded = not is_silent or self._door.records_silent
+            await self._admission.close(end.verdict, reply, backend, is_recorded=is_recorded)
         finally:
             self._forget_message()
             self._door.forget(self)
@@ -128,10 +139,12 @@ class Conversation:
     async def _serve(self, refusal: Reply | None) -> None:
         """The session, command by command."""
         if refusal is not None:  # under implicit TLS without a word: a handshake would keep what is one too many
-            raise protocol_end(refusal, "too_many_connections", told=self._door.implicit_tls)
+            outcome = "shutdown" if refusal is replies.SHUTTING_DOWN else "too_many_connections"
+            raise protocol_end(refusal, outcome, told=self._door.implicit_tls)
         if self._door.implicit_tls:
             await self._start_tls()
         verdict = await self._admission.connect()
+        await self._hold_back()
         if verdict.reply is not None:
             await self._refuse_client(verdict)
         self._engine.greet(self._door.greeting)
@@ -158,17 +171,18 @@ class Conversation:
         if event.extended:
             self._engine.extensions = self._door.extensions()
         self._engine.auth_mechanisms = self._door.auth_mechanisms(self._session)
-        self._answer(verdict, self._engine.hello_reply())
+        await self._answer(verdict, self._engine.hello_reply())
 
     async def _mail(self, event: Mail) -> None:
-        self._answer(await self._admission.mail(event.path, event.parameters), replies.SENDER_OK)
+        await self._answer(await self._admission.mail(event.path, event.parameters), replies.SENDER_OK)
 
     async def _rcpt(self, event: Rcpt) -> None:
         recipient, verdict = await self._admission.rcpt(event.path, event.parameters, self.link.waiting)
         if verdict.reply is not None:
-            self._answer(verdict, verdict.reply)
+            await self._answer(verdict, verdict.reply)
             return
-        group = self._door.group(self._session, recipient)
+        await self._hold_back()  # before the backend is asked, which waits for nobody
+        group = self._door.group(self._admission.backend)
         if self._delivery is not None and self._delivery.group != group.name:
             self._abort_delivery()  # it took none of the recipients before: those it takes decide the group
         if self._delivery is None:
@@ -179,15 +193,16 @@ class Conversation:
         transaction = self._admission.transaction
         assert transaction is not None  # noqa: S101 - RCPT comes behind MAIL
         relay = None if self._authentication is None else self._authentication.relay
-        if relay is not None and self._session.login is not None:
+        if relay is not None and relay.name == group.name and self._session.login is not None:
             return relay.delivery(transaction)
         return group.delivery(transaction)
 
     async def _data(self, _event: Data) -> None:
         verdict = await self._admission.data()
         if verdict.reply is not None:
-            self._end_message(verdict)
+            await self._end_message(verdict)
             return
+        await self._hold_back()
         self._engine.reply(replies.START_MAIL_INPUT)
         spool = self._begin_message()
         problem: Reply | None = None
@@ -216,12 +231,13 @@ class Conversation:
                     refusal = problem or following.problem
                     if refusal is not None:
                         decided = verdict if verdict.reply is not None else self._admission.problem(refusal)
-                        self._end_message(decided)
+                        await self._end_message(decided)
                         return
+                    await self._hold_back()
                     self._engine.reply(replies.CHUNK_OK)
                 case EndOfData():
                     if verdict.reply is not None:
-                        self._end_message(verdict)
+                        await self._end_message(verdict)
                     else:
                         await self._end_of_data(problem or following.problem)
                     return
@@ -264,34 +280,61 @@ class Conversation:
         admission, spool = self._admission, self._spool
         assert spool is not None  # noqa: S101 - made when the message began
         if problem is not None:
-            self._end_message(admission.problem(problem))
+            await self._end_message(admission.problem(problem))
             return
         message = spool.message()
         verdict = await admission.message(message)
         if verdict.reply is not None:
-            self._end_message(verdict)
+            await self._end_message(verdict)
             return
+        await self._hold_back()
         delivery = self._delivery
         assert delivery is not None  # noqa: S101 - a recipient was accepted
+        if delivery.group != admission.backend:
+            delivery, refusal = await self._redirected(admission.backend)
+            if refusal is not None:
+                backend = _backend_record(delivery, refusal)
+                self._abort_delivery()
+                self._end_delivered(admission.delivered(refusal, backend))
+                return
         admission.in_doubt = True  # if this ends without an answer nobody knows whether the backend has the message
         try:
             answer = await delivery.send(admission.changes(message).on_top, message.forwarded)
         except OSError as error:
             admission.in_doubt = False
             log.error("spool failed", session=self._session.id, error=str(error))  # noqa: TRY400 - no programming error
-            self._end_message(admission.problem(replies.INSUFFICIENT_STORAGE))
+            await self._end_message(admission.problem(replies.INSUFFICIENT_STORAGE))
             return
         self._delivery = None
-        reply = admission.delivered(answer, _backend_record(delivery, answer))
+        self._end_delivered(admission.delivered(answer, _backend_record(delivery, answer)))
+
+    async def _redirected(self, backend: str) -> tuple[Delivery, Reply | None]:
+        """Open the transaction at another backend, to which the whole message goes in place of its recipients' own.
+
+        Returns:
+            The delivery, and the reply by which the backend refuses a recipient.
+        """
+        transaction = self._admission.transaction
+        assert transaction is not None  # noqa: S101 - its message has come
+        self._abort_delivery()
+        self._delivery = delivery = self._new_delivery(self._door.group(backend))
+        for recipient in transaction.accepted:
+            answer = await delivery.recipient(recipient)
+            if not answer.is_positive:
+                return delivery, answer
+        return delivery, None
+
+    def _end_delivered(self, reply: Reply) -> None:
+        """The transaction has ended with a backend's word."""
         self._forget_message()
         self._engine.reply(reply)
 
-    def _end_message(self, verdict: Verdict) -> None:
+    async def _end_message(self, verdict: Verdict) -> None:
         """The transaction ends without the backend: refused or discarded at DATA or at the end of data."""
         backend = self._abort_delivery()
-        self._admission.finish(RESULTS[verdict.action], verdict, verdict.reply, backend)
+        self._admission.finish(result_of(verdict.action), verdict, verdict.reply, backend)
         self._forget_message()
-        self._answer(verdict, replies.ACCEPTED)
+        await self._answer(verdict, replies.ACCEPTED)
 
     def _forget_message(self) -> None:
         if self._spool is not None:
@@ -299,13 +342,20 @@ class Conversation:
             self._spool = None
             self.link.expect_commands()
 
-    def _answer(self, verdict: Verdict, reply: Reply) -> None:
+    async def _answer(self, verdict: Verdict, reply: Reply) -> None:
         """Reply with the verdict's own words if it has any; a disconnecting one ends the session."""
+        await self._hold_back()
         if verdict.reply is not None and verdict.action is Action.DISCONNECT:
             if verdict.by is PROTOCOL:
                 self._say_why(verdict.outcome)
             raise SessionEnd(verdict)
         self._engine.reply(verdict.reply or reply)
+
+    async def _hold_back(self) -> None:
+        """Hold the reply to the present step back, if a policy's delay says so."""
+        delay = self._admission.take_delay()
+        if delay:
+            await self.link.pause(delay)
 
     def _abort_delivery(self) -> BackendRecord | None:
         """Give up what the backend has of the transaction; returns its part for the record."""
@@ -340,7 +390,8 @@ class Conversation:
 
     def _say_why(self, reason: str | None) -> None:
         """The gateway ends the session: the log has the reason, whatever was recorded of its transactions."""
-        log.info("session ended", session=self._session.id, client=self.link.client_address, reason=reason)
+        client = self.link.client_address
+        self._door.client_lines.info("session ended", session=self._session.id, client=client, reason=reason)
 
     # TLS and AUTH.
 
@@ -356,13 +407,15 @@ class Conversation:
             self._session.extended = False
 
     async def _start_tls(self) -> None:
-        certificate = self._door.certificate
+        certificate, within = self._door.certificate, self._door.timeouts.tls_handshake
         assert certificate is not None  # noqa: S101 - a listener with TLS has one
         try:
-            agreed = await self.link.start_tls(certificate.context, self._door.timeouts.tls_handshake)
+            if not self.link.has_spoken:
+                await self.link.first_octets(within)
+            agreed = await self.link.start_tls(certificate.context, within)
         except OSError as error:  # ssl.SSLError and TimeoutError, too
-            reason = str(error) or type(error).__name__
-            log.info("TLS handshake failed", session=self._session.id, client=self.link.client_address, error=reason)
+            reason, client = str(error) or type(error).__name__, self.link.client_address
+            self._door.client_lines.info("TLS handshake failed", session=self._session.id, client=client, error=reason)
             left = isinstance(error, ConnectionResetError)
             raise SessionEnd(self._admission.tls_failed(reason, left=left), told=True) from None
         self._session.tls = tls_info(agreed)

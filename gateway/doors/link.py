@@ -12,10 +12,10 @@ gathered with what others are sent (``gathering``), so that whoever reads them i
 
 import asyncio
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 from gateway.address import address_text
-from gateway.bell import Bell
 from gateway.doors.listening import endpoint_name
 from gateway.smtp import reply as replies
 from gateway.smtp.events import Event
@@ -91,10 +91,10 @@ class ClientLink(asyncio.BufferedProtocol):
         client_port: Its port, 0 if unknown.
         server_address: The address and port that it has connected to.
         is_gone: Whether the connection is lost.
+        has_spoken: Whether the client has ever sent anything.
     """
 
     __slots__ = (
-        "_bell",
         "_buffering",
         "_diverted",
         "_door",
@@ -111,11 +111,13 @@ class ClientLink(asyncio.BufferedProtocol):
         "_special",
         "_transport",
         "_turn",
+        "_waiter",
         "_wire",
         "_writable",
         "client_address",
         "client_port",
         "engine",
+        "has_spoken",
         "is_gone",
         "server_address",
     )
@@ -137,12 +139,13 @@ class ClientLink(asyncio.BufferedProtocol):
         self.client_port = 0
         self.server_address = server_address or ""
         self.is_gone = False
+        self.has_spoken = False
         self._door = door
         self._loop = loop
         self._proxied = proxied
         self._transport: asyncio.Transport
         self._wire: asyncio.Transport  # the same, or what is below it under TLS
-        self._bell = Bell(loop)  # rung for whatever the task waits for: octets, or room to write
+        self._waiter: asyncio.Future[None] | None = None  # of the task that waits for octets, or for room to write
         self._since = 0.0  # when the client's turn began
         self._special = False  # one of these four was set, or the connection was lost
         self._ended = False  # the client sends nothing more
@@ -171,8 +174,7 @@ class ClientLink(asyncio.BufferedProtocol):
             self.client_address, self.client_port = (transport.get_extra_info("peername") or ("0.0.0.0", 0))[:2]
             self.server_address = self.server_address or endpoint_name(transport.get_extra_info("sockname"))
         if self._door.implicit_tls:
-            self._transport.pause_reading()
-            self._diverted = []  # uvloop reads all the same until the handshake is begun
+            self._diverted = []
         if whole := self._door.timeouts.session:
             self._session_end = self._loop.time() + whole
         self._door.begin(self)
@@ -181,48 +183,54 @@ class ClientLink(asyncio.BufferedProtocol):
         return _BUFFER if self._message_end is None else _BUFFER_OF_MESSAGE
 
     def buffer_updated(self, nbytes: int) -> None:  # noqa: D102 - asyncio.BufferedProtocol
-        self._received(bytes(_BUFFER_OF_MESSAGE[:nbytes]))
-
-    def _received(self, data: bytes) -> None:
+        data = bytes(_BUFFER_OF_MESSAGE[:nbytes])
         if self._diverted is not None:
             self._diverted.append(data)
+            if not self.has_spoken:
+                self.has_spoken = True
+                self._transport.pause_reading()  # uvloop reads all the same until the handshake is begun
+                self._wake()
             return
+        self.has_spoken = True
         engine = self.engine
         engine.receive_data(data)
         if self._writable:
-            self._bell.ring()
+            self._wake()
         unread = engine.unread
-        if unread.is_empty or len(unread) <= READ_AHEAD:
-            return
+        if not unread.is_empty and len(unread) > READ_AHEAD:
+            self._read_no_further()
+
+    def _read_no_further(self) -> None:
+        """More waits than may: uvloop may read 32 times before others get their turn."""
         if not self._buffering and not self._transport.is_closing():
-            self._buffering = self._special = True  # uvloop may read 32 times before others get their turn
+            self._buffering = self._special = True
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         """The client sends nothing more; what it sent before is still answered, which TLS does not allow."""
         self._ended = self._special = True
-        self._bell.ring()
+        self._wake()
         return self._transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002, D102 - asyncio.Protocol
         if not self.is_gone:
             self._door.lost(self)
         self.is_gone = self._writable = self._special = True
-        self._bell.ring()
+        self._wake()
 
     def pause_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
         self._writable = False
 
     def resume_writing(self) -> None:  # noqa: D102 - asyncio.Protocol
         self._writable = True
-        self._bell.ring()
+        self._wake()
 
     # What the door calls.
 
     @property
     def deadline(self) -> float:
         """The loop's time at which the door calls ``expire``."""
-        if not self._bell.is_awaited:
+        if not self.is_awaited:
             return _NEVER
         timeouts = self._door.timeouts
         if self._message_end is None:
@@ -232,12 +240,17 @@ class ClientLink(asyncio.BufferedProtocol):
     def expire(self) -> None:
         """The deadline has passed."""
         self._expired = self._special = True
-        self._bell.ring_soon()
+        self._wake()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the session waits for the client, and for nothing else."""
+        return self._waiter is not None and not self._waiter.done()
 
     def drain(self) -> None:
         """End the session as soon as no transaction is open."""
         self._draining = self._special = True
-        self._bell.ring_soon()
+        self._wake()
 
     # What the conversation calls: octets in.
 
@@ -257,6 +270,8 @@ class ClientLink(asyncio.BufferedProtocol):
             await asyncio.sleep(0)
             if self._writable and not self.is_gone:
                 self._turn = 0
+                if self._draining:
+                    self._look(event)
                 return event
         self._turn = 0
         self._expired = False  # the deadline passed in the moment in which the client went on
@@ -267,11 +282,45 @@ class ClientLink(asyncio.BufferedProtocol):
                 self._gathering.add(self._send)
             if self._special:
                 self._look(event)
-            await self._bell
+            await self._woken()
             event = event or engine.next_event()
             if event is None and self._message_end is not None:  # what is read and not kept makes no events
                 self._since = self._loop.time()
         return event
+
+    async def pause(self, seconds: float) -> None:
+        """Hold back what is replied next; what was replied so far is sent first.
+
+        It ends early where the client has ended its side or the gateway drains its sessions, and with the time limits
+        of the session and of a message. What the client sends meanwhile is taken in up to ``READ_AHEAD``; one that has
+        sent more is not seen to leave before the pause is over.
+
+        Args:
+            seconds: For how long.
+
+        Raises:
+            SessionEnd: The client is gone.
+        """
+        self._send()
+        loop = self._loop
+        limit = self._session_end if self._message_end is None else self._message_end
+        until = min(loop.time() + seconds, limit)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                while not (self.is_gone or self._ended or self._draining):
+                    await self._woken()
+        if self.is_gone:
+            raise SessionEnd
+
+    def _woken(self) -> asyncio.Future[None]:
+        self._waiter = self._loop.create_future()
+        return self._waiter
+
+    def _wake(self) -> None:
+        """Something has changed: the task, if it waits, looks what at the loop's next turn."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():  # it may have been cancelled
+            waiter.set_result(None)
 
     def _look(self, event: Event | None) -> None:
         """See to what is neither octets nor room to write.
@@ -330,6 +379,28 @@ class ClientLink(asyncio.BufferedProtocol):
 
     # TLS.
 
+    async def first_octets(self, within: float) -> None:
+        """Wait for the beginning of the handshake: a client that leaves without a word needs none.
+
+        Args:
+            within: How long it may take, in seconds.
+
+        Raises:
+            SessionEnd: The client is gone, or the gateway is shutting down.
+            TimeoutError: It does not come.
+        """
+        self._since = self._loop.time()
+        try:
+            async with asyncio.timeout(within):
+                while not self.has_spoken:
+                    if self.is_gone or self._ended:
+                        raise SessionEnd
+                    if self._draining:
+                        raise protocol_end(replies.SHUTTING_DOWN, "shutdown", told=True)
+                    await self._woken()
+        except TimeoutError:
+            raise TimeoutError(f"no handshake was begun: longer than {within:g} seconds") from None
+
     async def start_tls(self, context: ssl.SSLContext, within: float) -> ssl.SSLObject:
         """The handshake: at the beginning, or behind the reply to STARTTLS.
 
@@ -374,7 +445,10 @@ class ClientLink(asyncio.BufferedProtocol):
         if self.engine.state is State.TLS:
             self.engine.tls_started()
         for data in deciphered:
-            self._received(data)
+            self.has_spoken = True
+            self.engine.receive_data(data)
+        if len(self.engine.unread) > READ_AHEAD:
+            self._read_no_further()
         return cast("ssl.SSLObject", transport.get_extra_info("ssl_object"))
 
     async def _shake_hands(self, context: ssl.SSLContext, within: float) -> asyncio.Transport | None:

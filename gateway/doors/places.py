@@ -27,7 +27,7 @@ class Places:
 
     def take(self, address: str) -> bool:
         """A client has connected from an address; returns whether there is room. It is counted in any case."""
-        client = address if ":" not in address else _site(address)
+        client = one_client(address)
         self._taken += 1
         of_client = self._clients.get(client, 0) + 1
         self._clients[client] = of_client
@@ -35,17 +35,19 @@ class Places:
 
     def leave(self, address: str) -> None:
         """Its connection is gone."""
-        client = address if ":" not in address else _site(address)
+        client = one_client(address)
         self._taken -= 1
         left = self._clients.pop(client, 0) - 1
         if left > 0:
             self._clients[client] = left
 
 
-def _site(address: str) -> str:
-    """The /64 of an IPv6 address, which is one site (RFC 6177).
+def one_client(address: str) -> str:
+    """What counts as one client: an IPv4 address, and the /64 of an IPv6 address, which is one site (RFC 6177).
 
     An IPv4-mapped one, as load balancers may tell it, is the IPv4 address.
     """
+    if ":" not in address:
+        return address
     full = IPv6Address(address.partition("%")[0])
     return str(full.ipv4_mapped or ip_network((full, 64), strict=False))

@@ -3,7 +3,8 @@
 ``read_header`` takes exactly the header's octets from a fresh socket, so that what follows, be it a TLS handshake or
 SMTP, is left for whoever comes next. Only a listener's trusted peers are asked for one; the door decides that.
 
-Raises ``ProxyError`` for anything that is not a header of version 1 or 2, ``OSError`` when the peer goes away.
+Raises ``ProxyError`` for anything that is not a header of version 1 or 2, ``OSError`` when the peer goes away in the
+middle of one, and ``SilentError`` when it goes away before: so a load balancer probes whether anybody listens.
 """
 
 import asyncio
@@ -24,6 +25,10 @@ class ProxyError(Exception):
     """The peer sent no valid header."""
 
 
+class SilentError(Exception):
+    """The peer has left without a word."""
+
+
 @dataclass(frozen=True, slots=True)
 class Addresses:
     """The client and the address that it connected to."""
@@ -40,7 +45,8 @@ async def read_header(connection: socket.socket) -> Addresses | None:
     Returns:
         The addresses, or None for a connection of the load balancer's own (``UNKNOWN`` and ``LOCAL``: health checks).
     """
-    start = await _exactly(connection, len(_SIGNATURE))
+    start = await _beginning(connection)
+    start += await _exactly(connection, len(_SIGNATURE) - len(start))
     if start == _SIGNATURE:
         return parse_v2(*await _v2(connection))
     if not start.startswith(b"PROXY "):
@@ -108,6 +114,17 @@ async def _v2(connection: socket.socket) -> tuple[int, int, bytes]:
     if length > _V2_LIMIT:
         raise ProxyError(f"a header of version 2 of {length} octets")
     return command, family, await _exactly(connection, length)
+
+
+async def _beginning(connection: socket.socket) -> bytes:
+    """The first octets that come, not more than tell what they begin."""
+    try:
+        start = await asyncio.get_running_loop().sock_recv(connection, len(_SIGNATURE))
+    except ConnectionError:  # many a probe resets its connection
+        start = b""
+    if not start:
+        raise SilentError
+    return start
 
 
 async def _exactly(connection: socket.socket, count: int) -> bytes:

@@ -21,11 +21,12 @@ from gateway.admission.trace import Identity
 from gateway.backend import AuthRelay, ServerGroup
 from gateway.chain.chain import Chain
 from gateway.config.model import Config, DelayReject, Listener, TlsMode
+from gateway.doors.client_lines import ClientLines
 from gateway.doors.conversation import Conversation
 from gateway.doors.link import ClientLink
 from gateway.doors.listening import BACKLOG, address_of
 from gateway.doors.places import Places
-from gateway.doors.proxy_protocol import Addresses, ProxyError, read_header
+from gateway.doors.proxy_protocol import Addresses, ProxyError, SilentError, read_header
 from gateway.doors.tls import Certificate
 from gateway.form import HeaderReader
 from gateway.gathering import Gathering, gathering
@@ -47,6 +48,9 @@ log = structlog.get_logger("lychgate.smtp")
 
 END_TO_END: Final = frozenset({"8BITMIME", "SMTPUTF8", "DSN"})
 """Extensions that can only be offered where the backend offers them too."""
+
+BY_FORCE: Final = 1.0
+"""Seconds that sessions have to end which are ended by force."""
 
 UNKNOWN_MECHANISMS: Final = ("PLAIN", "LOGIN")
 """What AUTH offers while the backend's own mechanisms are not known."""
@@ -78,6 +82,7 @@ class SmtpDoor:
         sink: Takes the records.
         clock: Tells the time.
         places: The connections of all listeners.
+        client_lines: What the log says of clients.
         header_reader: Reads the headers of messages.
         spool_memory: What the messages of all listeners take in memory.
 
@@ -93,6 +98,9 @@ class SmtpDoor:
         session_resolver: Makes what asks the DNS for one session, within its bounds.
         find_client_name: Looks up the name of a client's address.
         auth_required: Whether MAIL needs authentication.
+        client_lines: What the log says of clients.
+        records_silent: Whether a client that leaves without a word leaves a record.
+        silent: How many clients have left without a word.
         connections: Connections that are open now, those that are being closed among them.
         gathering: What replies are gathered in; there once it is open.
     """
@@ -112,6 +120,7 @@ class SmtpDoor:
         sink: RecordSink,
         clock: Clock,
         places: Places,
+        client_lines: ClientLines,
         header_reader: HeaderReader,
         spool_memory: SpoolMemory,
     ) -> None:
@@ -131,6 +140,7 @@ class SmtpDoor:
             chain=chain,
             domain=domain,
             backend=self._backend_name,
+            quarantine=None if config.quarantine is None else config.quarantine.backend,
             recipient_limit=config.limits.recipients,
             recipient_overshoot=config.limits.recipient_overshoot,
             transaction_memory=config.limits.session_memory - weight.SESSION,
@@ -139,6 +149,7 @@ class SmtpDoor:
             clock=clock,
             identity=identity,
             delay_reject=config.delay_reject is DelayReject.RCPT,
+            session_delay=config.limits.session_delay,
         )
         self._signatures = chain.signatures
         self._resolver = resolver
@@ -149,6 +160,9 @@ class SmtpDoor:
         dns = config.dns
         self.session_resolver = partial(SessionResolver, resolver, dns.session_queries, dns.session_time, dns.timeout)
         self.auth_required = listener.auth is not None and listener.auth.required
+        self.client_lines = client_lines
+        self.records_silent = config.records.silent_clients
+        self.silent = 0
         self.connections = 0
         self.gathering: Gathering
         self._places = places
@@ -156,7 +170,7 @@ class SmtpDoor:
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._naming: set[asyncio.Task[None]] = set()
-        self._proxying = 0
+        self._proxying: set[asyncio.Task[None]] = set()
         self._accepting: list[asyncio.Task[None]] = []
         self._draining = False
         self._reachable = [groups[name] for name in _reachable(config, listener) if name in groups]
@@ -186,6 +200,23 @@ class SmtpDoor:
         for listening in self._listening:
             listening.close()
 
+    @property
+    def transactions(self) -> int:
+        """How many transactions are open."""
+        return sum(conversation.link.engine.in_transaction for conversation in self._conversations)
+
+    def send_away(self) -> None:
+        """Stop accepting, and let every client go as soon as it has no transaction open: most at once, with 421."""
+        self._draining = True
+        self.close()
+        for task in self._proxying.copy():
+            task.cancel()
+        loop = asyncio.get_running_loop()
+        for conversation in self._conversations:
+            if not conversation.link.is_awaited:  # not now: a task that has not begun would clean nothing up
+                loop.call_soon(conversation.break_off)
+            conversation.link.drain()
+
     async def empty(self, stopped: asyncio.Task[None], patience: float) -> None:
         """Return when no session is left, ``stopped`` is done, or ``patience`` seconds are over."""
         loop = asyncio.get_running_loop()
@@ -196,10 +227,7 @@ class SmtpDoor:
 
     async def drain(self, grace: float) -> None:
         """Stop accepting, let transactions under way finish for ``grace`` seconds, then end what is left."""
-        self._draining = True
-        self.close()
-        for conversation in self._conversations:
-            conversation.link.drain()
+        self.send_away()
         tasks = [conversation.task for conversation in self._conversations if conversation.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=grace)
@@ -207,7 +235,7 @@ class SmtpDoor:
                 task.cancel()
             if late:
                 log.warning("sessions ended by force", listener=self.name, sessions=len(late))
-                await asyncio.wait(late)
+                await asyncio.wait(late, timeout=BY_FORCE)  # one that waits for what is stuck is left
         for work in self._tasks:
             work.cancel()
 
@@ -237,9 +265,9 @@ class SmtpDoor:
         options = self._config.spool
         return Spool(options.memory, options.directory, self._header_reader, self._signatures, self._spool_memory)
 
-    def group(self, session: Session, recipient: Recipient) -> ServerGroup:
-        """The servers that take a recipient's mail."""
-        return self._groups[self._backend_name(session, recipient)]
+    def group(self, name: str) -> ServerGroup:
+        """The servers of a backend."""
+        return self._groups[name]
 
     def _backend_name(self, session: Session, recipient: Recipient) -> str:
         auth = self._listener.auth
@@ -338,11 +366,12 @@ class SmtpDoor:
                 log.warning("accept failed", listener=self.name, error=str(error))
                 await asyncio.sleep(0.1)
                 continue
-            if self._proxying >= self._places.limit:
+            if len(self._proxying) >= self._places.limit:
                 connection.close()
                 continue
-            self._proxying += 1
-            self._own(self._proxied(connection)).add_done_callback(partial(self._proxied_ended, connection))
+            task = self._own(self._proxied(connection))
+            self._proxying.add(task)
+            task.add_done_callback(partial(self._proxied_ended, connection))
 
     async def _proxied(self, connection: socket.socket) -> None:
         """Read the PROXY header where the peer is trusted to send one, then begin the conversation."""
@@ -351,22 +380,40 @@ class SmtpDoor:
         loop = asyncio.get_running_loop()
         try:
             connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if proxy is not None and proxy.trusts(connection.getpeername()[0]):
+            if proxy is not None and proxy.trusts(_peer(connection)):
                 async with asyncio.timeout(self.timeouts.proxy):
                     addresses = await read_header(connection)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(lambda: ClientLink(self, loop, proxied=addresses), connection)
+        except SilentError:
+            self.silent += 1
+            log.debug("a trusted peer left without a word", listener=self.name)
+            connection.close()
         except (ProxyError, OSError, TimeoutError) as error:
             log.warning("no PROXY header from a trusted peer", listener=self.name, error=str(error) or "timeout")
             connection.close()
 
     def _proxied_ended(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         """Also of a task that was cancelled before it began."""
-        self._proxying -= 1
+        self._proxying.discard(task)
         if task.cancelled():
             with suppress(OSError):
+                if not self.implicit_tls:
+                    connection.send(replies.SHUTTING_DOWN.wire)  # a few octets: the kernel has room for them
                 connection.shutdown(socket.SHUT_RDWR)  # uvloop may still refer to the socket: then close says nothing
             connection.close()
+
+
+def _peer(connection: socket.socket) -> str:
+    """The address of a connection's other end.
+
+    Raises:
+        SilentError: It was gone before it was looked at.
+    """
+    try:
+        return str(connection.getpeername()[0])
+    except OSError:
+        raise SilentError from None
 
 
 def engine_options(config: Config, listener: Listener) -> ServerOptions:
@@ -401,4 +448,6 @@ def _reachable(config: Config, listener: Listener) -> list[str]:
     if auth is None or not auth.required:
         first = next(iter(config.backends), None)
         names |= {domain.backend for domain in config.domains.values()} | {config.default_backend or first}
+    if config.quarantine is not None and listener.chain.quarantines:
+        names.add(config.quarantine.backend)
     return sorted(name for name in names if name is not None)

@@ -28,7 +28,7 @@ _PAIR = re.compile(r"\\(.)")
 _PLAIN = re.compile(r"[A-Za-z0-9._+=-]{1,64}")  # what nearly all are: there may be millions
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # RFC 5321 4.1.2: in no form of an address
 _SPECIAL = re.compile(r'[()<>\[\]:;,\\"@\s]')  # RFC 5321 4.1.2: what atoms lack
-_MAX_LOCAL_PART: Final = 253  # octets: a path has at most 256 with its brackets and the @ (RFC 5321 4.5.3.1.3)
+MAX_LOCAL_PART: Final = 253  # octets: a path has at most 256 with its brackets and the @ (RFC 5321 4.5.3.1.3)
 
 
 def normalize_local_part(local_part: str) -> str:
@@ -48,7 +48,7 @@ def read_local_part(text: str, entry: str) -> str:
     quoted = _QUOTED.fullmatch(text)
     if not text or (quoted is None and any(character.isspace() for character in text)):
         raise ValueError(f"{entry!r} is not an address; one entry a line, with nothing behind it")
-    if len(text.encode("utf-8", "surrogatepass")) > _MAX_LOCAL_PART:
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_LOCAL_PART:
         raise ValueError(f"{entry[:40]!r}... is longer than an address can be")
     if _CONTROL.search(text) is not None:
         raise ValueError(f"{entry!r} matches no address: it has a control character")
@@ -65,7 +65,7 @@ def read_local_part(text: str, entry: str) -> str:
 class Addresses:
     """Addresses, local parts and domains."""
 
-    __slots__ = ("addresses", "domains", "local_parts", "null")
+    __slots__ = ("__weakref__", "addresses", "domains", "local_parts", "null")
 
     def __init__(self) -> None:
         self.addresses: set[tuple[str, str]] = set()
@@ -86,6 +86,9 @@ class Addresses:
             self.local_parts.add(read_local_part(local_part, entry))
         else:
             self.addresses.add((read_local_part(local_part, entry), read_domain(domain, entry)))
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
 
     def groups(self) -> dict[str, AbstractSet[Any]]:
         """All entries by their form."""

@@ -27,7 +27,8 @@ from urllib.parse import quote
 
 import structlog
 
-from gateway.tables.table import Change, IndexT, Losses, Table, count, read_text, signature_of
+from gateway.tables.content import Content, read_content
+from gateway.tables.table import Change, IndexT, Losses, Table, count, signature_of
 
 _LONGEST_NAME: Final = 200
 """Octets of a copy's name before its kind: file systems take 255."""
@@ -62,10 +63,10 @@ class Shelf:
             name = f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{name[17 - _LONGEST_NAME :]}"
         return self._folder / f"{name}.{kind}"
 
-    def read(self, place: Path) -> str | None:
+    def read(self, place: Path) -> Content | None:
         """The accepted content; None where there is none, or where it can't be read, which the log tells."""
         try:
-            return read_text(place)
+            return read_content(place)
         except ValueError as error:
             if self.writes and (signature_of(place) is not None or self.hindrance(place) is not None):
                 _log.warning("accepted content can't be used", reason=str(error))
@@ -82,17 +83,17 @@ class Shelf:
         except OSError as error:
             return error.strerror or str(error)
 
-    def keep(self, place: Path, text: str) -> None:
+    def keep(self, place: Path, content: Content) -> None:
         """Write what was accepted, unless one only looks; that it can't be written is told in the log."""
         if not self.writes:
             return
         try:
-            self.accept(place, text)
+            self.accept(place, content)
         except OSError as error:
             reason = error.strerror or str(error)
             _log.warning("accepted content is not kept: a restart forgets it", path=str(place), reason=reason)
 
-    def accept(self, place: Path, text: str) -> None:
+    def accept(self, place: Path, content: Content) -> None:
         """Write what is accepted, whole or not at all, for whoever the folder belongs to.
 
         Raises:
@@ -102,7 +103,7 @@ class Shelf:
         descriptor, name = tempfile.mkstemp(prefix=".new-", dir=self._folder)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(text.encode())
+                file.writelines(content.pieces())
                 file.flush()
                 os.fsync(file.fileno())
                 if os.geteuid() == 0:  # the service must read and replace it
@@ -225,45 +226,47 @@ class KeptTable(Table[IndexT]):
         """
         if self._file is None or self._place is None or self._shelf is None:
             raise ValueError("nothing is kept of this list")
-        text = read_text(self._file)
-        index = self._build(text)
+        content = read_content(self._file)
+        index = self._build(content)
         change = Change.between(self._index, index)
-        if self._shelf.read(self._place) != text:
-            self._shelf.accept(self._place, text)
-        self._take(index)
+        if self._shelf.read(self._place) != content:
+            self._shelf.accept(self._place, content)
+        self._take(index, change)
         return change
 
     def _watched(self) -> tuple[Path, ...]:
         files = super()._watched()
         return files if self._place is None else (*files, self._place)
 
-    def _begin(self, text: str | None, index: IndexT) -> IndexT:
-        if text is None or self._shelf is None or self._place is None:
+    def _begin(self, content: Content | None, index: IndexT) -> IndexT:
+        if content is None or self._shelf is None or self._place is None:
             return index
         self._copy = signature_of(self._place)
         kept = self._shelf.read(self._place)
-        accepted = None if kept is None or kept == text else self._read(kept)
+        accepted = None if kept is None or kept == content else self._read(kept)
         if accepted is not None:
             change = Change.between(accepted, index)
             if self._shelf.losses.are_too_many(change):
                 self._hold(change)
                 return accepted
             self._tell("list read", change)
-        elif kept != text and count(index) == 0:
+        elif kept != content and count(index) == 0:
             self._is_known = False
             if self._shelf.writes:
                 _log.warning("list is empty, and no content was ever accepted", file=str(self._file))
-        if self._is_known and kept != text:
-            self._keep(self._shelf, self._place, text)
+        if self._is_known and kept != content:
+            self._keep(self._shelf, self._place, content)
         return index
 
-    def _renew(self, text: str, index: IndexT) -> None:
+    def _renew(self, content: Content, index: IndexT) -> None:
         if self._shelf is None or self._place is None:
-            super()._renew(text, index)
+            super()._renew(content, index)
             return
         seen = self._seen
         kept = self._shelf.read(self._place)
-        if kept != text:
+        if kept == content:
+            change = Change.between(self._index, index)
+        else:
             self._index = self._newest(self._place, kept)
             change = Change.between(self._index, index)
             if (change.went or not change.has) and seen != self._doubted:
@@ -275,11 +278,11 @@ class KeptTable(Table[IndexT]):
                 return
             if not change.has and not self._is_known:
                 return
-            self._keep(self._shelf, self._place, text)
+            self._keep(self._shelf, self._place, content)
         self._copy = signature_of(self._place)
-        self._take(index)
+        self._take(index, change)
 
-    def _newest(self, place: Path, kept: str | None) -> IndexT:
+    def _newest(self, place: Path, kept: Content | None) -> IndexT:
         """What is accepted: what this process has, or what another one has written since."""
         copy = signature_of(place)
         if kept is None or copy == self._copy:
@@ -291,7 +294,7 @@ class KeptTable(Table[IndexT]):
         self._is_known = True
         return accepted
 
-    def _read(self, kept: str) -> IndexT | None:
+    def _read(self, kept: Content) -> IndexT | None:
         """The index of accepted content; None if a line is bad, as it may be for a later version."""
         try:
             return self._build(kept)
@@ -300,14 +303,13 @@ class KeptTable(Table[IndexT]):
                 _log.warning("accepted content can't be used", file=str(self._place), reason=str(error))
             return None
 
-    def _keep(self, shelf: Shelf, place: Path, text: str) -> None:
-        shelf.keep(place, text)
+    def _keep(self, shelf: Shelf, place: Path, content: Content) -> None:
+        shelf.keep(place, content)
         self._copy = signature_of(place)
         self._seen = (*self._seen[:1], self._copy)  # what one wrote oneself is no news
 
-    def _take(self, index: IndexT) -> None:
+    def _take(self, index: IndexT, change: Change) -> None:
         """From now on this holds."""
-        change = Change.between(self._index, index)
         self._index = index
         self._held = self._doubted = None
         self._is_known = True

@@ -72,7 +72,7 @@ def _is_literal(domain: str) -> bool:
 class Domains:
     """Names, and the domains whose subdomains are meant."""
 
-    __slots__ = ("exact", "parents")
+    __slots__ = ("__weakref__", "exact", "parents")
 
     def __init__(self) -> None:
         self.exact: set[str] = set()
@@ -85,6 +85,9 @@ class Domains:
             self.parents.add(read_domain(parent[1:], entry))
         else:
             self.exact.add(read_domain(entry, entry))
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
 
     def groups(self) -> dict[str, set[str]]:
         """All names, and all domains whose subdomains are meant."""

@@ -23,7 +23,7 @@ _IPV6: Final = 6
 class _Networks:
     """The prefixes of each length, longest first, for one version of IP each."""
 
-    __slots__ = ("by_version",)
+    __slots__ = ("__weakref__", "by_version")
 
     def __init__(self) -> None:
         # (bits to shift away, prefixes): few enough that a sorted list is quicker than anything clever.
@@ -58,6 +58,9 @@ class _Networks:
                 return
         prefixes.append((shift, {number >> shift}))
         prefixes.sort(key=lambda pair: pair[0])
+
+    def finish(self) -> None:
+        pass
 
     def groups(self) -> dict[tuple[int, int], set[int]]:
         return {

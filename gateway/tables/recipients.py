@@ -11,37 +11,50 @@ business. A line that begins with white space continues the one before. Both may
 ways. Case does not matter.
 
 ``AddressList`` is what is written, ``RecipientFile`` a file that is kept by what of it was accepted (``kept``).
+
+There may be millions. So entries are kept in little memory (``packed``), and lines of which each is a plain address
+are read many at a time; what is found is the same.
 """
 
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.lookup.answer import UnverifiableError
-from gateway.tables.addresses import normalize_local_part, read_local_part
+from gateway.tables.addresses import MAX_LOCAL_PART, normalize_local_part, read_local_part
 from gateway.tables.kept import KeptTable, Shelf
 from gateway.tables.names import read_domain
-from gateway.tables.table import folder_of, read_setting
+from gateway.tables.packed import PackedSet
+from gateway.tables.table import Problems, folder_of, read_setting
 
 # The left-hand side of an alias: up to a colon or white space outside quotes.
 _ALIAS = re.compile(r'((?:"(?:[^"\\]|\\.)*"|[^\s:"])+)\s*(?::|\s|$)')
+_PLAIN_ALIAS = re.compile(rb"^([A-Za-z0-9._+=@-]+)[:\t ].*$", re.MULTILINE)
+
+_PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._+=-"
+"""What needs no further look in a local part, and what ``read_domain`` looks at in a domain."""
+
+_FEW: Final = 1024
+"""Octets of lines that are read one by one when one of them is not plain."""
 
 
 class _Recipients:
     """Addresses with and without a domain, and domains of which every address exists."""
 
-    __slots__ = ("addresses", "domains", "local_parts")
+    __slots__ = ("__weakref__", "_has_second_at", "addresses", "domains", "local_parts")
 
     def __init__(self) -> None:
-        self.addresses: set[str] = set()  # one text each: a pair would take twice the memory
-        self.local_parts: set[str] = set()
-        self.domains: set[str] = set()
+        self.addresses = PackedSet()
+        self.local_parts = PackedSet()
+        self.domains = PackedSet()
+        self._has_second_at = False  # in an address, as a quoted local part may have
 
     def add(self, entry: str) -> None:
         local_part, at, domain = entry.rpartition("@")
@@ -52,14 +65,63 @@ class _Recipients:
         elif not domain:
             raise ValueError(f"{entry!r} has no domain; write the user alone for whichever domain asks")
         else:
-            self.addresses.add(f"{read_local_part(local_part, entry)}@{read_domain(domain, entry)}")
+            local_part = read_local_part(local_part, entry)
+            self._has_second_at |= "@" in local_part
+            self.addresses.add(f"{local_part}@{read_domain(domain, entry)}")
 
-    def groups(self) -> dict[str, set[str]]:
+    def add_plain(self, lines: bytes) -> int:
+        """Add the entries of lines that are all plain addresses, or all plain users; otherwise do nothing.
+
+        Args:
+            lines: Whole lines, each with its end.
+
+        Returns:
+            How many were added.
+        """
+        lines = lines.lower().replace(b"\r\n", b"\n")
+        rest = lines.translate(None, _PLAIN)
+        has_domains = rest.startswith(b"@")
+        count = len(rest) // 2 if has_domains else len(rest)
+        if rest != (b"@\n" if has_domains else b"\n") * count:
+            return 0
+        parts = (lines.replace(b"@", b"\n") if has_domains else lines)[:-1].split(b"\n")
+        local_parts = parts[::2] if has_domains else parts
+        if not (all(local_parts) and len(max(local_parts, key=len)) <= MAX_LOCAL_PART):
+            return 0
+        if has_domains and not all(map(_is_normal, set(parts[1::2]))):
+            return 0
+        (self.addresses if has_domains else self.local_parts).add_lines(lines, count)
+        return count
+
+    def finish(self) -> None:
+        for entries in self.groups().values():
+            entries.seal()
+
+    def groups(self) -> dict[str, PackedSet]:
         return {"addresses": self.addresses, "local_parts": self.local_parts, "domains": self.domains}
 
     def has(self, local_part: str, domain: str) -> bool:
         """Whether an address, its local part or its domain is there, all of them normalized."""
-        return local_part in self.local_parts or domain in self.domains or f"{local_part}@{domain}" in self.addresses
+        return f"{local_part}@{domain}" in self.addresses or local_part in self.local_parts or domain in self.domains
+
+    def named_domains(self) -> set[str]:
+        """The domains that entries name."""
+        found: set[bytes] = set()
+        for piece in self.addresses.pieces():
+            if self._has_second_at:
+                found.update(address.rpartition(b"@")[2] for address in piece[:-1].split(b"\n"))
+            else:
+                found.update(piece.replace(b"@", b"\n")[:-1].split(b"\n")[1::2])
+        return {*self.domains, *(domain.decode() for domain in found)}
+
+
+def _is_normal(domain: bytes) -> bool:
+    """Whether a domain is one, and in the form in which it is compared."""
+    text = domain.decode()
+    try:
+        return read_domain(text, text) == text
+    except ValueError:
+        return False
 
 
 class _Aliases(_Recipients):
@@ -73,8 +135,31 @@ class _Aliases(_Recipients):
             raise ValueError(f"{entry!r} is not an alias such as 'info: alice' or 'info@example.com alice'")
         super().add(match[1])
 
+    def add_plain(self, lines: bytes) -> int:
+        return super().add_plain(_PLAIN_ALIAS.sub(rb"\1", lines))
 
-class _RecipientTable(KeptTable[_Recipients]):
+
+_RecipientsT = TypeVar("_RecipientsT", bound=_Recipients)
+
+
+class _ListTable(KeptTable[_RecipientsT]):
+    """What tables of recipients and of aliases have in common."""
+
+    __slots__ = ()
+
+    def _add_lines(self, index: _RecipientsT, lines: bytes, number: int, problems: Problems) -> int:
+        """Add lines many at a time where they are plain; around one that is not, as few as can be one by one."""
+        added = index.add_plain(lines) if lines.endswith(b"\n") else 0
+        if added:
+            return added
+        middle = lines.find(b"\n", len(lines) // 2) + 1
+        if len(lines) <= _FEW or not 0 < middle < len(lines):
+            return super()._add_lines(index, lines, number, problems)
+        first = self._add_lines(index, lines[:middle], number, problems)
+        return first + self._add_lines(index, lines[middle:], number + first, problems)
+
+
+class _RecipientTable(_ListTable[_Recipients]):
     """A table of recipients."""
 
     kind: ClassVar[str] = "recipients"
@@ -86,7 +171,7 @@ class _RecipientTable(KeptTable[_Recipients]):
     __slots__ = ()
 
 
-class _AliasTable(KeptTable[_Aliases]):
+class _AliasTable(_ListTable[_Aliases]):
     """A table of aliases."""
 
     kind: ClassVar[str] = "aliases"
@@ -95,10 +180,10 @@ class _AliasTable(KeptTable[_Aliases]):
 
     __slots__ = ()
 
-    def _lines(self, text: str) -> Iterator[tuple[int, str]]:
-        for number, line in enumerate(text.split("\n"), 1):
+    def _lines(self, text: str, number: int) -> Iterator[tuple[int, str]]:
+        for line_number, line in enumerate(text.split("\n"), number):
             if line.strip() and not line[0].isspace() and not line.startswith("#"):
-                yield number, line.rstrip()
+                yield line_number, line.rstrip()
 
 
 class ListKind(StrEnum):
@@ -218,16 +303,11 @@ class AddressList:
 
     def named_domains(self) -> frozenset[str]:
         """The domains that entries name."""
-        indices = (self._recipients.current(), self._aliases.current())
-        return frozenset(
-            name
-            for index in indices
-            for name in (*index.domains, *(address.rpartition("@")[2] for address in index.addresses))
-        )
+        return frozenset(self._recipients.current().named_domains() | self._aliases.current().named_domains())
 
-    def local_parts(self) -> frozenset[str]:
-        """The users that entries name without a domain."""
-        return frozenset(self._recipients.current().local_parts | self._aliases.current().local_parts)
+    def local_parts(self) -> Iterator[str]:
+        """The users that entries name without a domain; one may come twice."""
+        return chain(self._recipients.current().local_parts, self._aliases.current().local_parts)
 
     async def find(self, local_part: str, domain: str) -> bool:
         """Whether the address exists.

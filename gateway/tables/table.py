@@ -9,27 +9,32 @@ old content meanwhile. A file that has vanished or has a bad line changes nothin
 in the log says so. Replace a file by renaming the new one over it: of a file that is written in place, half of it may
 be read. One that ends within a line is probably being written, and is taken when it is the same at the next look.
 
+What files have been read to is remembered by their octets, for as long as it is in use: the same content is read once,
+whoever names it, and at a reload again only when it has changed.
+
 The log says how many entries came and went each time, and warns of a file that has none left or has lost a good part of
 them (``Losses``). Lists of recipients are kept then (``kept``): an empty one would refuse everybody.
 
 Raises ``ValueError`` when it is made of a bad entry or a file that can't be read; the text names the file and the line.
 """
 
-import errno
 import os
 import re
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Final, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeAlias, TypeVar
+from weakref import WeakValueDictionary
 
 import structlog
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
+
+from gateway.tables.content import Content, ends_within_a_line, read_content
+from gateway.tables.packed import PackedSet
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks at a file: one system call a second costs nothing, and a change is soon in force."""
@@ -48,7 +53,7 @@ _log = structlog.get_logger("lychgate.tables")
 
 
 class Index(Protocol):
-    """What a table looks things up in: built entry by entry, then only read."""
+    """What a table looks things up in: built entry by entry, finished, then only read."""
 
     def add(self, entry: str) -> None:
         """Take one entry.
@@ -56,6 +61,10 @@ class Index(Protocol):
         Raises:
             ValueError: It is malformed.
         """
+        ...
+
+    def finish(self) -> None:
+        """Make it ready to be read; no more entries come."""
         ...
 
     def groups(self) -> Mapping[Any, AbstractSet[Any]]:
@@ -82,10 +91,19 @@ class Change:
     @classmethod
     def between(cls, before: Index, after: Index) -> Self:
         """What is different in another index of the same kind; takes no memory for it."""
-        old, new = before.groups(), after.groups()
         had, has = count(before), count(after)
-        stayed = sum(sum(map(new[key].__contains__, entries)) for key, entries in old.items() if key in new)
+        if before is after:
+            return cls(had=had, has=has, came=0, went=0)
+        old, new = before.groups(), after.groups()
+        stayed = sum(_stayed(entries, new[key]) for key, entries in old.items() if key in new)
         return cls(had=had, has=has, came=has - stayed, went=had - stayed)
+
+
+def _stayed(old: AbstractSet[Any], new: AbstractSet[Any]) -> int:
+    """How many entries of a set are in another one."""
+    if isinstance(old, PackedSet) and isinstance(new, PackedSet):
+        return old.shared_with(new)
+    return sum(map(new.__contains__, old))
 
 
 def count(index: Index) -> int:
@@ -114,6 +132,37 @@ class Losses:
 
 IndexT = TypeVar("IndexT", bound=Index)
 
+_indexes: Final[WeakValueDictionary[tuple[type[Any], tuple[str, ...], bytes], Any]] = WeakValueDictionary()
+"""The indexes in use, by the table's type, its own entries and the digest of its file's octets. None ever changes."""
+
+
+class Problems:
+    """The bad entries of a table; the first ones are named, and the rest is counted."""
+
+    __slots__ = ("_count", "_named")
+
+    def __init__(self) -> None:
+        self._named: list[str] = []
+        self._count = 0
+
+    def add(self, place: str, error: ValueError) -> None:
+        """Note one.
+
+        Args:
+            place: Where it stands.
+            error: What is wrong with it.
+        """
+        self._count += 1
+        if self._count <= _PROBLEMS:
+            self._named.append(f"{place}: {error}")
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if there is one."""
+        if self._count > _PROBLEMS:
+            self._named.append(f"and {self._count - _PROBLEMS} more")
+        if self._named:
+            raise ValueError("; ".join(self._named))
+
 
 class Table(Generic[IndexT]):
     """A set of entries.
@@ -139,8 +188,8 @@ class Table(Generic[IndexT]):
         self._seen = self._signatures()
         self._next_look = monotonic() + LOOK_EVERY
         self._unfinished = None if file is None else _unfinished(file)
-        text = None if file is None else read_text(file)
-        self._index: IndexT = self._begin(text, self._build(text))
+        content = None if file is None else read_content(file)
+        self._index: IndexT = self._begin(content, self._build(content))
 
     @property
     def is_empty(self) -> bool:
@@ -196,58 +245,83 @@ class Table(Generic[IndexT]):
         """The files that are looked at."""
         return self.named_files()
 
-    def _begin(self, text: str | None, index: IndexT) -> IndexT:  # noqa: ARG002 - what is kept is kept as text
+    def _begin(self, content: Content | None, index: IndexT) -> IndexT:  # noqa: ARG002 - what is kept is kept as it was written
         """What holds at first."""
         return index
 
     def _reload(self, file: Path) -> None:
         try:
-            text = read_text(file)
-            self._renew(text, self._build(text))
+            content = read_content(file)
+            self._renew(content, self._build(content))
         except ValueError as error:
             _log.error("table kept its old content", file=str(file), reason=str(error))
 
-    def _renew(self, text: str, index: IndexT) -> None:
+    def _renew(self, content: Content, index: IndexT) -> None:
         """Put a new index in the place of the old one."""
         change = Change.between(self._index, index)
         self._index = index
         told = {"file": str(self._file), "entries": change.has, "came": change.came, "went": change.went}
-        is_emptied = change.went > 0 and next(self._lines(text), None) is None  # entries written inline stay
+        is_emptied = change.went > 0 and next(self._entries_of(content), None) is None  # entries written inline stay
         if is_emptied or Losses().are_too_many(change):
             _log.warning("table has lost many entries", **told)
         else:
             _log.info("table read again", **told)
 
-    def _build(self, text: str | None) -> IndexT:
+    def _build(self, content: Content | None) -> IndexT:
+        """The index of the entries and of a file's content.
+
+        Raises:
+            ValueError: There is a bad one.
+        """
+        if content is None:
+            return self._built(())
+        key = (type(self), self._entries, content.digest)
+        index: IndexT | None = _indexes.get(key)
+        if index is None:
+            index = _indexes[key] = self._built(content.pieces())
+        return index
+
+    def _built(self, pieces: Iterable[bytes]) -> IndexT:
         index: IndexT = self.index_type()
-        problems: list[str] = []
-        count = 0
-        for place, entry in self._places(text):
+        problems = Problems()
+        for number, entry in enumerate(self._entries, 1):
             try:
                 index.add(entry)
             except ValueError as error:
-                count += 1
-                if count <= _PROBLEMS:
-                    problems.append(f"{place}: {error}")
-        if count > _PROBLEMS:
-            problems.append(f"and {count - _PROBLEMS} more")
-        if problems:
-            raise ValueError("; ".join(problems))
+                problems.add(f"entry {number}", error)
+        number = 1
+        for piece in pieces:
+            number += self._add_lines(index, piece, number, problems)
+        problems.check()
+        index.finish()
         return index
 
-    def _places(self, text: str | None) -> Iterator[tuple[str, str]]:
-        for number, entry in enumerate(self._entries, 1):
-            yield f"entry {number}", entry
-        if text is not None:
-            for line, entry in self._lines(text):
-                yield f"{self._file}:{line}", entry
+    def _add_lines(self, index: IndexT, lines: bytes, number: int, problems: Problems) -> int:
+        """Add the entries of some lines of the file; returns how many lines these are.
 
-    def _lines(self, text: str) -> Iterator[tuple[int, str]]:
-        """The entries of a file, each with the number of its line."""
-        for number, line in enumerate(text.split("\n"), 1):
+        Args:
+            index: Where they are added.
+            lines: Whole lines, in UTF-8.
+            number: That of the first of them.
+            problems: Takes what is wrong.
+        """
+        for line, entry in self._lines(lines.decode(), number):
+            try:
+                index.add(entry)
+            except ValueError as error:
+                problems.add(f"{self._file}:{line}", error)
+        return lines.count(b"\n")
+
+    def _entries_of(self, content: Content) -> Iterator[str]:
+        """The entries of a file."""
+        return (entry for piece in content.pieces() for _, entry in self._lines(piece.decode(), 1))
+
+    def _lines(self, text: str, number: int) -> Iterator[tuple[int, str]]:
+        """The entries of some lines, each with the number of its line; ``number`` is that of the first."""
+        for line_number, line in enumerate(text.split("\n"), number):
             entry = (_COMMENT.sub("", line) if "#" in line else line).strip()
             if entry:
-                yield number, entry
+                yield line_number, entry
 
     @classmethod
     def from_config(cls, value: object, folder: Path) -> Self:
@@ -332,56 +406,20 @@ def read_setting(value: object, folder: Path) -> tuple[tuple[str, ...], Path | N
     return tuple(value), None if file is None else folder / str(file)
 
 
-def read_text(file: Path) -> str:
-    """The text of a table's file.
-
-    Raises:
-        ValueError: It can't be read, or it is not UTF-8.
-    """
-    try:
-        with _opened(file) as opened:
-            return opened.read().decode("utf-8-sig")  # some editors put a byte order mark at the start
-    except OSError as error:
-        raise ValueError(f"can't read {file}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{file}:{line}: not UTF-8") from None
-
-
-def _opened(file: Path) -> BinaryIO:
-    """An ordinary file, open for reading; what is none, such as a pipe, would keep its reader waiting for ever.
-
-    Raises:
-        OSError: It can't be opened, or is no ordinary file.
-    """
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) or os.path.samestat(status, os.stat(os.devnull)):  # noqa: PTH116 - to be compared
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
-    raise OSError(number, os.strerror(number) if number == errno.EISDIR else "it is no ordinary file")
-
-
 def signature_of(file: Path) -> Signature | None:
     """What changes when the file does; None when there is none."""
     try:
         status = os.stat(file)  # noqa: PTH116 - Path.stat builds more objects for the same call
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return _signature(status)
 
 
-def _unfinished(file: Path) -> tuple[int, int, int] | None:
+def _unfinished(file: Path) -> Signature | None:
     """What tells this state of a file from others, if it ends within a line; None if it does not, or is not there."""
-    try:
-        with _opened(file) as opened:
-            status = os.fstat(opened.fileno())
-            if status.st_size == 0:
-                return None
-            opened.seek(-1, os.SEEK_END)
-            if opened.read(1) == b"\n":
-                return None
-    except OSError:
-        return None
+    status = ends_within_a_line(file)
+    return None if status is None else _signature(status)
+
+
+def _signature(status: os.stat_result) -> Signature:
     return status.st_mtime_ns, status.st_size, status.st_ino

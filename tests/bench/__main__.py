@@ -8,7 +8,7 @@ DKIM-signed mail whose sender is checked is measured against Postfix with milter
 table has the cost of verifying signatures against dkimpy (``dkim``), a third that of SPF against pyspf (``spf``), a
 fourth that of DNS questions by several engines (``dns_engines``), a fifth has what commands take that only load and
 print (``commands``), a sixth the cost of counting in Redis (``state``), a seventh what mail waits for while Redis is
-away (``outages``).
+away (``outages``), two more what look-up tables cost, and a list of a million recipients (``tables``).
 
 Options: ``--quick`` for one short round, ``--rounds N``, ``--only NAME`` (repeatable) for some of the measurements, and
 ``--base FOLDER`` to measure the gateway of another working copy (``git worktree add FOLDER COMMIT``) in the same turns,
@@ -28,7 +28,7 @@ from typing import Final
 from rich.console import Console
 from rich.status import Status
 
-from tests.bench import authentication, commands, dkim, dns_engines, figures, outages, report, spf, state
+from tests.bench import authentication, commands, dkim, dns_engines, figures, outages, report, spf, state, tables
 from tests.bench.figures import Effort
 from tests.bench.processes import BenchError
 from tests.bench.servers import PostfixProxy, Server, Sink, gateway, postfix_proxy, smtp_sink, why_no_postfix
@@ -45,6 +45,7 @@ MEASUREMENTS: Final = (
     "spf",
     "dns",
     "commands",
+    "tables",
     "state",
     "outages",
 )
@@ -66,7 +67,9 @@ def main() -> int:
         console.print(dns_engines.measured(rounds=effort.rounds, count=1000 if arguments.quick else 3000))
     if "commands" in chosen:
         console.print(commands.measured(rounds=effort.rounds, base=arguments.base))
-    chosen -= {"dkim", "spf", "dns", "commands"}
+    if "tables" in chosen:
+        _tables(console, effort, arguments.base)
+    chosen -= {"dkim", "spf", "dns", "commands", "tables"}
     if not chosen:
         return 0
     if not is_installed("smtp-source"):
@@ -86,6 +89,17 @@ def main() -> int:
         console.print(f"[red]{error}")
         return 1
     return 0
+
+
+def _tables(console: Console, effort: Effort, base: Path | None) -> None:
+    with console.status("tables") as status:
+        found = tables.measured(_sources(base), _progress(status, "tables"), rounds=min(effort.rounds, 3))
+    console.print(*found)
+
+
+def _sources(base: Path | None) -> dict[str, Path]:
+    """The working copies that are compared."""
+    return ({"base": base.resolve()} if base is not None else {}) | {"Lychgate": Path(__file__).parents[2]}
 
 
 def _state(console: Console, effort: Effort) -> None:
@@ -114,8 +128,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _measure(console: Console, effort: Effort, chosen: frozenset[str], base: Path | None) -> None:
-    sources = {"base": base.resolve()} if base is not None else {}
-    sources["Lychgate"] = Path(__file__).parents[2]
+    sources = _sources(base)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lychgate-bench-")))
         folder.chmod(0o755)  # smtp-sink becomes another user

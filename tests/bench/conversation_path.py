@@ -78,6 +78,9 @@ class _Transport:
 
     abort = close
 
+    def set_write_buffer_limits(self, high: int) -> None:
+        pass
+
     def pause_reading(self) -> None:
         pass
 

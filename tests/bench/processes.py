@@ -1,7 +1,8 @@
 """What a benchmark starts, and what ``/proc`` says about it.
 
 Every process is kept and ended by itself (``Program``); figures are read from ``/proc/PID``: processor time from
-``stat``, memory from ``status``. A peak is the kernel's own (``VmHWM``), which ``reset_peak`` starts anew.
+``stat``, memory from ``status`` and ``smaps_rollup``. A peak is the kernel's own (``VmHWM``), which ``reset_peak``
+starts anew.
 """
 
 import os
@@ -162,6 +163,12 @@ def _stat(pid: int) -> list[str]:
 def memory(pid: int) -> int:
     """Resident memory in octets."""
     return _status(pid, "VmRSS")
+
+
+def own_memory(pid: int) -> int:
+    """Memory in octets, of what processes share the process's part of it (``Pss`` of proc(5), smaps_rollup)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def peak_memory(pid: int) -> int:

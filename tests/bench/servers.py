@@ -10,9 +10,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -34,7 +35,7 @@ listeners:
 backends:
   sink: {{servers: ["127.0.0.1:{sink}"]}}
 domains:
-  example.com: {{recipients: {{list: [bob]}}}}
+  example.com: {{recipients: {recipients}}}
 dns: {dns}
 records: {{file: records.jsonl}}
 spool: {{directory: spool}}
@@ -116,11 +117,26 @@ class PostfixWithMilters:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """Lychgate."""
+    """Lychgate.
+
+    Attributes:
+        name: What the table calls it.
+        port: Its port on 127.0.0.1.
+        supervisor: The process that started the workers.
+        config: Its configuration file.
+        ready: Waits until it says that it is ready.
+    """
 
     name: str
     port: int
-    workers: tuple[int, ...]
+    supervisor: int
+    config: Path
+    ready: Callable[[], None]
+
+    @property
+    def workers(self) -> tuple[int, ...]:
+        """The workers now, also those that a reload has retired and that have not ended yet."""
+        return tuple(children(self.supervisor))
 
     @property
     def worker(self) -> int:
@@ -153,12 +169,13 @@ def postfix_proxy(sink: Sink) -> Iterator[PostfixProxy]:
 
 @contextmanager
 def gateway(
-    sink: Sink,
+    sink: Server,
     parent: Path,
     *,
     name: str = "Lychgate",
     source: Path = _ROOT,
     workers: int = 1,
+    recipients: str = "{list: [bob]}",
     dns: str = "{client_names: false}",
     policies: str = "[relay, recipient, size]",
     more: str = "",
@@ -171,7 +188,8 @@ def gateway(
         name: What the table calls it.
         source: The working copy that is run.
         workers: How many.
-        dns: The section of the configuration, as YAML in one line.
+        recipients: Those of the domain, as YAML in one line.
+        dns: The section of the configuration, the same way.
         policies: The chain, the same way.
         more: Further lines of the configuration.
     """
@@ -180,7 +198,7 @@ def gateway(
     port = free_port()
     config = folder / "lychgate.yaml"
     settings = {"port": port, "sink": sink.port, "workers": workers, "dns": dns, "policies": policies, "more": more}
-    config.write_text(_CONFIG.format(**settings), "utf-8")
+    config.write_text(_CONFIG.format(recipients=recipients, **settings), "utf-8")
     with ExitStack() as stack:
         ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         ready.bind(str(folder / "notify"))
@@ -194,7 +212,7 @@ def gateway(
             )
         )
         _await_ready(ready, program)
-        yield Gateway(name, port, tuple(children(program.pid)))
+        yield Gateway(name, port, program.pid, config, partial(_await_ready, ready, program))
 
 
 def _await_ready(notified: socket.socket, program: Program) -> None:

@@ -14,7 +14,8 @@ VANISHING = [step for step in Step if step is not Step.AFTER_DOT]
 
 async def test_vanished_clients_leave_no_message() -> None:
     """Twenty clients cut off at each step before the final dot: the mail server has nothing of any of them."""
-    async with Keeper() as keeper, Gateway(backend=keeper.port) as gateway:
+    settings = {"records": {"file": "records.jsonl", "silent_clients": True}}
+    async with Keeper() as keeper, Gateway(settings, backend=keeper.port) as gateway:
         for step in VANISHING:
             clients = [Client(gateway.port) for _ in range(20)]
             await asyncio.gather(*(client.walk(f"{step.name}-{n}", step) for n, client in enumerate(clients)))

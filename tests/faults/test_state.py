@@ -47,7 +47,7 @@ class Rig:
     @property
     def is_away(self) -> bool:
         """Whether the gateway has given up on Redis for now."""
-        return any(not lane.is_open for lane in self.state.lanes.values())
+        return any(not pipeline.is_open for pipeline in self.state.pipelines.values())
 
     async def flow(self) -> None:
         """Send messages for ever."""
@@ -181,7 +181,7 @@ async def test_a_gateway_starts_without_its_redis(tmp_path: Path) -> None:
             await asyncio.to_thread(redis.start)
             state: Any = site.worker._state
             async with asyncio.timeout(WITHIN):
-                await state.lanes[""].breaker.healed.wait()
+                await state.pipelines[""].breaker.healed.wait()
             async with site.client() as client:
                 await client.begin()
             assert [entry.level async for entry in state.entries()] == [pytest.approx(1, abs=0.01)]
@@ -249,8 +249,8 @@ async def test_the_next_master_takes_over_when_the_sentinels_agree() -> None:
             while not level:
                 (answer,) = await state.ask([take])
                 level = answer.level if isinstance(answer, Answer) else 0.0
-                for lane in state.lanes.values():
-                    await lane.breaker.healed.wait()
+                for pipeline in state.pipelines.values():
+                    await pipeline.breaker.healed.wait()
         assert level == pytest.approx(2.0, abs=0.01)
         await state.stop()
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.adapters.state.line import LAG
 from gateway.adapters.state.redis import RedisState
+from gateway.adapters.state.server import LAG
 from gateway.config.state import StateOptions
 from gateway.state import Answer, Counting, Greet, StateUnavailableError, Take
 from tests.support.gateway import poll
@@ -114,7 +114,7 @@ class Rig:
     @property
     def is_away(self) -> bool:
         """Whether the state has given up on Redis for now."""
-        return not all(lane.is_open for lane in self.state.lanes.values())
+        return not all(pipeline.is_open for pipeline in self.state.pipelines.values())
 
     def connections(self) -> int:
         """How many the state has."""

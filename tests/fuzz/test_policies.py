@@ -7,10 +7,11 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UnsetType
 from structlog.testing import capture_logs
 
 from gateway.admission.admission import Admission
-from gateway.admission.recording import RESULTS
+from gateway.admission.recording import result_of
 from gateway.admission.rules import Rules
 from gateway.admission.trace import Identity
 from gateway.chain.chain import Chain
@@ -22,7 +23,18 @@ from gateway.smtp import reply as replies
 from gateway.smtp.grammar import parse_mail, parse_rcpt
 from gateway.testing import Site, domain, message
 from gateway.verdict import Action, Response, Stage, Verdict
-from tests.support.policy_model import Act, Answer, Case, CheckLine, Model, RecordLine, Script, Scripted, ScriptedToAsk
+from tests.support.policy_model import (
+    HELD,
+    Act,
+    Answer,
+    Case,
+    CheckLine,
+    Model,
+    RecordLine,
+    Script,
+    Scripted,
+    ScriptedToAsk,
+)
 
 OURS = ["one.example", "two.example", "three.example"]
 REPLIES = {2: replies.RECIPIENT_OK, 4: replies.BACKEND_UNAVAILABLE, 5: replies.BAD_RECIPIENT_ADDRESS}
@@ -46,6 +58,7 @@ class Desk:
                 chain=Chain(case.policies, case.overrides, case.exceptions, site.context, mode),
                 domain=site.context.domain,
                 backend=lambda _, recipient: case.groups.get(recipient.path.domain, "default"),
+                quarantine=HELD,
                 recipient_limit=case.limit,
                 recipient_overshoot=10**6,
                 transaction_memory=10**6,
@@ -54,6 +67,7 @@ class Desk:
                 clock=site.clock,
                 identity=Identity(hostname="mx.example.com"),
                 delay_reject=case.delay_reject,
+                session_delay=case.session_delay,
             ),
         )
         self.greeted = False
@@ -68,7 +82,10 @@ class Desk:
 
     def tell(self, command: str, verdict: Verdict) -> None:
         """Note what a command came to."""
-        self.answers.append(Answer(command, 2 if verdict.reply is None else verdict.reply.code // 100))
+        code = 2 if verdict.reply is None else verdict.reply.code // 100
+        delay = self.admission.take_delay()
+        assert self.admission.take_delay() == 0
+        self.answers.append(Answer(command, code, delay=delay))
 
     async def run(self) -> None:
         """The whole session."""
@@ -117,9 +134,11 @@ class Desk:
             recipient, verdict = await admission.rcpt(*parse_rcpt(f"TO:<{argument}>"))
             if verdict.reply is None:
                 self.backend = BACKEND
+                assert self.case.groups.get(recipient.path.domain, "default") == admission.backend or (
+                    admission.backend == HELD
+                )
                 reply = REPLIES[self.case.answers.get(argument.partition("@")[0], 2)]
-                admission.answered(recipient, reply)
-                verdict = replace(verdict, reply=reply)
+                verdict = replace(verdict, reply=admission.answered(recipient, reply))
         elif command == "data":
             taken = {RecipientState.ACCEPTED, RecipientState.DISCARDED}
             if transaction is None or not any(each.state in taken for each in transaction.recipients):
@@ -136,21 +155,21 @@ class Desk:
         if verdict.reply is None:
             verdict = await admission.message(made)
         if verdict.reply is not None:
-            admission.finish(RESULTS[verdict.action], verdict, verdict.reply, self.given_up())
+            admission.finish(result_of(verdict.action), verdict, verdict.reply, self.given_up())
             self.tell("data", verdict)
             return verdict
         transaction = admission.transaction
         assert transaction is not None
-        tags = [
-            added.decode().strip() for added in admission.changes(made).on_top if added.startswith(b"X-Lychgate-Tag: ")
-        ]
-        assert len(set(tags)) == len(tags)
+        fields = [added.decode().strip() for added in admission.changes(made).on_top if added.startswith(b"X-")]
+        assert len(set(fields)) == len(fields)
         self.answers.append(
             Answer(
                 "data",
                 2,
                 tuple(each.path.text for each in transaction.accepted),
-                frozenset(tag.removeprefix("X-Lychgate-Tag: ") for tag in tags),
+                frozenset(fields),
+                admission.backend,
+                admission.take_delay(),
             )
         )
         admission.finish("accepted", None, replies.ACCEPTED, self.given_up())
@@ -165,7 +184,16 @@ def line(record: DecisionRecord) -> RecordLine:
         (decision.result, decision.policy, decision.stage, decision.outcome),
         tuple((each.address, each.verdict, each.decided_by) for each in record.recipients),
         tuple(
-            CheckLine(c.policy, c.stage, c.recipient, c.outcome, c.action, c.observed, c.exempted)
+            CheckLine(
+                c.policy,
+                c.stage,
+                c.recipient,
+                c.outcome,
+                c.action,
+                c.observed,
+                c.exempted,
+                0.0 if isinstance(c.delay_ms, UnsetType) else c.delay_ms / 1000,
+            )
             for c in record.checks
         ),
     )
@@ -205,16 +233,22 @@ acts = st.one_of(
         st.sampled_from(["mild", "mild", "mild", "severe", "severe", "severe", "raises", "undeclared"]),
         st.sampled_from(["", "", "bad", "bad", "alice", "bob", "one.example"]),
         st.booleans(),
+        st.sampled_from([(), (), (), ("X-Score: 5",), ("X-Score: 5", "X-Seen: bob"), ("X-Undeclared: 1",)]),
     ),
     st.builds(Act, st.just("stalls"), st.sampled_from(["bad", "bob"]), st.just(value=True)),
 )
 scripts = st.dictionaries(
     st.sampled_from([stage for stage in Stage if stage is not Stage.CLOSE]), acts, min_size=1, max_size=2
 ).map(lambda script: Script(acts=script))
+delays = st.sampled_from([0.0, 0.0, 0.0, 5.0, 20.0])
 ons = st.fixed_dictionaries(
     {
-        "mild": st.sampled_from([Action.TAG, Action.PASS, Action.TAG]).map(Response),
-        "severe": st.sampled_from([*Action, Action.REJECT, Action.DISCARD]).map(Response),
+        "mild": st.builds(
+            Response,
+            st.sampled_from([Action.TAG, Action.PASS, Action.TAG, Action.PASS, Action.QUARANTINE]),
+            delay=delays,
+        ),
+        "severe": st.builds(Response, st.sampled_from([*Action, Action.REJECT, Action.DISCARD]), delay=delays),
     }
 )
 modes = st.sampled_from([Mode.ENFORCE, Mode.ENFORCE, Mode.ENFORCE, Mode.OBSERVE])
@@ -264,9 +298,10 @@ def cases(draw: st.DrawFn) -> Case:
         exceptions=draw(st.lists(exceptions([settings.id for settings in chain]), max_size=3)),
         observe=draw(st.sampled_from([False] * 9 + [True])),
         delay_reject=draw(st.booleans()),
-        groups=draw(st.sampled_from([{}, {}, {"three.example": "second"}])),
-        single=draw(st.sampled_from([frozenset[str](), frozenset[str](), frozenset({"default"})])),
+        groups=draw(st.sampled_from([{}, {}, {"three.example": "second"}, {"three.example": HELD}])),
+        single=draw(st.sampled_from([frozenset[str](), frozenset[str](), frozenset({"default"}), frozenset({HELD})])),
         limit=draw(st.sampled_from([100, 100, 3])),
+        session_delay=draw(st.sampled_from([1000.0, 1000.0, 30.0, 0.0])),
         client="192.0.2.1",
         commands=draw(sessions),
         answers={"busy": 4, "gone": 5},
@@ -276,7 +311,7 @@ def cases(draw: st.DrawFn) -> Case:
 @given(cases())
 @settings(max_examples=200, deadline=None)
 def test_any_chain_does_what_the_model_says(case: Case) -> None:
-    """What is answered, what is forwarded with which tags, and the records."""
+    """What is answered and after which delay, what is forwarded where with which fields, and the records."""
     model, desk = Model(case), Desk(case)
     model.run()
     with capture_logs():

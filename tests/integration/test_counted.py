@@ -93,6 +93,7 @@ class End:
 QUICK = {"timeouts": {"end_of_data": "300ms"}}
 TWO = {"domains": {"example.com": {}, "example.net": {"message_size": "5MB"}}}
 NOW = {"delay_reject": "none"}
+HELD = {"quarantine": {"backend": "backend"}}
 KEPT: dict[str, Any] = {"messages": 1, "recipients": 1, "octets": SIZE}
 ENDS = [
     End("accepted", [MAIL, ALICE, *ended("250")], **KEPT),
@@ -115,6 +116,13 @@ ENDS = [
     End("DATA discarded", [MAIL, ALICE, *ended("250")], policies=[at("data", "discard")], messages=1, recipients=1),
     End("RCPT discarded", [MAIL, ALICE, *ended("250")], policies=[at("rcpt", "discard")], messages=1, recipients=1),
     End("MAIL discarded", [MAIL, ALICE, *ended("250")], policies=[at("mail", "discard")], messages=1),
+    End("RCPT quarantined", [MAIL, ALICE, *ended("250")], policies=[at("rcpt", "quarantine")], config=HELD, **KEPT),
+    End("message quarantined", [MAIL, ALICE, *ended("250")], policies=[at("message", "quarantine")],
+        config=HELD, **KEPT),
+    End("the quarantine refuses RCPT", [MAIL, refused(ALICE, "451")], policies=[at("rcpt", "quarantine")],
+        config=HELD, backend={"rcpt": say("550 5.1.1 Unknown")}),
+    End("the quarantine refuses the message", [MAIL, ALICE, *ended("451")], policies=[at("message", "quarantine")],
+        config=HELD, backend={"end": say("554 5.6.0 No")}),
     End("discarded and given up", [MAIL, ALICE, ("RSET", "250")], policies=[at("rcpt", "discard")]),
     End("one discarded of two", [MAIL, ALICE, BOB, *ended("250")], policies=[at("rcpt", "discard", "bob@")],
         messages=1, recipients=2, octets=SIZE),

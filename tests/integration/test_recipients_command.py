@@ -6,6 +6,7 @@ import signal
 import socket
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -134,8 +135,9 @@ def test_only_the_service_and_root_may_ask(postfix: Postfix, tmp_path: Path) -> 
                 assert "error" in json.loads(client.makefile().readline())
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
-            client.sendall(b"x" * 200_000)
-            assert client.recv(1) == b""
+            with suppress(BrokenPipeError):  # it is answered before it is whole
+                client.sendall(b"x" * 200_000)
+            assert "error" in json.loads(client.makefile().readline())
         assert rcpt(gateway, "alice@example.com") == [250]
 
 

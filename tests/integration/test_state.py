@@ -18,8 +18,8 @@ from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 from gateway import gathering
-from gateway.adapters.state.lane import TURNS
 from gateway.adapters.state.memory import MemoryState
+from gateway.adapters.state.pipeline import TURNS
 from gateway.adapters.state.redis import RedisState
 from gateway.adapters.state.scripts import BUCKET
 from gateway.config.state import StateOptions
@@ -202,7 +202,7 @@ async def test_what_cannot_be_sent_stops_nothing(servers: Callable[[str], str], 
     await state.start()
     with pytest.raises(UnicodeEncodeError):
         await state.ask([take(name="\ud800")])
-    assert [lane.breaker.health.outages for lane in state.lanes.values()] == [0]
+    assert [pipeline.breaker.health.outages for pipeline in state.pipelines.values()] == [0]
     assert await granted(state, take()) == [True]
     await state.stop()
 
@@ -301,7 +301,7 @@ async def test_what_somebody_wrote_by_hand_is_passed_over(servers: Callable[[str
         await state.ask([take()])
     with pytest.raises(ResponseError):
         await state.greet(replace(GREET, client="x", envelope="y"))
-    assert [lane.breaker.health.outages for lane in state.lanes.values()] == [0]
+    assert [pipeline.breaker.health.outages for pipeline in state.pipelines.values()] == [0]
     assert [entry.name async for entry in state.entries()] == ["other"]
     client.close()
     await state.stop()
@@ -370,6 +370,23 @@ async def test_calls_of_some_turns_share_a_round_trip(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.peer("redis-server")
+async def test_a_redis_that_was_restarted_meanwhile_has_the_scripts_before_the_first_call() -> None:
+    """A call whose script is missing would be carried out after those that follow it."""
+    with RedisServer() as server:
+        state = RedisState(StateOptions(url=server.url, timeout="30s"))
+        await state.start()
+        assert await granted(state, enter("a")) == [True]
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.start)
+        await state.renew()
+        state.leave(enter("a"))
+        assert (await ask(state, enter("b")))[0].level == 1
+        assert "errorstat_NOSCRIPT" not in server.client.info("errorstats")
+        assert [pipeline.breaker.health.outages for pipeline in state.pipelines.values()] == [0]
+        await state.stop()
+
+
+@pytest.mark.peer("redis-server")
 async def test_nothing_is_left_of_a_state_that_stops_as_its_redis_does() -> None:
     """A call that is lost while the state stops begins an outage; nobody probes for its end."""
     with RedisServer() as server:
@@ -378,13 +395,13 @@ async def test_nothing_is_left_of_a_state_that_stops_as_its_redis_does() -> None
         server.pause()
         asked = asyncio.create_task(state.ask([take()]))
         await asyncio.sleep(0)
-        (lane,) = state.lanes.values()
-        stopped = asyncio.create_task(lane.stop())
+        (pipeline,) = state.pipelines.values()
+        stopped = asyncio.create_task(pipeline.stop())
         await asyncio.sleep(0)
         os.kill(server.pid, signal.SIGKILL)  # paused as it is, so that it answers no more
         assert [isinstance(answer, StateUnavailableError) for answer in await asked] == [True]
         await stopped
-        assert not lane.is_open
+        assert not pipeline.is_open
         assert asyncio.all_tasks() == {asyncio.current_task(), state._renewing}
         await state.stop()
 

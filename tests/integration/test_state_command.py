@@ -53,8 +53,8 @@ def test_it_shows_the_fullest_first_and_clears_one(tmp_path: Path) -> None:
             await state.greet(
                 Greet(client="domain=a", envelope="sender=carol@a", delay=300, window=3600, keep=86_400, passes=5)
             )
-            await state._lanes[""].stop()  # not the connection that is held
-            await state._link.close()
+            await state._pipelines[""].stop()  # not the connection that is held
+            await state._topology.close()
 
         asyncio.run(fill())
         status, text = _run("--config", config, "--json")

@@ -60,7 +60,7 @@ async def test_users_and_passwords() -> None:
         assert {entry.kind async for entry in state.entries()} == set(Kind)
         state.leave(enter)
         assert await state.clear("rate:{s}:limit")
-        assert state.lanes[""].breaker.health.failed == 0
+        assert state.pipelines[""].breaker.health.failed == 0
         await state.stop()
         for wrong in ({"password": "wrong"}, {}, {"username": "gate", "password": "wrong"}):
             assert await _outcome({"url": redis.url, **wrong}) == "the state is unavailable"

@@ -178,14 +178,18 @@ def handshake_due(gateway: Gateway, listener: str) -> Wire:
     return client
 
 
-@pytest.mark.parametrize("listener", ["starttls", "implicit"])
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("fault", "reason", "listener"),
     [
-        ("no handshake", "wrong version number"),
-        ("untrusted", "unknown ca"),
-        ("silent", "longer than"),
-        ("gone", "Connection"),
+        ("no handshake", "wrong version number", "starttls"),
+        ("no handshake", "wrong version number", "implicit"),
+        ("untrusted", "unknown ca", "starttls"),
+        ("untrusted", "unknown ca", "implicit"),
+        ("silent", "longer than", "starttls"),
+        ("silent", "longer than", "implicit"),
+        ("gone", "Connection", "starttls"),
+        ("gone in it", "Connection", "starttls"),
+        ("gone in it", "Connection", "implicit"),
     ],
 )
 def test_a_failed_handshake_leaves_a_record_that_says_so(
@@ -200,7 +204,9 @@ def test_a_failed_handshake_leaves_a_record_that_says_so(
         elif fault == "untrusted":
             with pytest.raises(ssl.SSLCertVerificationError):
                 client.start_tls(ssl.create_default_context())
-        elif fault == "gone":
+        elif fault in {"gone", "gone in it"}:
+            if fault == "gone in it":
+                client.send(b"\x16\x03\x01\x02\x00\x01")
             client.close()
         if fault in {"no handshake", "silent"}:
             with pytest.raises((ClosedError, ValueError)):  # perhaps an alert, which is no reply
@@ -210,7 +216,7 @@ def test_a_failed_handshake_leaves_a_record_that_says_so(
     assert reason in gateway.line("TLS handshake failed", session=session, level="info")["error"]
     assert (record["kind"], record["client"]["tls"], record["reply"]) == ("connection", None, None)
     decision = record["decision"]
-    if fault == "gone":
+    if fault in {"gone", "gone in it"}:
         assert (decision["result"], decision["policy"]) == ("none", None)
     else:
         assert (decision["result"], decision["policy"]) == ("disconnected", "smtp")

@@ -11,6 +11,7 @@ fails if the log has a line of level ``error`` that was not expected.
 """
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -100,6 +101,8 @@ class Gateway:
         self._process: subprocess.Popen[str] | None = None
         self._changed = threading.Condition()
         self._readers: list[threading.Thread] = []
+        self._reads_log = threading.Event()
+        self._reads_log.set()
 
     # Its life.
 
@@ -135,6 +138,7 @@ class Gateway:
             self._clean_up()
 
     def _clean_up(self) -> None:
+        self.read_log()
         for reader in self._readers:
             reader.join(WITHIN)
         if self._temporary is not None:
@@ -211,6 +215,28 @@ class Gateway:
         found: list[psutil.Process] = poll(self.workers)
         assert len(found) == 1, found
         return found[0]
+
+    def worker_of(self, others: Sequence[psutil.Process]) -> psutil.Process:
+        """The only worker process that is none of these, waiting for others to end."""
+
+        def rest() -> list[psutil.Process]:
+            found = [worker for worker in self.workers() if worker not in others]
+            return found if len(found) == 1 else []
+
+        (found,) = poll(rest)
+        assert isinstance(found, psutil.Process)
+        return found
+
+    def leave_log(self) -> None:
+        """Read no more of the log: its pipe, which is made as small as one can be, fills up."""
+        assert self._process is not None
+        assert self._process.stderr is not None
+        self._reads_log.clear()
+        fcntl.fcntl(self._process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+
+    def read_log(self) -> None:
+        """Read on."""
+        self._reads_log.set()
 
     # What it tells.
 
@@ -306,7 +332,7 @@ class Gateway:
     def _read_log(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
         with process.stderr as stream:
-            for text in stream:
+            while self._reads_log.wait() and (text := stream.readline()):
                 try:
                     line = json.loads(text)
                 except ValueError:

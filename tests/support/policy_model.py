@@ -1,4 +1,4 @@
-"""A model of the policy rules, as simple as the documentation's words, to hold the chain and the reception against.
+"""A model of the policy rules, as simple as the documentation's words, to hold the chain and the admission against.
 
 A ``Case`` is a configuration, a client and what it says; ``Model(case).run()`` tells what is answered to each command,
 what is forwarded and what the records say. It looks at each recipient by itself and shares no code with
@@ -26,7 +26,10 @@ TODAY: Final = date(2026, 1, 1)
 EARLY: Final = (Stage.CONNECT, Stage.HELO, Stage.MAIL)
 LATE: Final = {Stage.DATA, Stage.MESSAGE}
 ENDS: Final = {Action.DEFER, Action.REJECT, Action.DISCARD, Action.DISCONNECT}
+HELD: Final = "held"
+WRITES: Final = ("X-Score", "X-Seen")
 RESULTS: Final = {
+    Action.QUARANTINE: "quarantined",
     Action.DEFER: "deferred",
     Action.REJECT: "rejected",
     Action.DISCARD: "discarded",
@@ -46,11 +49,13 @@ class Act:
         when: Only where this stands in what the stage is about: the client's address, the HELO name, the sender (from
             MAIL on) or at RCPT the recipient.
         waits: Whether its hook is asynchronous.
+        fields: The header fields that its finding brings along.
     """
 
     does: str
     when: str = ""
     waits: bool = False
+    fields: tuple[str, ...] = ()
 
 
 class Script(Options):
@@ -66,6 +71,7 @@ class Scripted(Policy[Script]):
     """Does what its options say."""
 
     name = "scripted"
+    writes = WRITES
     mild = Outcome("mild", Action.TAG, Reply(550, "5.7.1", "Mild"), "Something.")
     severe = Outcome("severe", Action.REJECT, Reply(550, "5.7.1", "Severe"), "Something bad.")
     undeclared = property(lambda _: Outcome("undeclared", Action.REJECT, Reply(550, "5.7.1", "Undeclared"), ""))
@@ -83,7 +89,9 @@ class Scripted(Policy[Script]):
         if act.does == "raises":
             raise RuntimeError("as the script says")
         outcome: Outcome = getattr(self, act.does)
-        return Asking((), outcome, lambda _: outcome()) if self.asks else outcome()
+        if self.asks:
+            return Asking((), outcome, lambda _: outcome(fields=act.fields))
+        return outcome(fields=act.fields)
 
     async def look_on(self, stage: Stage, *about: Any) -> Finding | Asking | None:
         """A hook that waits."""
@@ -130,6 +138,7 @@ class Case:
         groups: The server group of each domain.
         single: The groups that take one recipient a transaction.
         limit: The most recipients.
+        session_delay: Seconds by which the replies of the session may be held back in all.
         client: The client's address.
         commands: What it says, each with its argument.
         answers: What the backend says to a recipient, by local part; 250 to others.
@@ -143,6 +152,7 @@ class Case:
     groups: Mapping[str, str]
     single: frozenset[str]
     limit: int
+    session_delay: float
     client: str
     commands: Sequence[tuple[str, str]]
     answers: Mapping[str, int]
@@ -159,6 +169,23 @@ class CheckLine:
     action: Action = Action.PASS
     observed: bool = False
     exempted: str | None = None
+    delay: float = 0.0
+    fields: tuple[str, ...] = field(default=(), compare=False)  # which the record does not show
+
+    @property
+    def held_back(self) -> float:
+        """By how much it holds the reply back."""
+        return 0.0 if self.observed else self.delay
+
+    @property
+    def added(self) -> Iterator[str]:
+        """What it adds to the message."""
+        if self.observed or self.exempted is not None:
+            return
+        name = {Action.TAG: "Tag", Action.QUARANTINE: "Quarantine"}.get(self.action)
+        if name is not None:
+            yield f"X-Lychgate-{name}: policy={self.policy}; outcome={self.outcome}"
+        yield from self.fields
 
 
 @dataclass(frozen=True)
@@ -173,12 +200,14 @@ class RecordLine:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command came to: the class of the reply, and what was forwarded with which tags."""
+    """What a command came to: the class of the reply, what was forwarded with which fields and where, and the delay."""
 
     command: str
     code: int
     forwarded: tuple[str, ...] = ()
-    tags: frozenset[str] = frozenset()
+    fields: frozenset[str] = frozenset()
+    backend: str | None = None
+    delay: float = 0.0
 
 
 # The model.
@@ -206,7 +235,8 @@ class Rcpt:
     verdict: str = "undecided"
     by: str | None = None
     decision: Decision | None = None
-    tags: frozenset[str] = frozenset()
+    fields: frozenset[str] = frozenset()
+    held: Decision | None = None
 
     @property
     def domain(self) -> str:
@@ -228,6 +258,8 @@ class Model:
     records: list[RecordLine] = field(default_factory=list)
     refused: Decision | None = None  # HELO, with delay_reject: none
     recorded: Decision | None = None
+    delays: list[float] = field(default_factory=list)  # of the present command
+    delayed: float = 0.0
     greeted: bool = False
 
     # What holds where.
@@ -256,7 +288,23 @@ class Model:
         about = {Stage.CONNECT: self.case.client, Stage.HELO: self.helo, Stage.RCPT: recipient}.get(stage, self.sender)
         if about is None or act.when not in about:
             return None
-        return act.does if act.does in {"mild", "severe"} else "error"
+        if act.does not in {"mild", "severe"} or not _writes(act):
+            return "error"
+        return act.does
+
+    def answer(
+        self,
+        command: str,
+        code: int,
+        forwarded: tuple[str, ...] = (),
+        fields: frozenset[str] = frozenset(),
+        backend: str | None = None,
+    ) -> None:
+        """Note what a command came to; of several delays the longest counts, and the session has a bound."""
+        delay = min(max(self.delays, default=0.0), self.case.session_delay - self.delayed)
+        self.delays = []
+        self.delayed += delay
+        self.answers.append(Answer(command, code, forwarded, fields, backend, delay))
 
     def check(self, settings: PolicySettings, stage: Stage, recipient: str | None, outcome: str | None) -> CheckLine:
         """What the record says of what was found; with the action that the settings say."""
@@ -264,8 +312,11 @@ class Model:
         line = CheckLine(settings.id, stage, about, outcome)
         if outcome is None:
             return line
-        action = Action(settings.on_error.value) if outcome == "error" else settings.on[outcome].action
-        return replace(line, action=action, observed=self.case.observe or settings.mode is Mode.OBSERVE)
+        observed = self.case.observe or settings.mode is Mode.OBSERVE
+        if outcome == "error":
+            return replace(line, action=Action(settings.on_error.value), observed=observed)
+        response, fields = settings.on[outcome], _acts(settings)[stage].fields
+        return replace(line, action=response.action, observed=observed, delay=response.delay, fields=fields)
 
     def looks(self, settings: PolicySettings, stage: Stage, recipient: str | None) -> CheckLine:
         """One policy at one stage."""
@@ -295,6 +346,7 @@ class Model:
                 continue
             line = self.looks(settings, stage, None)
             lines.append(line)
+            self.delays.append(line.held_back)
             if not _ends(line):
                 continue
             waits = waits or line.action is Action.DISCARD
@@ -307,7 +359,7 @@ class Model:
     def early_for(self, recipient: Rcpt) -> Iterator[CheckLine]:
         """The stages before RCPT for a recipient, by itself. The record tells what the common settings did not find."""
         for stage in EARLY:
-            found = {line.policy for line in self.early_checks.get(stage, ()) if line.outcome is not None}
+            found = {line.policy: line for line in self.early_checks.get(stage, ()) if line.outcome is not None}
             for own, common in zip(self.settings(recipient.domain), self.case.policies, strict=True):
                 if stage not in _acts(own):
                     continue
@@ -315,6 +367,8 @@ class Model:
                 differs = own != common or line.exempted is not None
                 if own.options != common.options or (own.id in found and differs):
                     self.checks.append(line)
+                if own.id not in found or line.held_back != found[own.id].held_back:
+                    self.delays.append(line.held_back)
                 yield line
 
     def run_stage(self, stage: Stage, recipient: Rcpt, checks: list[CheckLine]) -> Iterator[CheckLine]:
@@ -323,6 +377,7 @@ class Model:
             if stage in _acts(settings):
                 line = self.looks(settings, stage, recipient.address)
                 checks.append(line)
+                self.delays.append(line.held_back)
                 yield line
 
     # Commands.
@@ -333,7 +388,8 @@ class Model:
             return 4
         recipient = Rcpt(address)
         self.recipients.append(recipient)
-        recipient.tags, ending = _first([self.early_for(recipient), self.run_stage(Stage.RCPT, recipient, self.checks)])
+        stages = [self.early_for(recipient), self.run_stage(Stage.RCPT, recipient, self.checks)]
+        recipient.fields, recipient.held, ending = _first(stages)
         if ending is not None:
             recipient.decision, recipient.by = ending, ending.policy
             recipient.verdict = {Action.REJECT: "rejected", Action.DISCARD: "discarded"}.get(ending.action, "deferred")
@@ -344,16 +400,20 @@ class Model:
             recipient.decision = Decision("smtp", Stage.RCPT, "split", Action.DEFER)
             return 4
         code = self.case.answers.get(address.partition("@")[0], 2)
+        if recipient.held is not None and code == 5:
+            code = 4  # that the quarantine refuses is a fault
         recipient.verdict = {2: "accepted", 4: "deferred", 5: "rejected"}[code]
         recipient.by = None if code == 2 else "backend"
         return code
 
     def group(self, recipient: Rcpt) -> str:
-        """Its server group."""
+        """The server group that its mail goes to."""
+        if recipient.held is not None:
+            return HELD
         return self.case.groups.get(recipient.domain, "default")
 
     def shares(self, recipient: Rcpt) -> object:
-        """What recipients of one transaction have in common: group, tags, and all that matters behind the data."""
+        """What recipients of one transaction have in common: group, fields, and all that matters behind the data."""
         behind: list[object] = []
         for settings in self.settings(recipient.domain):
             stages = _acts(settings).keys()
@@ -364,41 +424,44 @@ class Model:
                 )
             else:
                 behind.append(settings.options if stages & set(EARLY) else None)
-        return self.group(recipient), recipient.tags, behind
+        return self.group(recipient), recipient.fields, behind
 
-    def data(self) -> Answer:
+    def data(self) -> None:
         """The message: for every recipient by itself, and all of them must agree."""
         accepted = [each for each in self.recipients if each.verdict == "accepted"]
         if not accepted:
             discard = next(each.decision for each in self.recipients if each.verdict == "discarded")
-            return self.end(discard)
+            self.end(discard)
+            return
         comes_to = []
         for recipient in accepted:
             lines: list[CheckLine] = []
-            tags, ending = frozenset[str](), None
+            fields, held, ending = recipient.fields, recipient.held, None
             for stage in (Stage.DATA, Stage.MESSAGE):
-                more, ending = _first([self.run_stage(stage, recipient, lines)])
-                tags |= more
+                more, puts_away, ending = _first([self.run_stage(stage, recipient, lines)])
+                fields, held = fields | more, held or puts_away
                 if ending is not None:
                     break
-            comes_to.append(([replace(line, recipient=None) for line in lines], recipient.tags | tags, ending))
-        for checks, tags, ending in comes_to:
+            comes_to.append(([replace(line, recipient=None) for line in lines], fields, held, ending))
+        for checks, *rest in comes_to:
             same = [(line.policy, line.outcome, line.action) for line in checks]
             assert same == [(line.policy, line.outcome, line.action) for line in comes_to[0][0]]
-            assert (tags, ending) == comes_to[0][1:]
-        checks, tags, ending = comes_to[0]
+            assert tuple(rest) == comes_to[0][1:]
+        checks, fields, held, ending = comes_to[0]
         self.checks += checks
         if ending is not None:
-            return self.end(ending)
-        self.finish(("accepted", "backend", None, None))
-        return Answer("data", 2, tuple(each.address for each in accepted), tags)
+            self.end(ending)
+            return
+        backend = self.group(replace(accepted[0], held=held))
+        self.finish(("accepted", "backend", None, None) if held is None else held.decided())
+        self.answer("data", 2, tuple(each.address for each in accepted), fields, backend)
 
-    def end(self, decision: Decision | None) -> Answer:
+    def end(self, decision: Decision | None) -> None:
         """The transaction ends by a policy's decision."""
         assert decision is not None
         self.recorded = decision
         self.finish(decision.decided())
-        return Answer("data", _CODES[decision.action])
+        self.answer("data", _CODES[decision.action])
 
     def gives_up(self) -> None:
         """RSET, HELO, QUIT, the end: as the last recipient was refused, if all were."""
@@ -434,7 +497,7 @@ class Model:
     def run(self) -> None:
         """The whole session."""
         told = self.early(Stage.CONNECT)
-        self.answers.append(Answer("connect", 2 if told is None else 5 if told.action is Action.REJECT else 4))
+        self.answer("connect", 2 if told is None else 5 if told.action is Action.REJECT else 4)
         if told is not None:
             self.close(told)
             return
@@ -468,16 +531,16 @@ class Model:
         elif command == "rcpt":
             if self.sender is None:
                 return None
-            self.answers.append(Answer("rcpt", self.rcpt(argument)))
+            self.answer("rcpt", self.rcpt(argument))
             last = self.recipients[-1].decision if self.recipients else None
             return last if last is not None and last.action is Action.DISCONNECT else None
         elif command == "data":
             if not any(each.verdict in {"accepted", "discarded"} for each in self.recipients):
                 return None
-            self.answers.append(self.data())
+            self.data()
             last = self.recorded
             return last if last is not None and last.action is Action.DISCONNECT else None
-        self.answers.append(Answer(command, 2 if told is None else _CODES[told.action]))
+        self.answer(command, 2 if told is None else _CODES[told.action])
         return told if told is not None and told.action is Action.DISCONNECT else None
 
 
@@ -502,13 +565,20 @@ def _decision(line: CheckLine) -> Decision:
     return Decision(line.policy, line.stage, line.outcome, line.action)
 
 
-def _first(stages: Sequence[Iterator[CheckLine]]) -> tuple[frozenset[str], Decision | None]:
-    """The tags, and the first action that ends it."""
-    tags: set[str] = set()
+def _writes(act: Act) -> bool:
+    """Whether it may write the fields that it brings along."""
+    return all(field.partition(":")[0] in WRITES for field in act.fields)
+
+
+def _first(stages: Sequence[Iterator[CheckLine]]) -> tuple[frozenset[str], Decision | None, Decision | None]:
+    """The header fields, the first that puts the mail into quarantine, and the first action that ends it."""
+    fields: set[str] = set()
+    held: Decision | None = None
     for lines in stages:
         for line in lines:
             if _ends(line):
-                return frozenset(tags), _decision(line)
-            if line.action is Action.TAG and not line.observed:
-                tags.add(f"policy={line.policy}; outcome={line.outcome}")
-    return frozenset(tags), None
+                return frozenset(fields), held, _decision(line)
+            fields |= set(line.added)
+            if line.action is Action.QUARANTINE and not line.observed:
+                held = held or _decision(line)
+    return frozenset(fields), held, None

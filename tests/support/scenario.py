@@ -86,12 +86,15 @@ class LookOptions(Options):
     """What to look for: a pattern in the client's address, HELO name, sender, recipient, or the message's header."""
 
     match: str = ""
+    brings: tuple[str, ...] = ()
     fails: bool = False
     stalls: bool = False
 
 
 class _Look(Policy[LookOptions]):
-    """Finds what matches; or fails, or never comes to an end."""
+    """Finds what matches, and brings header fields along; or fails, or never ends."""
+
+    writes = ("X-Spam-Score", "X-Spam-Level", "Subject")
 
     on_error = OnError.DEFER
     found: ClassVar[Outcome] = Outcome("found", Action.REJECT, Reply(550, "5.7.1", "Found"), "It matches.")
@@ -103,7 +106,7 @@ class _Look(Policy[LookOptions]):
             await asyncio.Event().wait()
         if self.options.fails:
             raise RuntimeError("the scanner is\r\n250 broken")
-        return self.found(text=text)
+        return self.found(fields=self.options.brings, text=text)
 
 
 class AtConnect(_Look):
@@ -408,7 +411,7 @@ def summary(record: DecisionRecord) -> dict[str, Any]:
     """A record as scenarios compare it: as it is, but for these, which become lines of text.
 
     ``decision`` is ``RESULT by POLICY: OUTCOME at STAGE``, a recipient ``ADDRESS VERDICT by POLICY: REPLY``, a check
-    ``POLICY at STAGE for RECIPIENT: OUTCOME -> ACTION``, a backend ``GROUP: REPLY``.
+    ``POLICY at STAGE for RECIPIENT: OUTCOME -> ACTION, DELAY ms later``, a backend ``GROUP: REPLY``.
     """
     decision = record.decision
     backend = record.backend
@@ -442,7 +445,8 @@ def _check(check: Mapping[str, Any]) -> str:
         return f"{line}: exempted, {check['exempted']}"
     if check["outcome"] is None:
         return f"{line}: nothing"
-    return f"{line}: {check['outcome']} -> {check['action']}" + (" (observed)" if check["observed"] else "")
+    delay = f", {check['delay_ms']} ms later" if "delay_ms" in check else ""
+    return f"{line}: {check['outcome']} -> {check['action']}{delay}" + (" (observed)" if check["observed"] else "")
 
 
 def part(expected: object, actual: object) -> object:

@@ -1,8 +1,11 @@
 """The files in deploy/ are right: the configurations load, the unit and the scripts are accepted by their own tools."""
 
+import grp
 import os
+import pwd
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,36 @@ def test_the_unit_is_accepted_by_systemd(tmp_path: Path) -> None:
     command = ["systemd-analyze", "verify", "--man=no", str(unit)]  # its pages need not be installed
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "lychgate.service" not in result.stderr
+
+
+@pytest.mark.peer("logrotate")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can rotate another user's files")
+@pytest.mark.parametrize("writable", ["by the service", "by its group"])
+def test_root_rotates_records_in_the_folder_of_the_service(writable: str) -> None:
+    """With the owner and the mode that the unit gives it, and where logrotate refuses to work as root."""
+    unit = (DEPLOY / "lychgate.service").read_text("utf-8")
+    mode = next(line.split("=", 1)[1] for line in unit.splitlines() if line.startswith("LogsDirectoryMode="))
+    mode = mode if writable == "by the service" else "0770"
+    user, group = pwd.getpwnam("nobody"), grp.getgrnam("nogroup")
+    with tempfile.TemporaryDirectory(prefix="lychgate-rotated-") as name:
+        folder = Path(name) / "lychgate"
+        folder.parent.chmod(0o755)
+        folder.mkdir()
+        records = folder / "records.jsonl"
+        records.write_text("{}\n")
+        for path, wanted in ((folder, int(mode, 8)), (records, 0o640)):
+            os.chown(path, user.pw_uid, group.gr_gid)
+            path.chmod(wanted)
+        text = (DEPLOY / "lychgate.logrotate").read_text("utf-8")
+        text = text.replace("/var/log/lychgate", str(folder)).replace("lychgate lychgate\n", "nobody nogroup\n")
+        rules = Path(name) / "rules"
+        rules.write_text(text)
+        command = ["logrotate", "--force", "--state", f"{name}/state", str(rules)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (folder / "records.jsonl.1").read_text() == "{}\n"
+        made = records.stat()
+        assert (made.st_size, made.st_mode & 0o777, made.st_uid) == (0, 0o640, user.pw_uid)
 
 
 @pytest.mark.parametrize("script", ["deploy/setup.sh", "tests/peers.sh", "tests/npm/packages.sh", ".ci/run"])

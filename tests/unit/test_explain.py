@@ -175,3 +175,47 @@ async def test_what_spf_tried_is_told_of_each_identity(tmp_path: Path) -> None:
     found = await ask(tmp_path, zone=zone, made=made)
     assert found.steps[2].checks[0].evidence["steps"] == ["~all: matched, so softfail"]
     assert found.steps[2].note.startswith("SPF of client.example.org, softfail:"), "nothing is told twice"
+
+
+HOLDING = """
+hostname: mx.example.com
+listeners: [{smtp: "127.0.0.1:25"}]
+backends: {postfix: {servers: ["127.0.0.1:10025"]}, held: {servers: ["127.0.0.1:10026"]}}
+default_backend: postfix
+quarantine: {backend: held}
+limits: {session_delay: 12s}
+domains: {example.com: {}}
+policies:
+  - at_mail: {match: carol, on: {found: {action: pass, delay: 8s}}}
+  - at_rcpt: {match: early, on: {found: {action: quarantine, delay: 8s}}}
+  - at_message: {match: spam, brings: ["X-Spam-Score: 5.1"], on: {found: quarantine}}
+"""
+
+
+async def test_a_delay_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    """At its step, as far as the session's bound leaves any of it."""
+    made = loaded(tmp_path, HOLDING, registry=REGISTRY)
+    found = await ask(tmp_path, made=made, recipients=["early@example.com", "early.too@example.com"])
+    told = [line for step in found.steps for line in step.note.split("\n") if "held back" in line]
+    assert told == ["the reply would be held back for 8s", "the reply would be held back for 4s"]
+    assert [step.command.partition(":")[0] for step in found.steps if "held back" in step.note] == [
+        "MAIL FROM",
+        "RCPT TO",
+    ]
+
+
+async def test_where_mail_is_held_is_told(tmp_path: Path) -> None:
+    """At RCPT the quarantine would be asked in place of the recipient's own backend, at the end of data after it."""
+    made = loaded(tmp_path, HOLDING, registry=REGISTRY)
+    found = await ask(tmp_path, made=made, recipients=["early@example.com"])
+    assert "the backend 'held' would be asked, and its answer given" in found.steps[-1].note
+    assert [line.partition(",")[0] for line in found.not_asked] == ["the backend 'held'"]
+    assert found.result == "quarantined"
+    found = await ask(tmp_path, made=made, message=b"Subject: spam\r\n\r\n")
+    assert "the backend 'postfix' would be asked, and its answer given" in found.steps[-2].note
+    first, *_, last = found.steps[-1].note.split("\n")
+    assert first == "the backend 'held' would be sent the message in their place"
+    assert last == "X-Spam-Score: 5.1"
+    assert "X-Lychgate-Quarantine: policy=at_message; outcome=found" in found.steps[-1].note
+    assert [line.partition(",")[0] for line in found.not_asked] == ["the backend 'postfix'", "the backend 'held'"]
+    assert found.result == "quarantined"

@@ -7,12 +7,9 @@
 import asyncio
 import email
 import email.policy
-import io
 import json
-import logging
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -31,7 +28,7 @@ from gateway.adapters.state.memory import MemoryState
 from gateway.admission.trace import received, sender_authentication
 from gateway.backend.client_info import MAX_VALUE, NOT_KNOWN_NOW, UNAVAILABLE, identity, xclient, xforward
 from gateway.backend.probe import _written
-from gateway.doors.control import _answer
+from gateway.doors.control import Command, answer
 from gateway.log import configure
 from gateway.lookup import ldap
 from gateway.lookup.answer import UnverifiableError
@@ -49,6 +46,7 @@ from gateway.state import Take, subject
 from gateway.testing import Site
 from tests.support import backend, hostile
 from tests.support.authres_grammar import read_strictly
+from tests.support.log_output import Output, restored_log
 from tests.support.records import ACCEPTED
 
 ALL: Final = frozenset({"NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT", "SOURCE"})
@@ -311,36 +309,28 @@ def shown(value: str) -> None:
 def logged(value: str) -> None:
     """One harmless line for an event, in both formats, also in the text of an exception."""
     for line_format in ("json", "text"):
-        stream = io.StringIO()
-        with logging_to(stream, line_format):
+        with restored_log(), Output() as output:
+            configure("info", line_format, descriptor=output.descriptor)
             structlog.get_logger("lychgate.test").warning("event", value=value, names=[value], of={value: value})
-        (line,) = stream.getvalue().split("\n")[:-1]
+            (line,) = output.text().split("\n")[:-1]
         assert hostile.is_harmless(line)
         if line_format == "json":
             assert json.loads(line)["value"] == printable(value)
 
 
-@contextmanager
-def logging_to(stream: io.StringIO, line_format: str) -> Iterator[None]:
-    """The log goes to this stream."""
-    root = logging.getLogger()
-    before, level, config = list(root.handlers), root.level, structlog.get_config()
-    configure("info", line_format, stream)
-    try:
-        yield
-    finally:
-        root.handlers[:] = before
-        root.setLevel(level)
-        structlog.configure(**config)
+class Echo(msgspec.Struct):
+    """A request with a value."""
+
+    value: str
 
 
 def controlled(value: str) -> None:
     """A control socket's request and reply are a line each, and carry the very value."""
     request = json.dumps({"command": "echo", "value": value}).encode() + b"\n"
-    answer = json.dumps(_answer({"echo": lambda given: given["value"]}, request)).encode()
-    assert b"\n" not in answer
-    assert json.loads(answer) == {"reply": value}
-    assert "error" in _answer({}, json.dumps({"command": value}).encode())
+    told = answer({"echo": Command(Echo, lambda given: given.value)}, request)
+    assert told.find(b"\n") == len(told) - 1
+    assert json.loads(told) == {"reply": value}
+    assert "error" in json.loads(answer({}, json.dumps({"command": value}).encode()))
 
 
 SAID: Final[dict[str, Callable[[str], None]]] = {

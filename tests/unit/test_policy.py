@@ -93,6 +93,44 @@ def test_options_are_frozen_and_strict() -> None:
 ZONE = {"1.2.0.192.in-addr.arpa": {"PTR": ["mail.example.net"]}, "mail.example.net": {"A": ["192.0.2.1"]}}
 
 
+class Scoring(Base):
+    """Writes header fields, one of which it may not."""
+
+    name = "scoring"
+    writes = ("X-Score", "Subject")
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("X-Score: 5.1", None),
+        ("x-SCORE:5.1", None),
+        ("X-Score: " + "5" * 989, None),
+        ("X-Score: " + "5" * 990, "one line"),
+        ("X-Score: 5\r\nSubject: x", "one line"),
+        ("X-Score: 5\n", "one line"),
+        ("X-Score: 5\r", "one line"),
+        ("X-Score: caf\xe9", "one line"),
+        ("X-Score: \x00", "one line"),
+        ("X-Score : 5", "one line"),
+        (" X-Score: 5", "one line"),
+        ("X-Score", "one line"),
+        ("", "one line"),
+        ("X-Scores: 5", "not among those"),
+        ("Subject: Mine", "of the message itself"),
+        ("ARC-Seal: i=1", "of the message itself"),
+    ],
+)
+def test_which_fields_a_finding_may_bring_along(field: str, wrong: str | None) -> None:
+    """Those that the class says it writes, in one line of printable US-ASCII, and never one of the message's own."""
+    finding = Scoring.found(fields=("X-Score: 1", field))
+    if wrong is None:
+        Scoring.check_fields(finding)
+    else:
+        with pytest.raises(ValueError, match=wrong):
+            Scoring.check_fields(finding)
+
+
 async def test_the_clients_name_is_looked_up_before_hooks_that_need_it() -> None:
     """Whatever their kind and their stage; not when the connection has ended, where nobody waits for it any more."""
     site = Site(zone=ZONE)

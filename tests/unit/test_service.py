@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway import service
 from gateway.config.names import Endpoint
 from gateway.doors.listening import ListenError, bind
-from gateway.service import ServiceError, drop_privileges, notify
+from gateway.service import notify
+from gateway.startup import ServiceError, drop_privileges, write_pid_file
 
 
 def test_what_is_bound_can_not_be_bound_twice() -> None:
@@ -80,11 +80,11 @@ def test_a_child_becomes_the_user_for_good() -> None:
 
 def test_the_pid_file_is_written_or_the_fault_is_told(tmp_path: Path) -> None:
     """With the supervisor's own number."""
-    descriptor = service._write_pid_file(tmp_path / "pid")
+    descriptor = write_pid_file(tmp_path / "pid")
     assert int((tmp_path / "pid").read_text()) == os.getpid()
     with pytest.raises(ServiceError, match="another service"):
-        service._write_pid_file(tmp_path / "pid")
+        write_pid_file(tmp_path / "pid")
     os.close(descriptor)
-    os.close(service._write_pid_file(tmp_path / "pid"))
+    os.close(write_pid_file(tmp_path / "pid"))
     with pytest.raises(ServiceError, match="can not write the pid file"):
-        service._write_pid_file(tmp_path / "missing" / "pid")
+        write_pid_file(tmp_path / "missing" / "pid")

@@ -17,6 +17,7 @@ from gateway.smtp.grammar import parse_mailbox
 from gateway.smtp.path import NULL_REVERSE_PATH, Mailbox
 from gateway.tables import AddressList, AddressTable, NameTable, NetworkTable
 from gateway.tables import table as table_module
+from gateway.tables.content import Content, read_content
 
 
 class Options(BaseModel):
@@ -494,12 +495,11 @@ def test_a_large_file_is_read_in_a_thread(tmp_path: Path, monkeypatch: pytest.Mo
     table = NameTable(file=file, monotonic=seconds)
     table.settle()
 
-    def read_slowly(file: Path) -> str:
+    def read_slowly(file: Path) -> Content:
         assert go_on.wait(60)
-        return read_text(file)
+        return read_content(file)
 
-    read_text = table_module.read_text
-    monkeypatch.setattr(table_module, "read_text", read_slowly)
+    monkeypatch.setattr(table_module, "read_content", read_slowly)
     monkeypatch.setattr(table_module, "_SMALL_FILE", 20)
     file.write_text("new.example.com\nmore.example.com\n")
     seconds.now = 1.0

@@ -45,6 +45,16 @@ async def test_run_calls_hooks_that_wait_and_hooks_that_do_not() -> None:
     assert site.context.clock.now() == 5.0
 
 
+class Brings(Sample):
+    """Brings a header field along that it does not declare."""
+
+    name = "brings"
+
+    def on_rcpt(self) -> Finding | None:
+        """Find it."""
+        return self.found(fields=("X-Undeclared: 1",))
+
+
 async def test_run_refuses_what_the_chain_would_not_do() -> None:
     """A stage without a hook, and an outcome that is not declared, are errors of the author."""
     site = Site()
@@ -52,6 +62,8 @@ async def test_run_refuses_what_the_chain_would_not_do() -> None:
         await run(site.policy(Sample), Stage.RCPT)
     with pytest.raises(ValueError, match="does not declare the outcome 'stray'"):
         await run(site.policy(Sample), Stage.MAIL, site.transaction(""))
+    with pytest.raises(ValueError, match="not among those that the policy writes"):
+        await run(site.policy(Brings), Stage.RCPT)
 
 
 def test_transactions_and_recipients_are_read_as_from_the_wire() -> None:

@@ -1,47 +1,38 @@
 """What the sources remember, as values that JSON can hold: for the control socket."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import islice
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import msgspec
 
 from gateway.adapters.recipients.cache import CachedSource
 
 _WORDS: Final = {True: "yes", False: "no", None: "unknown"}
 
 
-def listing(sources: Iterable[CachedSource], request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What each source remembers, the address used last first.
+class Chosen(msgspec.Struct):
+    """Which addresses: all by default."""
 
-    Args:
-        sources: The sources.
-        request: ``limit``, the most addresses of each (0 for all), and perhaps ``local_part`` and ``domain``.
-
-    Raises:
-        ValueError: The request is wrong.
-    """
-    limit = request.get("limit", 0)
-    if not isinstance(limit, int) or limit < 0:
-        raise ValueError("limit must be a number")
-    local_part, domain = _chosen(request)
-    return [_source(source, local_part, domain, limit) for source in sources]
+    local_part: str | None = None
+    domain: str | None = None
 
 
-def flush(sources: Iterable[CachedSource], request: Mapping[str, Any]) -> int:
-    """Let the sources forget; returns how many addresses they forgot.
+class Wanted(Chosen):
+    """Which addresses, and of each source how many at most; 0 for all."""
 
-    Raises:
-        ValueError: The request is wrong.
-    """
-    local_part, domain = _chosen(request)
-    return sum(source.flush(local_part, domain) for source in sources)
+    limit: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-def _chosen(request: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    local_part, domain = request.get("local_part"), request.get("domain")
-    if not isinstance(local_part, str | None) or not isinstance(domain, str | None):
-        raise ValueError("local_part and domain must be text")  # noqa: TRY004 - the request is wrong, not the code
-    return local_part, domain
+def listing(sources: Iterable[CachedSource], request: Wanted) -> list[dict[str, Any]]:
+    """What each source remembers, the address used last first."""
+    return [_source(source, request.local_part, request.domain, request.limit) for source in sources]
+
+
+def flush(sources: Iterable[CachedSource], request: Chosen) -> int:
+    """Let the sources forget; returns how many addresses they forgot."""
+    return sum(source.flush(request.local_part, request.domain) for source in sources)
 
 
 def _source(source: CachedSource, local_part: str | None, domain: str | None, limit: int) -> dict[str, Any]:

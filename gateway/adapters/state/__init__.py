@@ -1,6 +1,6 @@
 """The state that workers share: ``memory`` for one worker, ``redis`` for any number.
 
-A question to Redis goes from ``redis`` by a ``lane`` (one for each server; it knows when that is away) and a ``link``
-(what is behind the address: a server, sentinels' master, a cluster) over a ``line`` (one connection); ``scripts`` are
-carried out there. ``view`` shows people what is kept.
+A question to Redis is a ``call`` of one of the ``scripts``. It goes from ``redis`` by the ``pipeline`` of the server
+that has its key (which knows when that is away) to the ``topology`` that the configuration names: a ``server``, by
+itself or named by sentinels, or a ``cluster`` of them. ``view`` shows people what is kept.
 """

@@ -1,22 +1,25 @@
-"""The way to a Redis Cluster, whose servers share the keys by their slots."""
+"""A Redis Cluster, whose servers share the keys by their slots.
+
+Each server has a client of redis-py of its own, so that servers fail one by one. redis-py's client for a cluster is one
+thing (docs/decisions/state.md).
+"""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import AskError, MovedError, RedisError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from gateway.adapters.state.line import Result
-from gateway.adapters.state.link import Call, ElsewhereError
+from gateway.adapters.state.call import Call, ElsewhereError, Result
 from gateway.adapters.state.server import Server, within
 
 REDIRECTS: Final = 5
 """Servers of a cluster to which one call is sent on: one that has moved on, and some that have not heard of it yet."""
 
 
-class ClusterLink:
-    """A Redis Cluster (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/).
+class Cluster:
+    """A Redis Cluster (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/); a ``Topology``.
 
     Which server has which slot is asked of whichever server answers, at the beginning and whenever one was away;
     what ``MOVED`` says in between is kept. Servers fail one by one: what is away of one keeps nobody from the others.
@@ -33,11 +36,6 @@ class ClusterLink:
         self._make = make
         self._servers: dict[str, Server] = {}
         self._homes = [""] * REDIS_CLUSTER_HASH_SLOTS
-
-    def depart(self, calls: Sequence[Call], timeout: float, arrived: Callable[[list[Result]], None]) -> bool:
-        """See ``Link``."""
-        server = self._servers.get(self.home(calls[0].keys[0]))
-        return server is not None and server.depart(calls, timeout, arrived)
 
     async def execute(self, calls: Sequence[Call], timeout: float) -> list[Result]:  # noqa: ASYNC109 - see ``within``
         """All on the server that has the first key; what it does not have (any more) where it says."""
@@ -68,7 +66,7 @@ class ClusterLink:
         for (name, has_moved), indexes in groups.items():
             some = [calls[index] for index in indexes]
             try:
-                found = await self._server(name).run(some, () if has_moved else [("ASKING",)])
+                found = await self._server(name).run(some, () if has_moved else ("ASKING",))
             except (RedisError, OSError) as error:
                 found = [ElsewhereError(f"{name}: {error}")] * len(some)
             for index, result in zip(indexes, found, strict=True):
@@ -97,22 +95,21 @@ class ClusterLink:
         """Ask who has which slot, those first that were there just now."""
         names = dict.fromkeys([*self._servers, *self._first])
         problem: Exception | None = None
-        for name in sorted(names, key=lambda name: not self._server(name).is_connected):
+        for name in sorted(names, key=lambda name: not self._server(name).is_there):
             try:
-                found = await self._server(name).ask("CLUSTER", "SLOTS")
+                found = await self._server(name).slots()
             except (RedisError, OSError, TimeoutError) as error:
                 problem = problem or error
             else:
-                await self._know(found, name.rpartition(":")[0])
+                homes = [""] * REDIS_CLUSTER_HASH_SLOTS
+                for first, last, (host, port, *_), *_ in found:
+                    home = f"{(host or b'').decode() or name.rpartition(':')[0]}:{port}"
+                    homes[first : last + 1] = [home] * (last + 1 - first)
+                await self._keep(homes)
                 return
         raise problem or RedisConnectionError("the cluster has no servers")
 
-    async def _know(self, slots: Sequence[Any], host: str) -> None:
-        """Keep what CLUSTER SLOTS said: ranges, each with its servers, the master first."""
-        homes = [""] * REDIS_CLUSTER_HASH_SLOTS
-        for first, last, master, *_ in slots:
-            name = f"{(master[0] or b'').decode() or host}:{master[1]}"
-            homes[first : last + 1] = [name] * (last + 1 - first)
+    async def _keep(self, homes: list[str]) -> None:
         self._homes = homes
         for name in set(self._servers) - set(homes) - set(self._first):
             server = self._servers.pop(name, None)
@@ -120,7 +117,7 @@ class ClusterLink:
                 await server.close()
 
     async def renew(self, key: str) -> None:
-        """Learn the slots anew, and connect to the server that has the key's."""
+        """Learn the slots again, and connect to the server that has the key's."""
         await self._learn()
         await self._server(await self._home(key)).renew()
 
@@ -128,13 +125,13 @@ class ClusterLink:
         """By SCAN on every server that has slots."""
         await self._learn()
         for name in sorted(set(self._homes) - {""}):
-            async for key in self._server(name).scan(pattern):
+            async for key in self._server(name).keys(pattern):
                 yield key
 
     async def delete(self, key: str) -> bool:
-        """See ``Link``."""
+        """See ``Topology``."""
         await self._learn()
-        return bool(await self._server(await self._home(key)).ask("DEL", key))
+        return await self._server(await self._home(key)).delete(key)
 
     async def close(self) -> None:
         """Disconnect."""

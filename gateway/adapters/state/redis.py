@@ -2,8 +2,7 @@
 
 Every operation is one script (``scripts``), so it is atomic, and takes its time from Redis. Keys are
 ``PREFIX:SCHEMA:KIND:{SUBJECT}:NAME``; the braces give all that is about one subject the same slot of a cluster. Every
-key has a time to live. How calls travel, and what happens while Redis is away, is ``lane``'s; the ways there are made
-by ``ways``.
+key has a time to live. What happens while a server is away is ``pipeline``'s; which servers there are ``topology``'s.
 
 A connection that is counted (``Enter``) is held by its worker: renewed while it lasts, so that it stays counted in a
 Redis that was restarted empty, and forgotten by Redis ``LEASE`` seconds after its worker died.
@@ -20,11 +19,11 @@ import structlog
 from msgspec.structs import replace
 from redis.exceptions import RedisError
 
-from gateway.adapters.state.lane import Lane, error_text
-from gateway.adapters.state.link import CONNECT, Call, Link, Script
+from gateway.adapters.state.call import CONNECT, Call, Script
 from gateway.adapters.state.memory import MemoryState
+from gateway.adapters.state.pipeline import Pipeline, error_text
 from gateway.adapters.state.scripts import ASK, BUCKET, GREET, LEAVE, OPERATION, READ, RENEW
-from gateway.adapters.state.ways import make_link
+from gateway.adapters.state.topology import Topology, make_topology
 from gateway.config.state import StateOptions
 from gateway.policy import Clock, SystemClock
 from gateway.state import (
@@ -85,30 +84,30 @@ class RedisState:
     def __init__(
         self, options: StateOptions, *, workers: int = 1, clock: Clock | None = None, lease: float = LEASE
     ) -> None:
-        self._link: Link = make_link(options, (_ASK, _GREET, _LEAVE, _RENEW))
+        self._topology: Topology = make_topology(options, (_ASK, _GREET, _LEAVE, _RENEW))
         self._name = str(options.place)
         self._prefix = f"{options.prefix}:{SCHEMA}:"
         self._timeout = options.timeout
         self._workers = workers
         self._clock = clock
         self._lease = lease
-        self._lanes: dict[str, Lane] = {}
+        self._pipelines: dict[str, Pipeline] = {}
         self._held: dict[tuple[str, str], _Held] = {}
         self._local = MemoryState(clock or SystemClock())
         self._renewing: asyncio.Task[None] | None = None
 
     @property
-    def lanes(self) -> Mapping[str, Lane]:
-        """The lanes by server; empty before anything was asked."""
-        return self._lanes
+    def pipelines(self) -> Mapping[str, Pipeline]:
+        """Those to each server; empty before anything was asked."""
+        return self._pipelines
 
     async def start(self) -> None:
         """Connect, and begin to renew what is held."""
         key = self._key(Kind.RATE, "probe", "probe")
         try:
-            await self._link.renew(key)
+            await self._topology.renew(key)
         except (RedisError, OSError, TimeoutError) as error:
-            self._lane(key).lose(key, error)
+            self._pipeline(key).lose(key, error)
         self._renewing = asyncio.get_running_loop().create_task(self._renewals())
 
     async def stop(self) -> None:
@@ -120,8 +119,8 @@ class RedisState:
             for member in held.members:
                 self._send_leave(subject, name, member)
         self._held.clear()
-        await asyncio.gather(*(lane.stop() for lane in self._lanes.values()))
-        await self._link.close()
+        await asyncio.gather(*(pipeline.stop() for pipeline in self._pipelines.values()))
+        await self._topology.close()
 
     # Limits.
 
@@ -130,7 +129,7 @@ class RedisState:
         entering = [operation for operation in operations if isinstance(operation, Enter)]
         for enter in entering:
             self._hold(enter)
-        if not self._link.spread or len({operation.subject for operation in operations}) == 1:
+        if not self._topology.spread or len({operation.subject for operation in operations}) == 1:
             answers = await self._ask(operations)
         else:
             answers = await self._ask_apart(operations)
@@ -145,7 +144,7 @@ class RedisState:
         """Ask for operations of one slot."""
         call = self._call(operations)
         try:
-            found = await self._lane(call.keys[0]).call(call)
+            found = await self._pipeline(call.keys[0]).call(call)
         except StateUnavailableError as error:
             return self._approximated(operations, error)
         if not _is_whole(found, len(operations)):
@@ -225,9 +224,9 @@ class RedisState:
         """See ``State``."""
         operation = replace(operation, counting=Counting.ADD)
         call = self._call([operation])
-        lane = self._lane(call.keys[0])
-        if lane.is_open:
-            lane.send(call)
+        pipeline = self._pipeline(call.keys[0])
+        if pipeline.is_open:
+            pipeline.send(call)
         elif operation.approximate:
             self._local.answer([self._share(operation)])
 
@@ -238,7 +237,7 @@ class RedisState:
             self._local.answer([self._share(operation)])
             return
         call = self._call([operation])
-        self._lane(call.keys[0]).send(call)
+        self._pipeline(call.keys[0]).send(call)
 
     # Connections.
 
@@ -265,7 +264,7 @@ class RedisState:
 
     def _send_leave(self, subject: str, name: str, member: str) -> None:
         key = self._key(Kind.CONCURRENCY, subject, name)
-        self._lane(key).send(Call(_LEAVE, [key], ["", member]))
+        self._pipeline(key).send(Call(_LEAVE, [key], ["", member]))
 
     async def _renewals(self) -> None:
         while True:
@@ -281,7 +280,7 @@ class RedisState:
             for start in range(0, len(members), _CHUNK):
                 some = members[start : start + _CHUNK]
                 try:
-                    await self._lane(key).call(Call(_RENEW, [key], [self._now(), held.limit, lease, *some]))
+                    await self._pipeline(key).call(Call(_RENEW, [key], [self._now(), held.limit, lease, *some]))
                 except StateUnavailableError:
                     break  # the next round is in time
                 except RedisError as error:  # of this entry alone
@@ -297,7 +296,9 @@ class RedisState:
             self._key(Kind.GREYLIST, greet.client, CLIENT),
         ]
         spans = [round(span * MICRO) for span in (greet.delay, greet.window, greet.keep)]
-        found = await self._lane(keys[0]).call(Call(_GREET, keys, [self._now(), *spans, greet.passes, greet.envelope]))
+        found = await self._pipeline(keys[0]).call(
+            Call(_GREET, keys, [self._now(), *spans, greet.passes, greet.envelope])
+        )
         status, wait, waited, passes = found
         return Greeting(Greeted(status.decode()), wait / MICRO, waited / MICRO, passes)
 
@@ -308,7 +309,7 @@ class RedisState:
         pattern = f"{self._prefix}{'*' if kind is None else kind}:{{*"
         try:
             chunk: list[str] = []
-            async for key in self._link.keys(pattern):
+            async for key in self._topology.keys(pattern):
                 chunk.append(key.decode())
                 if len(chunk) >= _CHUNK:
                     for entry in await self._read(chunk):
@@ -333,10 +334,10 @@ class RedisState:
     async def _read(self, keys: Sequence[str]) -> list[Entry]:
         by_home: dict[str, list[str]] = {}
         for key in keys:
-            by_home.setdefault(self._link.home(key), []).append(key)
+            by_home.setdefault(self._topology.home(key), []).append(key)
         found: list[Entry] = []
         for some in by_home.values():
-            results = await self._link.execute([Call(_READ, [key], [self._now()]) for key in some], CONNECT)
+            results = await self._topology.execute([Call(_READ, [key], [self._now()]) for key in some], CONNECT)
             for key, result in zip(some, results, strict=True):
                 if isinstance(result, Exception):
                     raise result
@@ -348,22 +349,22 @@ class RedisState:
     async def clear(self, key: str) -> bool:
         """See ``State``."""
         try:
-            return await self._link.delete(self._prefix + key)
+            return await self._topology.delete(self._prefix + key)
         except (RedisError, OSError, TimeoutError) as error:
             raise StateUnavailableError(f"{self._name}: {error_text(error)}") from error
 
-    # Keys, lanes and time.
+    # Keys, pipelines and time.
 
     def _key(self, kind: Kind, about: str, name: str) -> str:
         return self._prefix + entry_key(kind, about, name)
 
-    def _lane(self, key: str) -> Lane:
-        home = self._link.home(key)
-        lane = self._lanes.get(home)
-        if lane is None:
+    def _pipeline(self, key: str) -> Pipeline:
+        home = self._topology.home(key)
+        pipeline = self._pipelines.get(home)
+        if pipeline is None:
             name = f"{self._name} ({home})" if home else self._name
-            lane = self._lanes[home] = Lane(self._link, name, self._timeout, self._probe)
-        return lane
+            pipeline = self._pipelines[home] = Pipeline(self._topology, name, self._timeout, self._probe)
+        return pipeline
 
     def _probe(self, key: str) -> Call:
         """A write to a key in the same slot as one that failed; it is gone within a second."""

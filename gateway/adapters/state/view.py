@@ -5,7 +5,9 @@ That is what it has in its memory, or how it gets on with Redis.
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
 
 from gateway.state import Entry, Kind
 
@@ -60,42 +62,42 @@ def nearest(entries: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any
     return ordered[:limit] if limit else ordered
 
 
-def listing(state: "MemoryState", request: Mapping[str, Any]) -> dict[str, Any]:
-    """What a worker's memory has.
+class Wanted(msgspec.Struct):
+    """Which entries, all by default, and how many at most; 0 for all. The subject can be a part of one."""
 
-    Args:
-        state: The memory.
-        request: ``kind``, ``subject`` (a part of it) and ``limit``.
-
-    Raises:
-        ValueError: There is no such kind.
-    """
-    wanted = request.get("kind")
-    kind = None if wanted is None else Kind(wanted)
-    part = str(request.get("subject") or "")
-    found = [entry_json(entry) for entry in state.known(kind) if is_about(entry, part)]
-    return {"total": len(found), "entries": nearest(found, int(request.get("limit") or 0))}
+    kind: Kind | None = None
+    subject: str = ""
+    limit: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-def clear(state: "MemoryState", request: Mapping[str, Any]) -> bool:
-    """Forget the entry of a ``key``."""
-    return state.forget(str(request.get("key")))
+class Cleared(msgspec.Struct):
+    """The key of the entry to forget."""
+
+    key: str
 
 
-def health(state: "RedisState", request: Mapping[str, Any]) -> list[dict[str, Any]]:  # noqa: ARG001 - a handler's
-    """How a worker gets on with each server of Redis that it has asked.
+def listing(state: "MemoryState", request: Wanted) -> dict[str, Any]:
+    """What a worker's memory has."""
+    found = [entry_json(entry) for entry in state.known(request.kind) if is_about(entry, request.subject)]
+    return {"total": len(found), "entries": nearest(found, request.limit)}
 
-    Args:
-        state: The state in Redis.
-        request: Nothing.
-    """
+
+def clear(state: "MemoryState", request: Cleared) -> bool:
+    """Forget an entry; returns whether it was there."""
+    return state.forget(request.key)
+
+
+def health(state: "RedisState", _request: msgspec.Struct) -> list[dict[str, Any]]:
+    """How a worker gets on with each server of Redis that it has asked."""
     now = time.time()
     return [
         {
-            "server": lane.name,
-            "away": None if lane.breaker.health.since is None else round(max(0.0, now - lane.breaker.health.since), 1),
-            "outages": lane.breaker.health.outages,
-            "unanswered": lane.breaker.health.failed,
+            "server": pipeline.name,
+            "away": None
+            if pipeline.breaker.health.since is None
+            else round(max(0.0, now - pipeline.breaker.health.since), 1),
+            "outages": pipeline.breaker.health.outages,
+            "unanswered": pipeline.breaker.health.failed,
         }
-        for lane in state.lanes.values()
+        for pipeline in state.pipelines.values()
     ]

@@ -141,36 +141,37 @@ async def test_an_outage_is_logged_once_and_counted(tmp_path: Path) -> None:
     await sink.close()
 
 
-async def test_a_full_disk_stops_no_mail() -> None:
+async def test_a_full_device_stops_no_mail() -> None:
     """ENOSPC is an outage, not an exception."""
     with capture_logs() as logs:
         sink = FileSink(Path("/dev/full"))
         sink.write(ACCEPTED)
         sink.write(ACCEPTED)
+        await sink.close()
     assert sink.lost == 2
     assert len(logs) == 1
     assert "No space left" in logs[0]["reason"]
-    await sink.close()
 
 
 async def test_a_file_that_is_a_full_pipe_does_not_block(tmp_path: Path) -> None:
-    """A named pipe whose reader sleeps costs records, not time; the next record starts on a line of its own."""
+    """A named pipe whose reader sleeps costs no time, and no record as long as there is room: each is whole."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    sink = FileSink(path)
-    sink.write(ACCEPTED)
-    sink.write(BIG)  # more than a pipe holds: its beginning is written
-    sink.write(ACCEPTED)
-    assert sink.lost == 2
-    first = os.read(reader, 1_000_000)
-    assert first.startswith(encode(ACCEPTED) + b"\n")
-    sink.write(record(id="after"))
-    rest = os.read(reader, 1_000_000)
-    assert rest == b"\n" + encode(record(id="after")) + b"\n"
-    assert json.loads(rest)["id"] == "after"
-    await sink.close()
-    os.close(reader)
+    sinks = [FileSink(path, queue_octets=len(encode(BIG)) + 5000) for _ in "ab"]
+    with capture_logs():
+        for sink in sinks:
+            sink.write(BIG)  # more than a pipe holds
+            sink.write(ACCEPTED)
+            sink.write(BIG)  # more than may wait
+            assert sink.lost == 1
+        os.set_blocking(reader, True)
+        with os.fdopen(reader, "rb") as lines:
+            found = [json.loads(lines.readline())["id"] for _ in range(4)]
+            for sink in sinks:
+                await sink.close()
+    assert found == [BIG.id] * 4 == [ACCEPTED.id] * 4
+    assert [sink.lost for sink in sinks] == [1, 1]
 
 
 async def test_standard_output_gets_every_record(pipe: tuple[int, int]) -> None:
@@ -220,7 +221,7 @@ async def test_a_reader_that_never_reads_does_not_hold_up_the_end(
     with capture_logs():
         await sink.close()
         assert sink.lost == 2
-        thread = sink._thread
+        thread = sink._lines._thread
         assert thread is not None
         os.close(reading)  # ends the blocked write
         thread.join(10)

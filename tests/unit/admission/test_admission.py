@@ -27,6 +27,7 @@ class Desk:
                 chain=Chain([], {}, [], self.site.context),
                 domain=self.site.context.domain,
                 backend=lambda _session, recipient: recipient.path.domain,
+                quarantine="held",
                 recipient_limit=2,
                 recipient_overshoot=2,
                 transaction_memory=memory,
@@ -35,6 +36,7 @@ class Desk:
                 clock=self.site.clock,
                 identity=Identity(hostname="mx.example.com"),
                 delay_reject=True,
+                session_delay=60.0,
             ),
         )
 

@@ -1,6 +1,8 @@
 """The decision record is made of what the types of the session hold."""
 
-from gateway.admission.recording import decision_of, record_of
+from typing import get_args
+
+from gateway.admission.recording import decision_of, record_of, result_of, state_of
 from gateway.mailauth.dmarc_record import parse_record
 from gateway.mailauth.results import (
     Arc,
@@ -14,9 +16,10 @@ from gateway.mailauth.results import (
     SpfCheck,
     SpfResult,
 )
-from gateway.records import AuthenticationRecord, DecisionRecord
+from gateway.records import AuthenticationRecord, DecisionRecord, Result
 from gateway.session import Transaction
 from gateway.testing import Site, message
+from gateway.verdict import Action
 
 
 def record(transaction: Transaction) -> DecisionRecord:
@@ -31,6 +34,20 @@ def record(transaction: Transaction) -> DecisionRecord:
         address="192.0.2.1",
         duration=0.1,
     )
+
+
+def test_every_action_has_its_words() -> None:
+    """What a transaction and a recipient have come to by it."""
+    assert {action.value: (result_of(action), state_of(action).value) for action in Action} == {
+        "pass": ("accepted", "accepted"),
+        "tag": ("accepted", "accepted"),
+        "quarantine": ("quarantined", "accepted"),
+        "defer": ("deferred", "deferred"),
+        "reject": ("rejected", "rejected"),
+        "discard": ("discarded", "discarded"),
+        "disconnect": ("disconnected", "deferred"),
+    }
+    assert {result_of(action) for action in Action} <= set(get_args(Result))
 
 
 def authentication(transaction: Transaction) -> AuthenticationRecord | None:

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from gateway import records
 from gateway.cli.app import app
+from gateway.cli.explain import exit_status
 
 CONFIG = """
 hostname: mx.example.com
@@ -121,3 +124,11 @@ def test_what_was_not_asked_is_told(folder: Path) -> None:
         "the backend whether alice@example.com exists (probe)",
         "the state: what rate_limit counted so far is taken to be nothing",
     ]
+
+
+def test_every_result_has_an_exit_status() -> None:
+    """For scripts; every record's result has one."""
+    assert {result: exit_status(result) for result in (*get_args(records.Result), "mixed")} == {
+        "accepted": 0, "none": 0, "deferred": 3, "rejected": 4, "aborted": 4, "discarded": 5, "disconnected": 6,
+        "mixed": 7, "quarantined": 8,
+    }  # fmt: skip

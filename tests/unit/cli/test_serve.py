@@ -48,6 +48,19 @@ def test_serve_tells_what_can_not_be_bound(file: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_no_socket_takes_the_place_of_a_closed_descriptor(closed: str, tmp_path: Path) -> None:
+    """What is printed or logged goes nowhere then, and not to a client."""
+    program = (
+        "import os, pathlib, socket, sys; from gateway.cli import fill_standard_descriptors as fill; fill(); "
+        "pathlib.Path(sys.argv[1]).write_text(str(socket.socket().fileno()))"
+    )
+    answer = tmp_path / "answer"
+    command = f'exec "$0" -c "$1" "$2" {closed}'
+    subprocess.run(["sh", "-c", command, sys.executable, program, answer], check=True, timeout=60)
+    assert int(answer.read_text()) > 2
+
+
 @pytest.mark.parametrize("command", ["serve", "reload"])
 def test_a_wrong_configuration_is_told_and_nothing_done(file: Path, command: str) -> None:
     """With its line and column, and exit status 1."""
@@ -81,7 +94,8 @@ def test_reload_takes_no_other_answer_for_a_success(file: Path, tmp_path: Path, 
 
         def serve() -> None:
             with listening.accept()[0] as connection:
-                assert json.loads(connection.recv(65_536)) == {"command": "reload", "path": str(file)}
+                asked = json.loads(connection.recv(65_536))
+                assert asked == {"command": "reload", "path": str(file), "patience": 5.0}
                 connection.sendall(answer)
 
         with ThreadPoolExecutor(1) as pool:

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from pydantic import Field, field_validator
 
+from gateway.config.effective import effective
 from gateway.config.installation import GROUP
 from gateway.config.model import Mode
 from gateway.config.registry import Registry, UnknownPolicyError
 from gateway.policy import OnError, Options, Policy
+from gateway.session import Transaction
 from gateway.smtp.reply import Reply
-from gateway.verdict import Action, Response
+from gateway.verdict import Action, Outcome, Response
 from tests.support.configuring import GOOD, Relay, SizeLimit, SizeOptions, loaded, problems
 
 HEAD = "listeners: [{smtp: 'localhost:1'}]\nbackends: {a: {servers: [h]}}\n"
@@ -136,6 +138,19 @@ def test_a_reply_of_its_own_keeps_the_default_action(tmp_path: Path) -> None:
             '[size: {on: {too_large: {action: tag, header: "X: y\\r\\nZ: a"}}}]',
             "3:57: policies[0].size.on.too_large.header: 'X: y\\r\\nZ: a' is not a header field such as 'X-Name: text'",
         ),
+        (
+            "[size: {on: {too_large: quarantine}}]",
+            "3:35: policies[0].size.on.too_large: the action quarantine needs the section 'quarantine:",
+        ),
+        (
+            "[size: {mode: observe, on: {nearly: {action: quarantine}}}]",
+            "3:56: policies[0].size.on.nearly.action: the action quarantine needs the section 'quarantine:",
+        ),
+        (
+            "[size: {on: {nearly: {delay: 61s}}}]",
+            "3:40: policies[0].size.on.nearly.delay: must be at most 1m: no reply is held back for longer",
+        ),
+        ("[size: {on: {nearly: {delay: 5}}}]", "3:40: policies[0].size.on.nearly.delay: 5 is not a duration such as"),
     ],
 )
 def test_what_is_wrong_with_a_chain(tmp_path: Path, policies: str, expected: str) -> None:
@@ -143,6 +158,74 @@ def test_what_is_wrong_with_a_chain(tmp_path: Path, policies: str, expected: str
     found = problems(tmp_path, f"{HEAD}policies: {policies}\n")
     assert len(found) == 1
     assert found[0].startswith(expected)
+
+
+class Holds(Policy[Options]):
+    """Holds mail."""
+
+    name = "holds"
+    writes = ("X-Held", "Subject")
+    found = Outcome("found", Action.QUARANTINE, Reply(550, "5.7.1", "No"), "It is to be held.")
+
+    def on_data(self, transaction: Transaction) -> None:
+        """Say nothing."""
+
+
+HOLDING = Registry.of(Holds, SizeLimit)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "policies: [size, holds]\n",
+            ["3:18: policies[1]: the outcome found is quarantined unless 'on' says otherwise:"],
+        ),
+        ("policies: [holds: {on: {found: tag}}]\n", []),
+        (
+            "policies: [size]\ndomains: {x.example: {policies: {size: {on: {nearly: quarantine}}}}}\n",
+            ["4:54: domains.x.example.policies.size.on.nearly: the action quarantine needs the section"],
+        ),
+        (
+            "policies: [holds]\nquarantine: {backend: b}\n",
+            ["4:23: quarantine.backend: there is no backend 'b'; there are a"],
+        ),
+        ("policies: [holds]\nquarantine: {}\n", ["4:1: quarantine.backend: is missing"]),
+        ("policies: [holds]\nquarantine: {backend: a}\n", []),
+    ],
+)
+def test_what_is_held_needs_a_place(tmp_path: Path, text: str, expected: list[str]) -> None:
+    """A policy holds mail, by its own default too, only where the file says at which backend."""
+    if not expected:
+        assert loaded(tmp_path, HEAD + text, registry=HOLDING).chain is not None
+        return
+    found = problems(tmp_path, HEAD + text, registry=HOLDING)
+    assert [line[: len(start)] for line, start in zip(found, expected, strict=True)] == expected
+
+
+def test_what_policies_write_is_removed_from_what_comes_in(tmp_path: Path) -> None:
+    """By the names of their class and those of tags, but never a field that is the message's own."""
+    policies = "policies: [holds: {on: {found: tag}}, size: {on: {nearly: {action: tag, header: 'X-Size: 1'}}}]\n"
+    assert loaded(tmp_path, HEAD + policies, registry=HOLDING).written_fields == {"x-held", "x-size"}
+
+
+def test_a_delay_stands_beside_any_action(tmp_path: Path) -> None:
+    """Or beside the default one; a domain's own replaces it."""
+    text = HEAD + (
+        "policies: [size: {on: {too_large: {action: tag, delay: 5s}, nearly: {delay: 1m}}}]\n"
+        "domains: {x.example: {policies: {size: {on: {nearly: {delay: 0s}}}}}}\n"
+    )
+    config = loaded(tmp_path, text)
+    chain = config.chain
+    assert chain is not None
+    assert chain.policies[0].on["too_large"] == Response(Action.TAG, delay=5.0)
+    assert chain.policies[0].on["nearly"] == Response(Action.PASS, delay=60.0)
+    assert chain.for_domain("x.example")[0].on["nearly"] == Response(Action.PASS)
+    shown = effective(config, config.listeners)["listeners"][0]
+    assert shown["policies"][0]["on"] == {
+        "too_large": {"action": "tag", "delay": "5s"},
+        "nearly": {"action": "pass", "delay": "1m"},
+    }
 
 
 def test_a_domain_overrides_setting_by_setting(tmp_path: Path) -> None:

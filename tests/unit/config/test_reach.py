@@ -247,6 +247,17 @@ def test_what_is_closed_is_told_at_its_place(folder: Path, case: Case, *, above:
     assert [*file_problems(config), *reach.warnings(config)] == []
 
 
+@pytest.mark.parametrize(("user", "is_warned"), [("", True), ("user: root\n", False), ("user: nobody\n", False)])
+def test_root_is_warned_of_a_service_that_stays_root(folder: Path, user: str, *, is_warned: bool) -> None:
+    """Where the file names nobody to become; not whoever is not root, nor one who says that it shall be."""
+    path = folder / "lychgate.yaml"
+    path.write_text(BASE.format(listener="", backend="{servers: [h]}", domain="{}", policy="lists", whole="", user="x"))
+    path.write_text(path.read_text().replace("user: x\n", user))
+    warnings = reach.warnings(load(path, registry=REGISTRY))
+    stays = [warning.message for warning in warnings if "stays root" in warning.message]
+    assert len(stays) == (is_warned and os.geteuid() == 0)
+
+
 def test_every_use_has_its_case() -> None:
     """But for the pid file, which whoever starts the service writes before."""
     assert {case.use for case in CASES} | {FileUse.PID} == set(FileUse) == set(reach._NEEDS)
@@ -311,7 +322,8 @@ def test_a_runtime_folder_that_root_makes_before_is_no_problem(folder: Path) -> 
 def test_the_folder_of_accepted_lists_that_is_made_later_is_no_problem(folder: Path, user: str) -> None:
     """Root makes it before the service becomes another user, and whoever may write above it makes it then."""
     case = Case("whole", "recipient_lists: {{folder: {0}}}", FileUse.LISTS, "recipient_lists.folder")
-    assert reach.warnings(config_of(folder, case, folder / "state" / "lists", user)) == []
+    warnings = reach.warnings(config_of(folder, case, folder / "state" / "lists", user))
+    assert [warning for warning in warnings if warning.where != "user"] == []
 
 
 @needs_root

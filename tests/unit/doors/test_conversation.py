@@ -212,7 +212,7 @@ async def test_a_handshake_that_fails_or_stalls_ends_the_connection(tmp_path: Pa
 @pytest.mark.parametrize("mode", ["starttls", "implicit"])
 async def test_a_client_that_resets_before_the_handshake_leaves_nothing_behind(tmp_path: Path, mode: str) -> None:
     """Its connection is lost before the TLS layer stands, which hears nothing of it: the session ends all the same."""
-    async with serving(tmp_path, tls(mode)) as site:
+    async with serving(tmp_path, tls(mode) | {"records": {"silent_clients": True}}) as site:
         sock = socket.create_connection(("127.0.0.1", site.ports[0]))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if mode == "starttls":
@@ -331,6 +331,16 @@ async def test_idle_clients_are_told_of_the_end_and_transactions_may_finish(tmp_
         with pytest.raises(OSError):  # noqa: PT011 - refused or reset, as the kernel has it
             await asyncio.open_connection("127.0.0.1", site.ports[0])
     assert sorted(decisions(site)) == [("accepted", "backend", None), ("disconnected", "smtp", "shutdown")]
+
+
+async def test_one_that_was_accepted_just_before_the_end_is_recorded_as_such(tmp_path: Path) -> None:
+    """A client whose connection came while the door closed gets 421, and the record names the shutdown."""
+    async with serving(tmp_path) as site:
+        site.door._draining = True
+        async with site.client(greeting="421 4.3.2") as client:
+            assert await client.is_closed()
+        await site.empty()
+    assert decisions(site) == [("disconnected", "smtp", "shutdown")]
 
 
 async def test_what_is_left_when_the_grace_is_over_is_ended_by_force(tmp_path: Path) -> None:
@@ -515,6 +525,51 @@ async def test_authentication_passes_through_and_names_the_client(tmp_path: Path
     assert "secret" not in str(record)
 
 
+async def test_held_mail_of_an_authenticated_client_goes_to_the_quarantine(
+    tmp_path: Path, authority: trustme.CA
+) -> None:
+    """Not over the connection by which it authenticated, which is to another backend; its other mail does."""
+    policies = ["relay", {"at_rcpt": {"match": "held@", "on": {"found": "quarantine"}}}]
+    async with FaultServer(extensions=[*EXTENSIONS, "AUTH PLAIN"]) as own, FaultServer() as quarantine:
+        backends = {"own": own.port, "held": quarantine.port}
+        config = tls("starttls", auth={"required": True, "backend": "own"}) | {
+            "policies": policies,
+            "backends": {name: {"servers": [f"127.0.0.1:{port}"]} for name, port in backends.items()},
+            "default_backend": "own",
+            "quarantine": {"backend": "held"},
+        }
+        async with serving(tmp_path, config) as site:
+            async with site.client() as client:
+                await _secured(client, authority)
+                assert (await client.say(f"AUTH PLAIN {PLAIN}")).startswith("235")
+                for recipient in ("held@elsewhere.example", "you@elsewhere.example"):
+                    await client.say("MAIL FROM:<me@example.com>")
+                    assert (await client.say(f"RCPT TO:<{recipient}>")).startswith("250")
+                    assert (await client.send("Subject: x")).startswith("250 2.0.0 Ok: queued")
+            await site.empty()
+    assert [message.recipients for message in quarantine.messages] == [("RCPT TO:<held@elsewhere.example>",)]
+    assert [message.recipients for message in own.messages] == [("RCPT TO:<you@elsewhere.example>",)]
+    assert [record.decision.result for record in site.records] == ["quarantined", "accepted"]
+
+
+async def test_what_is_end_to_end_is_offered_where_the_quarantine_has_it_too(tmp_path: Path) -> None:
+    """A message that it can't take could not be held; where nothing is ever held it does not matter."""
+    for policies, offered in (([{"at_rcpt": {"on": {"found": "quarantine"}}}], False), ([], True)):
+        async with FaultServer() as own, FaultServer(extensions=["PIPELINING"]) as quarantine:
+            servers = {"own": own.port, "held": quarantine.port}
+            config = {
+                "policies": policies,
+                "backends": {name: {"servers": [f"127.0.0.1:{port}"]} for name, port in servers.items()},
+                "default_backend": "own",
+                "quarantine": {"backend": "held"},
+            }
+            async with serving(tmp_path, config) as site, site.client() as client:
+                async with asyncio.timeout(20):
+                    while any(each.capabilities is None for each in site.door._groups.values()):  # noqa: ASYNC110 - no event
+                        await asyncio.sleep(0)
+                assert ("SMTPUTF8" in await client.say("EHLO client.example.org")) is offered
+
+
 async def test_a_failed_authentication_is_the_backends_word_and_a_fault_is_454(
     tmp_path: Path, authority: trustme.CA
 ) -> None:
@@ -590,3 +645,17 @@ async def test_implicit_tls_takes_a_hello_that_is_there_already(tmp_path: Path, 
                         incoming.write(await reader.read(65_536))
             writer.transport.abort()
         await site.empty()
+
+
+async def test_a_conversation_may_be_given_up_while_its_client_is_seen_to(tmp_path: Path) -> None:
+    """Its task is cancelled while it waits, and before that has ended the gateway drains."""
+    async with serving(tmp_path) as site, site.client() as client:
+        await client.say("EHLO client.example.org")
+        (conversation,) = site.door._conversations
+        assert conversation.task is not None
+        while conversation.link.deadline == float("inf"):  # noqa: ASYNC110 - nothing tells that it waits
+            await asyncio.sleep(0)
+        conversation.task.cancel()
+        conversation.link.drain()
+        assert (await client.reply()).startswith("421 4.3.2")
+        assert await client.is_closed()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.doors.proxy_protocol import Addresses, ProxyError, parse_v1, parse_v2, read_header
+from gateway.doors.proxy_protocol import Addresses, ProxyError, SilentError, parse_v1, parse_v2, read_header
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 V4 = struct.pack("!4s4sHH", bytes([192, 0, 2, 1]), bytes([198, 51, 100, 25]), 40000, 25)
@@ -102,7 +102,13 @@ async def test_anything_else_is_a_proxy_error(octets: bytes) -> None:
         await read(octets)
 
 
-@pytest.mark.parametrize("octets", [b"", b"PROXY TCP4 192.0.2.1", SIGNATURE, v2(V4)[:-1]])
+async def test_a_peer_that_leaves_without_a_word_is_no_error() -> None:
+    """It has only looked whether anybody is there."""
+    with pytest.raises(SilentError):
+        await read(b"", close=True)
+
+
+@pytest.mark.parametrize("octets", [b"P", b"PROXY TCP4 192.0.2.1", SIGNATURE, v2(V4)[:-1]])
 async def test_a_peer_that_goes_away_is_an_oserror(octets: bytes) -> None:
     """The header must be whole."""
     with pytest.raises(OSError, match="went away"):

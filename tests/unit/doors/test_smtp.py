@@ -140,17 +140,18 @@ async def test_a_trusted_peer_that_says_nothing_is_closed_in_time(tmp_path: Path
     async with serving(tmp_path, TRUSTED | {"timeouts": {"proxy": "100ms"}}) as site:
         async with site.client(greeting=None) as client:
             assert await client.reply() == ""
-        assert site.door._proxying == 0
+        assert not site.door._proxying
 
 
 async def test_a_shutdown_does_not_wait_for_headers(tmp_path: Path) -> None:
-    """A connection whose header is awaited is closed with the door."""
+    """A connection whose header is awaited gets 421, and is closed with the door."""
     config = TRUSTED | {"timeouts": {"proxy": "1h"}}
     async with serving(tmp_path, config) as site, site.client(greeting=None) as client:
         while not site.door._proxying:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0)
         await site.door.drain(0.0)
-        assert await client.reply() == ""
+        assert await client.reply() == "421 4.3.2 Service closing, try again later"
+        assert await client.is_closed()
 
 
 async def test_a_sessions_questions_have_the_limits_of_the_file(tmp_path: Path) -> None:
@@ -179,6 +180,7 @@ async def test_a_health_check_is_served_as_the_load_balancer(tmp_path: Path) -> 
         async with site.client(greeting=None) as client:
             client.writer.write(b"PROXY UNKNOWN\r\n")
             assert (await client.reply()).startswith("220 ")
+            assert (await client.say("NOOP")).startswith("250 ")
         await site.empty()
     assert site.records[0].client.address == "127.0.0.1"
 
@@ -223,7 +225,7 @@ OF_THE_ENGINE = {
     "header_size", "header_lines", "command_line", "auth_line", "parameters", "errors", "unknown_commands",
     "idle_commands", "refusals", "transactions", "chunks", "empty_chunks", "dropped_octets",
 }  # fmt: skip
-OF_THE_ADMISSION = {"recipients": 234, "recipient_overshoot": 345, "session_memory": 300_000}
+OF_THE_ADMISSION = {"recipients": 234, "recipient_overshoot": 345, "session_memory": 300_000, "session_delay": "7s"}
 ELSEWHERE = {"connections", "connections_per_client", "message_size"}
 """Of all listeners together (``places``), and of each listener."""
 
@@ -237,3 +239,4 @@ async def test_every_limit_of_the_file_is_in_force(tmp_path: Path) -> None:
     assert {name: getattr(options, name) for name in OF_THE_ENGINE} == values
     assert (rules.recipient_limit, rules.recipient_overshoot) == (234, 345)
     assert rules.transaction_memory == 300_000 - weight.SESSION
+    assert rules.session_delay == 7.0

@@ -1,9 +1,9 @@
-"""A lane to Redis: what is the server's fault, and what that of a call."""
+"""The pipeline to a Redis server: what is the server's fault, and what that of a call."""
 
 import pytest
 from redis.asyncio.connection import DefaultParser
 
-from gateway.adapters.state.lane import _is_fault
+from gateway.adapters.state.pipeline import _is_fault
 
 
 @pytest.mark.parametrize(
