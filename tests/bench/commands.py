@@ -7,7 +7,6 @@ gateway of another working copy (``git worktree add FOLDER COMMIT``) in the same
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import time
@@ -33,10 +32,9 @@ _RUN: Final = "from gateway.cli import main; main()"
 
 
 def _seconds(code: str, words: tuple[str, ...], source: Path) -> float:
-    """One run of the interpreter, with the gateway of a working copy."""
-    environment = os.environ | {"PYTHONPATH": str(source)}
+    """One run of the interpreter in the folder of a working copy, whose gateway it finds first."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True, check=False)
+    subprocess.run([sys.executable, "-c", code, *words], cwd=source, capture_output=True, check=False)
     return time.perf_counter() - started
 
 
