@@ -13,7 +13,7 @@ gathered with what others are sent (``gathering``), so that whoever reads them i
 import asyncio
 import ssl
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from gateway.address import address_text
 from gateway.doors.listening import endpoint_name
@@ -54,7 +54,11 @@ _NEVER: Final = float("inf")
 
 _BUFFER_OF_MESSAGE: Final = memoryview(bytearray(READ_OF_MESSAGE))
 _BUFFER: Final = _BUFFER_OF_MESSAGE[:READ]
+_BUFFER_OF_TLS: Final = memoryview(bytearray(READ))
 """Where every connection is read into: what comes is taken out before another is read."""
+
+TLS: Final = 76_000
+"""Octets that TLS takes for a session: OpenSSL's own, and what waits to be deciphered, or to be sent enciphered."""
 
 
 class SessionEnd(Exception):  # noqa: N818 - it is no error
@@ -186,9 +190,10 @@ class ClientLink(asyncio.BufferedProtocol):
         data = bytes(_BUFFER_OF_MESSAGE[:nbytes])
         if self._diverted is not None:
             self._diverted.append(data)
+            if not self.has_spoken or len(self._diverted) > 1:  # enough: more is read when TLS is ready
+                self._wire.pause_reading()  # uvloop reads all the same until the handshake is begun
             if not self.has_spoken:
                 self.has_spoken = True
-                self._transport.pause_reading()  # uvloop reads all the same until the handshake is begun
                 self._wake()
             return
         self.has_spoken = True
@@ -340,8 +345,9 @@ class ClientLink(asyncio.BufferedProtocol):
 
     @property
     def waiting(self) -> int:
-        """Octets that the client has sent ahead, and that are not read yet."""
-        return len(self.engine.unread)
+        """Octets that the client has sent ahead, and that are not read yet; under TLS with what that takes."""
+        unread = len(self.engine.unread)
+        return unread if self._transport is self._wire else unread + TLS
 
     def expect_message(self) -> None:
         """A message comes: it has time limits of its own."""
@@ -425,12 +431,11 @@ class ClientLink(asyncio.BufferedProtocol):
             self._diverted = deciphered
         handshake = loop.create_task(self._shake_hands(context, within))
         try:
-            if enciphered is not None:
-                # start_tls stops the reading and puts two calls in line, by which it stands between the transport and
-                # this and reads again; what came before goes right behind them, ahead of what is read then.
-                await asyncio.sleep(0)
-                loop.call_soon(self._hand_over, enciphered)
-                self._diverted = deciphered
+            # start_tls stops the reading and puts two calls in line, by which it stands between the transport and this
+            # and reads again; what came before goes right after them, ahead of what is read then.
+            await asyncio.sleep(0)
+            loop.call_soon(self._hand_over, enciphered or [])
+            self._diverted = deciphered
             transport = await handshake
         except BaseException:  # the transport is closed, and asyncio says nothing of one that is lost in its handshake
             self.connection_lost(None)
@@ -441,6 +446,7 @@ class ClientLink(asyncio.BufferedProtocol):
         assert transport is not None  # noqa: S101 - what start_tls returns
         self._transport = transport
         transport.set_write_buffer_limits(high=SEND_AHEAD)
+        cast("_Readable", transport).set_read_buffer_limits(high=READ_AHEAD)
         self._buffering = False
         if self.engine.state is State.TLS:
             self.engine.tls_started()
@@ -449,6 +455,7 @@ class ClientLink(asyncio.BufferedProtocol):
             self.engine.receive_data(data)
         if len(self.engine.unread) > READ_AHEAD:
             self._read_no_further()
+        self._wire.resume_reading()
         return cast("ssl.SSLObject", transport.get_extra_info("ssl_object"))
 
     async def _shake_hands(self, context: ssl.SSLContext, within: float) -> asyncio.Transport | None:
@@ -467,12 +474,55 @@ class ClientLink(asyncio.BufferedProtocol):
         """Give the TLS layer what came before it stood."""
         if self._transport.is_closing():
             return
-        layer = cast("asyncio.BufferedProtocol", self._transport.get_protocol())
+        pieces = _Pieces(cast("asyncio.BufferedProtocol", self._wire.get_protocol()))
+        self._wire.set_protocol(pieces)
         for data in enciphered:
-            view = memoryview(data)
-            while view:
-                buffer = memoryview(layer.get_buffer(len(view)))
-                count = min(len(buffer), len(view))
-                buffer[:count] = view[:count]
-                layer.buffer_updated(count)
-                view = view[count:]
+            pieces.pour(memoryview(data))
+
+
+class _Readable(Protocol):
+    """What the transports of TLS layers have besides."""
+
+    def set_read_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """How much may wait to be deciphered before nothing more is read."""
+
+
+class _Pieces(asyncio.BufferedProtocol):
+    """Stands between a connection and its TLS layer, which would take 256 KiB at a time, and keep as much.
+
+    Args:
+        layer: The TLS layer.
+    """
+
+    __slots__ = ("_layer",)
+
+    def __init__(self, layer: asyncio.BufferedProtocol) -> None:
+        self._layer = layer
+
+    def pour(self, data: memoryview) -> None:
+        """Give it octets."""
+        layer = self._layer
+        while data:
+            buffer = memoryview(layer.get_buffer(len(data)))
+            count = min(len(buffer), len(data))
+            buffer[:count] = data[:count]
+            layer.buffer_updated(count)
+            data = data[count:]
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio.BufferedProtocol
+        return _BUFFER_OF_TLS
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.pour(_BUFFER_OF_TLS[:nbytes])
+
+    def eof_received(self) -> bool | None:
+        return self._layer.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._layer.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._layer.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._layer.resume_writing()

@@ -7,13 +7,16 @@ other: each is accepted.
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, cast
 
 import psutil
 import pytest
+import trustme
 
 from tests.support.fault_server import FaultServer
 from tests.support.gateway import Gateway, poll
@@ -24,7 +27,12 @@ ANSWERED: Final = 100_000
 SESSION: Final = 262_144
 """Octets that a session may hold beside its message: the default of ``limits.session_memory``."""
 
+TLS_LAYER: Final = 98_304
+"""Octets that OpenSSL and the event loop's TLS layer may hold of a session besides what is counted of them."""
+
 CLIENTS: Final = 16
+CLIENTS_UNDER_TLS: Final = 64
+"""More, because what handshakes leave behind in the allocator is not a client's."""
 
 HELLO: Final = b"EHLO client.example\r\n"
 MAIL: Final = HELLO + b"MAIL FROM:<a@example.org>\r\n"
@@ -215,6 +223,52 @@ async def test_what_one_client_holds_is_bounded(case: str, reads: bool) -> None:
             await asyncio.to_thread(_rest, worker)
             grown = _own_memory(worker) - at_first
     assert grown / CLIENTS <= SESSION, grown / CLIENTS
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["reads", "reads-nothing"])
+@pytest.mark.parametrize("case", ["recipients", "commands sent ahead"])
+async def test_what_one_client_holds_under_tls_is_bounded(case: str, tmp_path: Path, *, reads: bool) -> None:
+    """The same under TLS, but for what the TLS layer keeps for itself."""
+    before, lines = HOLDS[case]
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "mx.pem")
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    tls = {"smtp": {"tls": {"mode": "implicit", "certificate": str(tmp_path / "mx.pem")}}}
+
+    settings = SETTINGS | {"limits": {"connections_per_client": 0}}
+
+    async def hold(gateway: Gateway, count: int, stay: ExitStack) -> None:
+        async def say() -> None:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", gateway.port, ssl=trusting, server_hostname="localhost"
+            )
+            stay.callback(writer.transport.abort)
+            if not reads:
+                cast("asyncio.Transport", writer.transport).pause_reading()
+            writer.write(before + lines)
+            said = asyncio.create_task(writer.drain())
+            if reads:
+                due = (before + lines).count(b"\r\n") + 1
+                while due > 0 and (line := await reader.readline()):
+                    due -= line[3:4] == b" "
+            else:
+                await asyncio.wait([said], timeout=1.0)
+            said.cancel()
+
+        await asyncio.gather(*(say() for _ in range(count)))
+
+    async with FaultServer() as server, Gateway(settings, listeners=tls, backend=server.port) as gateway:
+        (worker,) = gateway.workers()
+        with ExitStack() as first:
+            await hold(gateway, 1, first)
+        await asyncio.to_thread(_rest, worker)
+        at_first = _own_memory(worker)
+        with ExitStack() as clients:
+            await hold(gateway, CLIENTS_UNDER_TLS, clients)
+            await asyncio.to_thread(_rest, worker)
+            grown = _own_memory(worker) - at_first
+    assert grown / CLIENTS_UNDER_TLS <= SESSION + TLS_LAYER, grown / CLIENTS_UNDER_TLS
 
 
 def _rest(process: psutil.Process) -> None:
