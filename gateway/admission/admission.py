@@ -67,7 +67,6 @@ class Admission:
         "_delay",
         "_delayed",
         "_held",
-        "_overshoot",
         "_proceeding",
         "_recorded",
         "_refused",
@@ -88,7 +87,6 @@ class Admission:
         self._delayed = 0.0  # in the session so far
         self._held: list[Ruling] = []  # until RCPT
         self._proceeding: Proceeding | None = None  # of the open transaction
-        self._overshoot = 0  # recipients above the limit, in the session
         self._refused: Verdict | None = None  # the connection or HELO, at once
         self._recorded: Verdict | None = None
         self._started = time.perf_counter()
@@ -194,7 +192,7 @@ class Admission:
         transaction = proceeding.transaction
         recipient = Recipient(path=path, parameters=parameters, domain=self._rules.domain(path.domain))
         if not proceeding.has_room(waiting):  # not noted, or a client could fill the memory
-            return recipient, self._refuse(recipient, self._one_too_many())
+            return recipient, self._refuse(recipient, self._one_too_many(proceeding))
         transaction.recipients.append(recipient)
         variant = chain.variant(recipient.domain)
         envelope = envelope_of(transaction, recipient)
@@ -220,11 +218,12 @@ class Admission:
         proceeding.candidate = candidate
         return recipient, GO_ON
 
-    def _one_too_many(self) -> Verdict:
+    def _one_too_many(self, proceeding: Proceeding) -> Verdict:
         """The answer to a recipient above the limit, and in the end to a client that goes on all the same."""
-        self._overshoot += 1
-        is_enough = self._overshoot > self._rules.recipient_overshoot
-        reply = replies.TOO_MANY_COMMANDS if is_enough else replies.TOO_MANY_RECIPIENTS
+        proceeding.turned_away += 1
+        rules, commands = self._rules, len(proceeding.transaction.recipients) + proceeding.turned_away
+        is_enough = commands > rules.recipient_limit + rules.recipient_overshoot
+        reply = replies.TOO_MANY_RECIPIENTS.as_disconnection() if is_enough else replies.TOO_MANY_RECIPIENTS
         return by_protocol(reply, "too_many_recipients", _RCPT, self.reference)
 
     def answered(self, recipient: Recipient, answer: Reply) -> Reply:
@@ -324,6 +323,7 @@ class Admission:
         """
         proceeding = self._open()
         transaction = proceeding.transaction
+        proceeding.unpack()
         if result == "accepted" and proceeding.quarantine is not None:
             verdict = by_policy(proceeding.quarantine, transaction.id)
             result = result_of(verdict.action)

@@ -6,9 +6,11 @@ at the data. The later ones that differ get ``452 4.5.3``, because the end of da
 brings them in a transaction of their own (RFC 5321 4.5.3.1.10).
 """
 
+import pickle
 import time
+import zlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, assert_never
+from typing import TYPE_CHECKING, Final, NamedTuple, assert_never
 
 from gateway.admission import weight
 from gateway.admission.rules import Rules
@@ -19,6 +21,10 @@ from gateway.verdict import Action, Stage, Verdict
 
 if TYPE_CHECKING:
     from gateway.chain.chain import Found
+
+
+_PACKED_ABOVE: Final = 8
+"""Checks that take more than this part of a transaction's room are packed."""
 
 
 class Candidate(NamedTuple):
@@ -55,6 +61,7 @@ class Proceeding:
 
     Attributes:
         transaction: The transaction.
+        turned_away: How many recipients found no room.
         started: When it began, of ``time.perf_counter``.
         common: What was found before RCPT with the options that hold for all.
         found: What policies with a domain's own options found before RCPT.
@@ -66,12 +73,13 @@ class Proceeding:
     """
 
     __slots__ = (
-        "_authentication", "_octets", "_rules", "_shared", "_weighed", "candidate", "common", "discarded", "fields",
-        "first", "found", "quarantine", "started", "transaction",
+        "_authentication", "_checks", "_packed", "_recipients", "_rules", "_shared", "_weighed", "candidate",
+        "common", "discarded", "fields", "first", "found", "quarantine", "started", "transaction", "turned_away",
     )  # fmt: skip
 
     def __init__(self, transaction: Transaction, rules: Rules) -> None:
         self.transaction = transaction
+        self.turned_away = 0
         self.started = time.perf_counter()
         self.common = transaction.authentication
         self.found: dict[tuple[Stage, int], Found] = {}
@@ -83,8 +91,10 @@ class Proceeding:
         self._rules = rules
         self._authentication = transaction.authentication  # with the options of those who were accepted
         self._shared: _Shared | None = None  # with the first one, once there is another
-        self._octets = 0  # of recipients and checks, as far as they were weighed
+        self._recipients = 0  # octets, as far as they were weighed; so are the checks
+        self._checks = 0
         self._weighed = 0  # checks
+        self._packed: list[bytes] = []  # checks that came before
 
     def has_room(self, waiting: int) -> bool:
         """Whether there may be one more recipient: by their number, and by what the transaction holds already.
@@ -96,10 +106,27 @@ class Proceeding:
         recipients, checks = transaction.recipients, transaction.checks
         if not recipients:
             return True
-        self._octets += weight.of_recipient(*recipients[-1:-3:-1]) + weight.of_checks(checks[self._weighed :])
+        self._recipients += weight.of_recipient(*recipients[-1:-3:-1])
+        self._checks += weight.of_checks(checks[self._weighed :])
         self._weighed = len(checks)
-        octets = waiting + self._octets + weight.of_reservations(transaction.reservations)
+        if self._checks > rules.transaction_memory // _PACKED_ABOVE:
+            self._pack()
+        octets = self._recipients + self._checks + sum(map(len, self._packed)) + waiting
+        octets += weight.of_reservations(transaction.reservations)
         return len(recipients) < rules.recipient_limit and octets < rules.transaction_memory
+
+    def _pack(self) -> None:
+        """Keep the checks so far in a tenth of the room: most of a long list of recipients are alike."""
+        checks = self.transaction.checks
+        self._packed.append(zlib.compress(pickle.dumps(checks), 1))
+        checks.clear()
+        self._checks = self._weighed = 0
+
+    def unpack(self) -> None:
+        """Give the transaction all its checks again, for its record."""
+        packed, self._packed = self._packed, []
+        for each in reversed(packed):
+            self.transaction.checks[:0] = pickle.loads(zlib.decompress(each))  # noqa: S301 - they never left this process
 
     def look_at(self, variant: Variant) -> None:
         """Policies look at a recipient: what was found before is what the options that hold for it found."""

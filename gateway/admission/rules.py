@@ -20,8 +20,8 @@ class Rules:
         backend: Gives the name of the server group that a recipient's mail goes to.
         quarantine: The name of the server group that held mail goes to, None where no policy holds any.
         recipient_limit: The most RCPT commands of one transaction, refused ones too.
-        recipient_overshoot: How many a session may have above that; the next one ends it (as Postfix's
-            smtpd_recipient_overshoot_limit).
+        recipient_overshoot: How many RCPT commands a transaction may have above that; the next one ends the session (as
+            Postfix's smtpd_recipient_overshoot_limit).
         transaction_memory: Octets that a transaction may hold beside its message; a recipient that does not fit is one
             above the limit.
         single_recipient: The groups that take one recipient a transaction (LMTP answers each recipient by itself).

@@ -313,10 +313,10 @@ class Limits(Section):
     recipients: Annotated[int, Field(ge=100)] = 1000
     """Recipients of one message (RFC 5321 4.5.3.1.8: at least 100)."""
     recipient_overshoot: Count = 1000
-    """RCPT commands of a session above that limit, or for which `session_memory` has no room, after which it ends."""
+    """RCPT commands of one message above that limit, after which the session ends."""
     session_memory: Annotated[Size, Field(ge=131_072)] = 262_144
     """What a session may hold in memory beside its message: 64 KiB for itself and for what waits to be read or sent,
-    the rest for the recipients of a message and what policies found. That is some 150 recipients by default; those
+    the rest for the recipients of a message and what policies found. That is some 250 recipients by default; those
     above it get `452 4.5.3`, and the sender brings them in a further transaction. Raise it by 1 KB for each recipient
     that shall fit; at least 128 KiB."""
     errors: Positive = 20
@@ -326,13 +326,14 @@ class Limits(Section):
     idle_commands: Positive = 100
     """NOOP, RSET, VRFY and the like without an accepted message between them, after which the session ends."""
     refusals: Positive = 2000
-    """Senders, recipients and messages of a session that are refused by any policy or backend, after which it ends."""
+    """Senders, recipients and messages of a session that are refused by any policy or backend, after which it ends.
+    Recipients that are to come in a further transaction (`452 4.5.3`) do not count."""
     session_delay: Duration = 60.0
     """By how much the replies of a session may be held back in all (`delay` of an outcome); 0 for not at all."""
     transactions: Positive = 10_000
     """Messages of a session, after which it ends, also of those that were given up."""
     chunks: Positive = 1000
-    """BDAT commands of one message, and one more for each KiB of it, after which the session ends."""
+    """BDAT commands of one message, and one more for each 32 octets of it, after which the session ends."""
     empty_chunks: Positive = 100
     """How many of them may be empty."""
     dropped_octets: Size = 50_000_000

@@ -52,9 +52,9 @@ class ServerOptions:
         unknown_commands: The same for unknown commands alone.
         idle_commands: How many HELO, EHLO, RSET, NOOP, VRFY and HELP, and lines of AUTH exchanges, may come without an
             accepted message, a STARTTLS or a login between them (as Postfix's smtpd_junk_command_limit).
-        refusals: How many commands and messages the door may refuse in a session; the next one ends it.
+        refusals: How many commands and messages the door may refuse in a session, 452 4.5.3 aside; one more ends it.
         transactions: How many MAIL a session may have; the next one ends it.
-        chunks: How many BDAT one message may have, beside one for each KiB of it.
+        chunks: How many BDAT one message may have, beside one for each 32 octets of it.
         empty_chunks: How many of them may be empty.
         dropped_octets: Octets of one refused chunk, or of one overlong line, that are read and dropped; more end the
             session.

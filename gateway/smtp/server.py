@@ -70,7 +70,7 @@ _CHANGES: Final = frozenset({EndOfData, StartTls, Hello, Auth, AuthResponse})
 """Events whose positive reply changes more than the state."""
 _PROGRESS: Final = (EndOfData, StartTls)
 """Events after which a client may say some more that leads nowhere."""
-_KIB: Final = 1024
+_OCTETS_A_CHUNK: Final = 32  # less than a line: there are clients that send each line as a chunk
 _MAIL: Final = Command.MAIL
 _COUNTED: Final = frozenset(
     {Command.MAIL, Command.HELO, Command.EHLO, Command.RSET, Command.NOOP, Command.VRFY, Command.HELP}
@@ -88,6 +88,7 @@ _END_OF_DATA: Final = Command.END_OF_DATA
 _TLS_REQUIRED: Final = TlsState.REQUIRED
 _SHOWN_VERB: Final = 20
 _CLOSE: Final = 421  # RFC 5321 3.8
+_IN_ANOTHER_TRANSACTION: Final = "4.5.3"  # too many recipients (RFC 3463 3.6): the door bounds how many
 
 
 class ServerConnection(Terms):
@@ -225,7 +226,7 @@ class ServerConnection(Terms):
             target = self._transition.intermediate
         else:
             target = _CLOSED if code == _CLOSE else self._transition.refused
-            self._refusals += 1
+            self._refusals += answer.enhanced != _IN_ANOTHER_TRANSACTION
         self._out.append(answer.wire)
         self.unsent += len(answer.wire)
         if target is not self.state:
@@ -417,7 +418,8 @@ class ServerConnection(Terms):
         options = self.options
         self._chunks += 1
         self._empty_chunks += size == 0
-        return self._empty_chunks > options.empty_chunks or self._chunks > options.chunks + self._meter.size // _KIB
+        most = options.chunks + self._meter.size // _OCTETS_A_CHUNK
+        return self._empty_chunks > options.empty_chunks or self._chunks > most
 
     def _read_chunk(self) -> Event | None:
         checker = self._checker

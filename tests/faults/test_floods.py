@@ -62,7 +62,7 @@ FLOODS: Final = {
         before=MAIL, line=b"RCPT TO:<x@elsewhere.example>\r\n", reason="too_many_recipients", most=2010
     ),
     "empty chunks": Flood(before=RCPT, line=b"BDAT 0\r\n", reason="too_many_chunks", most=101),
-    "chunks of an octet": Flood(before=RCPT, line=b"BDAT 1\r\nx", reason="too_many_chunks", most=1001),
+    "chunks of an octet": Flood(before=RCPT, line=b"BDAT 1\r\nx", reason="too_many_chunks", most=1033),
     "MAIL refused": Flood(
         before=HELLO, line=b"MAIL FROM:<nobody@refused.example>\r\n", reason="too_many_refusals", most=2001
     ),
