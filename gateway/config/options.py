@@ -316,7 +316,7 @@ class Limits(Section):
     """RCPT commands of one message above that limit, after which the session ends."""
     session_memory: Annotated[Size, Field(ge=131_072)] = 262_144
     """What a session may hold in memory beside its message: 64 KiB for itself and for what waits to be read or sent,
-    the rest for the recipients of a message and what policies found. That is some 250 recipients by default; those
+    the rest for the recipients of a message and what policies found. That is 100 to 300 recipients by default; those
     above it get `452 4.5.3`, and the sender brings them in a further transaction. Raise it by 1 KB for each recipient
     that shall fit; at least 128 KiB."""
     errors: Positive = 20
