@@ -320,16 +320,20 @@ class SmtpDoor:
         loop = asyncio.get_running_loop()
         limits = [self.timeouts.command, self.timeouts.data, self.timeouts.session or 60.0]
         pause = max(0.02, min(1.0, min(limits) / 4))
-        certificate_due = loop.time()
+        certificate_due, refreshing = loop.time(), None
         while True:
             await asyncio.sleep(pause)
             now = loop.time()
             for conversation in self._conversations:
                 if conversation.link.deadline < now:
                     conversation.link.expire()
-            if self.certificate is not None and now > certificate_due:
+            if self.certificate is not None and now > certificate_due and (refreshing is None or refreshing.done()):
                 certificate_due = now + 5.0
-                self.certificate.refresh()
+                refreshing = self._own(self._refresh(self.certificate))
+
+    @staticmethod
+    async def _refresh(certificate: Certificate) -> None:
+        await asyncio.to_thread(certificate.refresh)  # which may wait for a file system that does not answer
 
     async def _accept_proxied(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -24,7 +24,8 @@ class Certificate:
         key: PEM file with the private key; None if it stands in the certificate's file.
 
     Attributes:
-        context: For the server side of handshakes; TLS 1.2 and later (RFC 8996).
+        context: For the server side of handshakes; TLS 1.2 and later (RFC 8996). Another one once the files have
+            changed.
 
     Raises:
         OSError: The files can't be read.
@@ -34,13 +35,20 @@ class Certificate:
     def __init__(self, certificate: Path, key: Path | None) -> None:
         self._certificate = certificate
         self._key = key
-        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._seen = self._stamp()
-        self.context.load_cert_chain(certificate, key)
+        self.context = self._loaded()
+
+    def _loaded(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self._certificate, self._key)
+        return context
 
     def refresh(self) -> bool:
-        """Load the files again if they have changed; returns whether new ones are in use."""
+        """Load the files again if they have changed; returns whether new ones are in use.
+
+        It may wait for a file system that does not answer, so it is meant for a thread.
+        """
         try:
             stamp = self._stamp()
         except OSError:
@@ -49,9 +57,7 @@ class Certificate:
             return False
         self._seen = stamp
         try:
-            probe = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            probe.load_cert_chain(self._certificate, self._key)
-            self.context.load_cert_chain(self._certificate, self._key)
+            self.context = self._loaded()
         except (OSError, ssl.SSLError) as error:
             log.warning("certificate not reloaded", certificate=str(self._certificate), error=str(error))
             return False

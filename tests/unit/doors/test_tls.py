@@ -41,7 +41,7 @@ def served_name(certificate: Certificate, authority: trustme.CA) -> str:
 
 
 def test_a_new_certificate_is_used_without_a_restart(tmp_path: Path) -> None:
-    """Changed files are loaded into the same context; unchanged ones are not read again."""
+    """Changed files are loaded into a context of their own; unchanged ones are not read again."""
     authority = trustme.CA()
     write(authority, tmp_path, "old.example.com")
     certificate = Certificate(tmp_path / "mx.pem", tmp_path / "mx.key")
