@@ -2,8 +2,8 @@
 
 ``FileSink`` appends to a file that several workers share, each line in one system call, and the file is the record's
 home once ``write`` returns: a worker that is killed afterwards loses none. A file that was rotated away is noticed
-within a second and opened anew, so logrotate needs no signal. ``StdoutSink`` hands lines to a thread (``lines``),
-because a pipe or a terminal can block, and so does ``FileSink`` with what is no regular file.
+within a second, and the new one is opened, so logrotate needs no signal. ``StdoutSink`` hands lines to a thread
+(``lines``), because a pipe or a terminal can block, and so does ``FileSink`` with what is no regular file.
 
 A fault never stops mail: nothing here raises, an outage is logged once with its cause, and what it cost is counted and
 logged at its end. Where a disk fills up in the middle of a line, the fragment stays and counts as a lost record; every

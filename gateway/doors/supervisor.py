@@ -32,6 +32,9 @@ log = structlog.get_logger("lychgate.control")
 
 _NEVER: Final = float("inf")
 
+REST: Final = 1.0
+"""Seconds without accepting after it could not be done: out of descriptors."""
+
 
 class Asker:
     """One client.
@@ -98,7 +101,7 @@ class SupervisorDoor:
 
     Args:
         selector: What the supervisor selects by; each key's data is called when it is ready.
-        commands: The commands by name; each is carried out with its request and the ``Asker``, whom it answers.
+        commands: The commands by name; each gets its request and the ``Asker``, and answers that.
     """
 
     def __init__(self, selector: selectors.BaseSelector, commands: Mapping[str, Command]) -> None:
@@ -107,6 +110,7 @@ class SupervisorDoor:
         self._path: Path | None = None
         self._listening: socket.socket | None = None
         self._askers: list[Asker] = []
+        self._rests_until = _NEVER
 
     def open(self, folder: Path) -> None:
         """Listen in a folder."""
@@ -127,7 +131,8 @@ class SupervisorDoor:
         if self._listening is not None and self._path is not None:
             with suppress(OSError):
                 self._path.unlink()
-            self._selector.unregister(self._listening)
+            with suppress(KeyError):  # it rests
+                self._selector.unregister(self._listening)
             self._listening.close()
             self._listening = None
 
@@ -141,10 +146,14 @@ class SupervisorDoor:
     @property
     def due(self) -> float:
         """When ``expire`` is to be called next (``time.monotonic``)."""
-        return min((asker.deadline for asker in self._askers), default=_NEVER)
+        return min((self._rests_until, *(asker.deadline for asker in self._askers)))
 
     def expire(self, now: float) -> None:
-        """Drop those whose time is over."""
+        """Drop those whose time is over, and listen again after a rest."""
+        if self._rests_until <= now:
+            self._rests_until = _NEVER
+            if self._listening is not None:
+                self._selector.register(self._listening, selectors.EVENT_READ, self._accept)
         for asker in [asker for asker in self._askers if asker.deadline <= now]:
             self.drop(asker)
 
@@ -180,7 +189,12 @@ class SupervisorDoor:
         assert self._listening is not None  # noqa: S101 - it is what is selected
         try:
             connection, _ = self._listening.accept()
-        except OSError:  # BlockingIOError: it has left
+        except (BlockingIOError, ConnectionAbortedError):  # it has left
+            return
+        except OSError as error:  # out of descriptors: who asks would be seen again at once, and for ever
+            log.warning("accept failed", listener="control", error=str(error))
+            self._selector.unregister(self._listening)
+            self._rests_until = time.monotonic() + REST
             return
         connection.setblocking(False)
         if len(self._askers) >= CLIENTS:

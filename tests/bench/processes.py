@@ -2,7 +2,7 @@
 
 Every process is kept and ended by itself (``Program``); figures are read from ``/proc/PID``: processor time from
 ``stat``, memory from ``status`` and ``smaps_rollup``. A peak is the kernel's own (``VmHWM``), which ``reset_peak``
-starts anew.
+starts again.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A call of a Lua script in Redis, and what it comes to."""
+"""A call of a Lua script in Redis, and its result."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 Result: TypeAlias = Any
-"""What a call came to; an exception where it failed."""
+"""What a call gave; an exception where it failed."""
 
 CONNECT: Final = 2.0
 """Seconds in which a connection must stand that is made while no message waits for it, and in which a command must be

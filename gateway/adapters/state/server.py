@@ -52,7 +52,7 @@ class Server:
 
     Args:
         client: redis-py's client of the server.
-        sentinels: Whom it asks for the master; closed with it.
+        sentinels: They are asked which server is the master; closed with it.
 
     Attributes:
         is_there: Whether it answered the last time.

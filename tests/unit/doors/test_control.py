@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import selectors
 import socket
 import stat
@@ -165,6 +166,24 @@ def supervisor(tmp_path: Path) -> Iterator[Selecting]:
     made = Selecting(tmp_path)
     yield made
     made.door.close()
+
+
+def test_without_descriptors_the_door_rests_and_then_goes_on(supervisor: Selecting) -> None:
+    """Nobody is accepted, nothing is looked at over and over, and later who has waited is answered."""
+    with supervisor.connected() as asker:
+        asker.sendall(b'{"command": "double", "number": 4}\n')
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with capture_logs() as logs:
+                assert supervisor.turn()
+                assert not supervisor.turn()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert [line["event"] for line in logs] == ["accept failed"]
+        assert supervisor.door.due < float("inf")
+        supervisor.door.expire(supervisor.door.due)
+        assert json.loads(supervisor.answer(asker)) == {"reply": 8}
 
 
 def test_a_request_comes_an_octet_at_a_time(supervisor: Selecting) -> None:
